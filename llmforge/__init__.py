@@ -1,0 +1,69 @@
+"""llmforge: a pluggable experiment framework for language models.
+
+The public interface is what this module lists in ``__all__``; plugins import nothing else except
+:mod:`llmforge.errors`, :mod:`llmforge.events`, :mod:`llmforge.interfaces` and
+:mod:`llmforge.testing`. Names are loaded when first used, so that importing llmforge is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from llmforge.api import RunHandle, TrainResult, generate, load_run, train
+    from llmforge.component import Component
+    from llmforge.errors import ForgeError, Problem
+    from llmforge.hookspecs import hookimpl
+    from llmforge.interfaces import RunContext
+    from llmforge.options import IDENTITY, MACHINE, SAFE, Options
+
+_HOMES = {
+    "Component": "llmforge.component",
+    "ForgeError": "llmforge.errors",
+    "IDENTITY": "llmforge.options",
+    "MACHINE": "llmforge.options",
+    "Options": "llmforge.options",
+    "Problem": "llmforge.errors",
+    "RunContext": "llmforge.interfaces",
+    "RunHandle": "llmforge.api",
+    "SAFE": "llmforge.options",
+    "TrainResult": "llmforge.api",
+    "generate": "llmforge.api",
+    "hookimpl": "llmforge.hookspecs",
+    "load_run": "llmforge.api",
+    "train": "llmforge.api",
+}
+
+__all__ = [
+    "IDENTITY",
+    "MACHINE",
+    "SAFE",
+    "Component",
+    "ForgeError",
+    "Options",
+    "Problem",
+    "RunContext",
+    "RunHandle",
+    "TrainResult",
+    "__version__",
+    "generate",
+    "hookimpl",
+    "load_run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'llmforge' has no attribute '{name}'")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

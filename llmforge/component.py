@@ -1,0 +1,124 @@
+"""What a component is: the class that implements one kind, and the table of all kinds."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from llmforge.errors import PluginError, Problem
+from llmforge.options import IDENTITY, MACHINE, SAFE, Options, Scope
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An extension point.
+
+    Attributes:
+        name: the recipe table, for example ``tracker``.
+        group: the entry-point group its components are listed in.
+        factory: the hook a component of this kind must implement, or None.
+        many: whether a recipe may select several (``names = [...]``).
+        scope: what selecting another component means for an existing run.
+        options: option names every component of this kind must offer.
+    """
+
+    name: str
+    group: str
+    factory: str | None
+    many: bool = False
+    scope: Scope = IDENTITY
+    options: tuple[str, ...] = ()
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("model", "llmforge.models", "forge_build_model", options=("context",)),
+        Kind("tokenizer", "llmforge.tokenizers", "forge_build_tokenizer"),
+        Kind("data", "llmforge.data", "forge_build_data"),
+        Kind("optimizer", "llmforge.optimizers", "forge_build_optimizer", options=("lr",)),
+        Kind("schedule", "llmforge.schedules", "forge_build_schedule"),
+        Kind("backend", "llmforge.backends", "forge_build_backend", scope=MACHINE),
+        Kind("tracker", "llmforge.trackers", None, many=True, scope=SAFE),
+        Kind("storage", "llmforge.storage", "forge_open_storage", scope=SAFE),
+        Kind("sweep", "llmforge.sweep", "forge_build_sweeper", scope=SAFE),
+        Kind("generation", "llmforge.generation", "forge_build_generator", scope=SAFE),
+        Kind("callback", "llmforge.callbacks", None, many=True, scope=SAFE),
+    )
+}
+
+
+class Component:
+    """Base of every component; the instance is the pluggy plugin.
+
+    A component's module stays light: it imports no torch and no heavy package; the work sits in
+    a module beside it that the hook method imports. Subclass it like this::
+
+        class Shout(Component, kind="tracker"):
+            '''Prints every metric in capitals.'''
+
+            class Options(Options):
+                suffix: str = "!"
+
+            @hookimpl
+            def forge_metrics(self, event):
+                print(str(event.values).upper() + self.options.suffix)
+
+    Attributes:
+        kind: the extension point it implements, set by the class keyword.
+        name: the name it is selected by, set from its entry point when it is loaded.
+        requires: modules that must be importable, checked before step 0.
+        extra: what to install when one is missing, for example ``llmforge[wandb]``.
+        supports: capabilities other parts may ask for, for example ``{"kv_cache"}``.
+    """
+
+    kind: ClassVar[str]
+    name: str = ""
+    requires: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    supports: ClassVar[frozenset[str]] = frozenset()
+    Options: ClassVar[type[Options]] = Options
+
+    def __init_subclass__(cls, *, kind: str | None = None, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if kind is not None:
+            cls.kind = kind
+            _check(cls)
+
+    def __init__(self, options: Any = None) -> None:
+        self.options: Any = self.Options() if options is None else options
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``forge_checkpoint_state`` returned before the resume."""
+
+    def missing_packages(self) -> list[Problem]:
+        """Return a problem for every package in ``requires`` that cannot be imported."""
+        return [
+            Problem(
+                key=f"{self.kind}.{self.name}",
+                message=f"{self.kind} '{self.name}' needs the {module} package",
+                remedy=f"pip install '{self.extra or module}'",
+            )
+            for module in self.requires
+            if importlib.util.find_spec(module) is None
+        ]
+
+
+def _check(cls: type[Component]) -> None:
+    """Enforce the rules of a component when its class is defined."""
+    where = f"{cls.__module__}.{cls.__qualname__}"
+    kind = KINDS.get(cls.kind)
+    if kind is None:
+        raise PluginError(f"{where}: unknown kind '{cls.kind}'; known: {', '.join(KINDS)}")
+    if not (inspect.isclass(cls.Options) and issubclass(cls.Options, Options)):
+        raise PluginError(f"{where}: its Options must derive from llmforge.Options")
+    if not cls.__doc__:
+        raise PluginError(f"{where}: a component needs a docstring; 'forge plugins' shows it")
+    if kind.factory and not hasattr(cls, kind.factory):
+        raise PluginError(f"{where}: a {kind.name} must implement {kind.factory}")
+    for option in kind.options:
+        if option not in cls.Options.model_fields:
+            raise PluginError(f"{where}: the options of a {kind.name} must include '{option}'")

@@ -1,0 +1,105 @@
+"""Errors that reach a user, and the exit code each one ends the process with.
+
+Every error a user can cause or meet derives from :class:`ForgeError`; the command line prints its
+message without a traceback. Anything else that escapes is a defect of llmforge itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_LOCKED = 3
+EXIT_INTERRUPTED = 75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with a recipe or with what it needs.
+
+    ``key`` is the dotted recipe key (empty when no single key is to blame), ``where`` the place it
+    was written (``recipe.toml:12`` or ``--set``), ``remedy`` what to type or install.
+    """
+
+    message: str
+    key: str = ""
+    where: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        head = ": ".join(part for part in (self.where, self.key) if part)
+        text = f"{head}: {self.message}" if head else self.message
+        return f"{text} ({self.remedy})" if self.remedy else text
+
+
+class ForgeError(Exception):
+    """Base of every error meant for the user; ``remedy`` says what to do about it."""
+
+    exit_code = EXIT_FAILURE
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
+
+
+class UsageError(ForgeError):
+    """A command line that cannot be carried out as it stands."""
+
+    exit_code = EXIT_USAGE
+
+
+class RecipeError(ForgeError):
+    """A recipe that cannot be used; carries every :class:`Problem` found in it."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, problems: Sequence[Problem], *, source: str = "") -> None:
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        super().__init__(f"{source}: {count}" if source else count)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)])
+
+
+class PluginError(ForgeError):
+    """A plugin that cannot be loaded or breaks the contract of its kind."""
+
+
+class DataError(ForgeError):
+    """Data that is missing, unreadable or not the data the run was started with."""
+
+
+class CheckpointError(ForgeError):
+    """A checkpoint that is missing, incomplete or corrupt."""
+
+
+class StorageError(ForgeError):
+    """A read or write outside the run directory that did not succeed."""
+
+
+class RunError(ForgeError):
+    """A run that cannot start, continue or be found."""
+
+
+class RunLockedError(RunError):
+    """Another process is training this run."""
+
+    exit_code = EXIT_LOCKED
+
+
+class TrainingError(RunError):
+    """Training that had to stop: a loss that is not finite, memory that does not suffice."""
+
+
+class Interrupted(ForgeError):
+    """The user or the scheduler asked the process to stop; what was trained is saved."""
+
+    exit_code = EXIT_INTERRUPTED

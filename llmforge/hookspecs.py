@@ -1,0 +1,228 @@
+"""Every hook of llmforge. The docstring of a hook is its contract.
+
+Three families:
+
+* **factory hooks** (``firstresult``) build one part of a run. Exactly one component answers: the
+  one the recipe selects for that kind. Answering ``None`` is an error.
+* **lifecycle hooks** tell what happened. Their results are ignored, they get one immutable event
+  (:mod:`llmforge.events`) and never the live run. Callbacks get them in the training process,
+  trackers in the courier.
+* **collecting hooks** ask every component and gather the answers.
+
+This module imports nothing of llmforge at run time, so that a plugin's own import stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from llmforge import events
+    from llmforge.errors import Problem
+    from llmforge.interfaces import (
+        Backend,
+        Data,
+        Generator,
+        LanguageModel,
+        RunContext,
+        Storage,
+        Sweeper,
+        Tokenizer,
+    )
+
+PROJECT = "llmforge"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+# Factory hooks -------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def forge_build_data(run: RunContext) -> Data | None:
+    """Open the data of a run (kind ``data``).
+
+    Return an object with ``splits``, ``fingerprint`` (of the contents, not of the path) and
+    ``iter_text(split)``. Tokenising, packing and sample order are the core's work. Anything
+    worth telling the user (a fallback, a skipped file) goes through ``run.notice(text)``.
+    Called before any step, in the training process; may take long, must not leave partial
+    files behind.
+    """
+
+
+@hookspec(firstresult=True)
+def forge_build_tokenizer(run: RunContext, data: Data) -> Tokenizer | None:
+    """Make the tokenizer of a new run (kind ``tokenizer``), training it on ``data`` if need be.
+
+    The core saves the result with ``save(directory)`` and never calls this hook again for the
+    same run. It must be deterministic: same data, options and seed give the same tokenizer.
+    """
+
+
+@hookspec(firstresult=True)
+def forge_load_tokenizer(run: RunContext, directory: Path) -> Tokenizer | None:
+    """Read back what this component's ``Tokenizer.save(directory)`` wrote (kind ``tokenizer``)."""
+
+
+@hookspec(firstresult=True)
+def forge_build_model(run: RunContext, tokenizer: Tokenizer) -> LanguageModel | None:
+    """Build the freshly initialised model (kind ``model``), on the default device.
+
+    Return a ``torch.nn.Module`` with ``loss(batch)`` as
+    :class:`llmforge.interfaces.LanguageModel` defines it. The core has seeded torch's generator
+    and may call this under ``torch.device("meta")`` to count parameters.
+    """
+
+
+@hookspec(firstresult=True)
+def forge_build_optimizer(
+    run: RunContext, parameters: list[tuple[str, torch.nn.Parameter]]
+) -> torch.optim.Optimizer | None:
+    """Build the optimizer over the named ``parameters`` (kind ``optimizer``).
+
+    Set ``initial_lr`` of every group: the core writes ``lr = initial_lr * schedule(step)``
+    before each step. All state must live in ``optimizer.state[parameter]`` as tensors or
+    numbers, so that checkpoints can hold it by parameter name.
+    """
+
+
+@hookspec(firstresult=True)
+def forge_build_schedule(run: RunContext) -> Callable[[int], float] | None:
+    """Build the learning-rate schedule (kind ``schedule``).
+
+    Return a pure function from the step about to be taken (0-based) to a factor of the peak
+    learning rate. It has no state: a resumed run asks it for the step it is at.
+    ``run.schedule_steps`` is the length the schedule spans.
+    """
+
+
+@hookspec(firstresult=True)
+def forge_build_backend(run: RunContext) -> Backend | None:
+    """Build the backend (kind ``backend``): the device, the precision and who holds which slice.
+
+    Its ``prepare(model_factory, optimizer_factory, schedule)`` returns the engine the loop
+    drives; see :class:`llmforge.interfaces.Backend` and :class:`llmforge.interfaces.Engine`.
+    """
+
+
+@hookspec(firstresult=True)
+def forge_open_storage(url: str) -> Storage | None:
+    """Open the place behind ``url`` (kind ``storage``)."""
+
+
+@hookspec(firstresult=True)
+def forge_build_sweeper(
+    space: Mapping[str, Any], objective: str, seed: int, history: Iterable[Mapping[str, Any]]
+) -> Sweeper | None:
+    """Build the proposer of trials (kind ``sweep``), its state rebuilt from ``history``."""
+
+
+@hookspec(firstresult=True)
+def forge_build_generator(
+    run: RunContext, model: LanguageModel, tokenizer: Tokenizer
+) -> Generator | None:
+    """Build the text generator (kind ``generation``) over a model in evaluation mode."""
+
+
+# Lifecycle hooks -----------------------------------------------------------------------------
+
+
+@hookspec
+def forge_run_start(event: events.RunStarted) -> None:
+    """A run begins or goes on. Comes first, once for every start of the process."""
+
+
+@hookspec
+def forge_metrics(event: events.MetricsLogged) -> None:
+    """Values were logged at a step: training metrics, timings or system metrics."""
+
+
+@hookspec
+def forge_eval_end(event: events.EvaluationEnded) -> None:
+    """An evaluation over a whole split ended."""
+
+
+@hookspec
+def forge_histograms(event: events.HistogramsLogged) -> None:
+    """Histograms of weights or gradients were taken at a step."""
+
+
+@hookspec
+def forge_samples(event: events.SamplesGenerated) -> None:
+    """Texts were generated at a step."""
+
+
+@hookspec
+def forge_artifact(event: events.ArtifactWritten) -> None:
+    """A file worth keeping (a plot, the recipe, a report) lies complete on disk."""
+
+
+@hookspec
+def forge_checkpoint_saved(event: events.CheckpointSaved) -> None:
+    """A checkpoint is valid on the local disk."""
+
+
+@hookspec
+def forge_checkpoint_uploaded(event: events.CheckpointUploaded) -> None:
+    """A checkpoint is committed and verified in storage."""
+
+
+@hookspec
+def forge_trial_start(event: events.TrialStarted) -> None:
+    """A trial of a sweep begins."""
+
+
+@hookspec
+def forge_trial_end(event: events.TrialEnded) -> None:
+    """A trial of a sweep ended, however it ended."""
+
+
+@hookspec
+def forge_run_error(event: events.RunFailed) -> None:
+    """The run stopped on an error. ``forge_run_end`` follows."""
+
+
+@hookspec
+def forge_run_end(event: events.RunEnded) -> None:
+    """This start of the run ended: completed, stopped early, interrupted or failed.
+
+    Always comes last. Trackers flush and close here, within their time limit.
+    """
+
+
+# Collecting hooks ----------------------------------------------------------------------------
+
+
+@hookspec
+def forge_preflight(run: RunContext) -> list[Problem]:
+    """Look for what would stop this component later: a missing login, file or capability.
+
+    Called before step 0 (for trackers in the courier). Return every problem found; an empty
+    list means ready. Must return within a few seconds even when a network is dead.
+    """
+
+
+@hookspec
+def forge_extra_metrics(run: RunContext, step: int) -> Mapping[str, float]:
+    """Return further values to log at ``step``; asked at logging steps only."""
+
+
+@hookspec
+def forge_checkpoint_state(run: RunContext) -> Mapping[str, Any]:
+    """Return JSON-serialisable state of this component to keep in the checkpoint.
+
+    After a resume it comes back through ``restore_state(state)`` of the component.
+    """
+
+
+@hookspec
+def forge_stop_reason(run: RunContext, step: int) -> str | None:
+    """Return why the run should stop now, or None. Asked after logging and evaluation."""

@@ -1,0 +1,33 @@
+"""One small protocol per kind: what a component must hand to the core.
+
+Nothing here imports torch or a plugin at run time.
+"""
+
+from llmforge.interfaces.backend import Backend, Engine, EngineState, Resolution, StepResult
+from llmforge.interfaces.data import Data
+from llmforge.interfaces.generation import Completion, Generator, GenerationRequest
+from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel
+from llmforge.interfaces.run import RunContext
+from llmforge.interfaces.storage import Storage
+from llmforge.interfaces.sweep import Sweeper
+from llmforge.interfaces.tokenizer import Tokenizer
+
+__all__ = [
+    "IGNORE_INDEX",
+    "Backend",
+    "Batch",
+    "Cache",
+    "Completion",
+    "Data",
+    "Engine",
+    "EngineState",
+    "GenerationRequest",
+    "Generator",
+    "LanguageModel",
+    "Resolution",
+    "RunContext",
+    "StepResult",
+    "Storage",
+    "Sweeper",
+    "Tokenizer",
+]

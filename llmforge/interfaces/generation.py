@@ -1,0 +1,51 @@
+"""What a ``generation`` component hands to the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One call of a generator.
+
+    Attributes:
+        prompts: texts to continue, generated as one batch.
+        samples: continuations per prompt.
+        seed: equal seeds give equal texts on the same device and precision.
+        on_text: called with (index of the completion, new piece of text) while generating.
+    """
+
+    prompts: Sequence[str]
+    samples: int = 1
+    seed: int = 0
+    on_text: Callable[[int, str], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One generated continuation; ``text`` is without the prompt.
+
+    ``finish`` is ``length``, ``eos`` or ``stop`` (a stop string, not part of ``text``).
+    """
+
+    prompt: str
+    text: str
+    tokens: int
+    finish: str
+    seconds: float
+
+
+class Generator(Protocol):
+    """Continues prompts with the model it was built over."""
+
+    def generate(self, request: GenerationRequest) -> list[Completion]:
+        """Return ``samples`` completions for each prompt, prompt by prompt.
+
+        Raises:
+            UsageError: a prompt cannot be continued (for example it is empty and the tokenizer
+                has no end-of-text token to begin from).
+        """
+        ...

@@ -1,0 +1,73 @@
+"""What a ``model`` component hands to the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+
+IGNORE_INDEX = -100
+"""Target value of positions that are not scored (the convention of PyTorch's cross-entropy)."""
+
+Batch = Mapping[str, "Tensor"]
+"""Tensors by name. Language modelling has ``inputs`` and ``targets``, int64 of shape
+[sequences, context]; ``targets`` are the inputs shifted by one, ``IGNORE_INDEX`` where unscored."""
+
+
+class Cache(Protocol):
+    """Keys and values of the positions a model has seen, for generating token by token."""
+
+    def set_lengths(self, lengths: Tensor) -> None:
+        """Say how many positions of each row count, int64 of shape [rows].
+
+        Used after prompts of unequal length were fed padded on the right: what lies beyond a
+        row's length is ignored and overwritten.
+        """
+        ...
+
+
+class LanguageModel(Protocol):
+    """A ``torch.nn.Module`` that can be trained and sampled.
+
+    Attributes:
+        context: the longest sequence it can attend over, in tokens.
+    """
+
+    context: int
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the summed cross-entropy in nats and the number of scored targets.
+
+        Both are scalars on the model's device; the core divides, over micro-batches and ranks.
+        """
+        ...
+
+    def __call__(self, inputs: Tensor, *, cache: Cache | None = None) -> Tensor:
+        """Return logits of shape [rows, positions, vocabulary] for int64 ``inputs``.
+
+        With a ``cache`` the inputs continue what it holds, and it is extended.
+        """
+        ...
+
+    def new_cache(self, rows: int, length: int) -> Cache:
+        """Return an empty cache for ``rows`` sequences of at most ``length`` positions."""
+        ...
+
+    def flops_per_token(self) -> float:
+        """Return the floating-point operations of forward and backward for one token."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Return parameters by name, as ``torch.nn.Module`` does; shared ones once."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch between training and evaluation behaviour, as ``torch.nn.Module`` does."""
+        ...
+
+    def eval(self) -> Any:
+        """Switch to evaluation behaviour."""
+        ...

@@ -1,0 +1,51 @@
+"""What a component may know about the run it works for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmforge.recipe.schema import TrainTable
+
+
+def _ignore(text: str) -> None:
+    del text
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """The run as its components see it: facts, places to write, nothing to steer it with.
+
+    Attributes:
+        id: the run id.
+        directory: the run directory; a component writes only where its kind has a place in it.
+        cache: root of what may be shared between runs and deleted at any time.
+        config: the resolved recipe as nested plain tables.
+        train: the ``[train]`` table.
+        seed: the seed everything random derives from.
+        context: sequence length in tokens.
+        total_steps: optimizer steps of the run; 0 while it is not known yet.
+        schedule_steps: steps the learning-rate schedule spans.
+        offline: the user asked for no network access.
+        resolved: what ``auto`` values became at the first start; empty on that start.
+        notice: tells the user something worth knowing; it is shown and kept in the run.
+        rank: index of this process among ``world_size``.
+    """
+
+    id: str
+    directory: Path
+    cache: Path
+    config: Mapping[str, Any]
+    train: TrainTable
+    seed: int
+    context: int
+    total_steps: int = 0
+    schedule_steps: int = 0
+    offline: bool = False
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    notice: Callable[[str], None] = _ignore
+    rank: int = 0
+    world_size: int = 1

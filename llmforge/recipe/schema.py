@@ -1,0 +1,210 @@
+"""The core tables of a recipe, and the keys that a kind's own table carries besides components.
+
+The docstring below a field is its documentation in ``forge recipe schema`` and the docs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from llmforge.options import MACHINE, SAFE, Options
+
+_INTERVAL = re.compile(r"(\d+) epochs?")
+
+Interval = Annotated[int | str, "steps, or 'N epoch'"]
+Positive = Annotated[int, Field(gt=0)]
+
+
+def check_interval(value: int | str | None) -> int | str | None:
+    """Accept a positive number of steps or text like ``"1 epoch"``."""
+    if isinstance(value, int) and value <= 0:
+        raise ValueError("must be at least 1 step")
+    if isinstance(value, str) and (not (match := _INTERVAL.fullmatch(value)) or match[1] == "0"):
+        raise ValueError(f"must be a number of steps or text like '1 epoch', got '{value}'")
+    return value
+
+
+def interval_steps(value: int | str, steps_per_epoch: int) -> int:
+    """Return an interval as optimizer steps."""
+    if isinstance(value, int):
+        return value
+    match = _INTERVAL.fullmatch(value)
+    if match is None:
+        raise ValueError(f"not an interval: {value!r}")
+    return int(match[1]) * steps_per_epoch
+
+
+class RunTable(Options):
+    """``[run]``: name, place and logging of the run."""
+
+    root: Annotated[str, MACHINE] = "runs"
+    """Directory that holds all runs; ``FORGE_RUN_ROOT`` sets it too."""
+    seed: int = 1337
+    """Seed of everything random."""
+    id: Annotated[str | None, SAFE] = None
+    """An id of your own instead of the one made from batch, context, rate and hash."""
+    name: Annotated[str, SAFE] = ""
+    """Display name in trackers; ``{model}``, ``{profile}`` and ``{timestamp}`` are filled in."""
+    project: Annotated[str, SAFE] = ""
+    """Project in trackers that have projects."""
+    tags: Annotated[list[str], SAFE] = Field(default_factory=list)
+    """Labels for trackers and ``forge runs list``."""
+    notes: Annotated[str, SAFE] = ""
+    """Free text kept with the run."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], SAFE] = "info"
+    """How much is logged; ``-v`` and ``-q`` set it too."""
+    log_file: Annotated[str, SAFE] = "log.txt"
+    """Log file, relative to the run directory."""
+
+    @field_validator("id")
+    @classmethod
+    def _safe_id(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", value):
+            raise ValueError(
+                "an id starts with a letter or digit and has only letters, digits and ._+-"
+            )
+        return value
+
+
+class TrainTable(Options):
+    """``[train]``: how long, how much at a time, with which numbers."""
+
+    max_steps: Positive | None = None
+    """Optimizer steps to take; give this or ``epochs``."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training data; give this or ``max_steps``."""
+    stop_at: Annotated[Positive | None, SAFE] = None
+    """Stop after this step, the schedule still spanning the full length; resumable."""
+    extend_to: Annotated[Positive | None, SAFE] = None
+    """Go on past the planned end to this step (``--extend``), the schedule at its last value."""
+    batch_size: Positive = 16
+    """Sequences per optimizer step, over all devices."""
+    micro_batch_size: Annotated[Positive | None, MACHINE] = None
+    """Sequences computed at once on a device; found by itself when absent."""
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], MACHINE] = "auto"
+    """Number format of the matrix products; weights stay fp32."""
+    compile: Annotated[Literal["auto"] | bool, MACHINE] = "auto"
+    """Whether to use ``torch.compile``."""
+    device: Annotated[str, MACHINE] = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+    log_every: Annotated[Positive, SAFE] = 10
+    """Steps between two rows of metrics."""
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value):
+            raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, got '{value}'")
+        return value
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainTable:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of max_steps and epochs")
+        return self
+
+
+class EvalTable(Options):
+    """``[eval]``: measuring on the validation split."""
+
+    every: Interval | None = None
+    """Steps, or ``"1 epoch"``, between evaluations; absent: only at the end."""
+    batch_size: Annotated[Positive | None, MACHINE] = None
+    """Sequences evaluated at once; the training micro-batch when absent."""
+
+    _check_every = field_validator("every")(check_interval)
+
+
+class EarlyStoppingTable(Options):
+    """``[early_stopping]``: stop when the validation metric no longer improves."""
+
+    metric: Literal["val/loss", "val/perplexity", "val/bits_per_byte"] = "val/loss"
+    """Metric that decides, also about the best checkpoint; lower is better."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Evaluations without improvement before stopping; 0 never stops early."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """Smallest improvement that counts."""
+
+
+class CheckpointTable(Options):
+    """``[checkpoint]``: when checkpoints are written and which are kept."""
+
+    every: Annotated[Interval | None, SAFE] = None
+    """Steps, or ``"1 epoch"``, between checkpoints; absent: best, last and on a signal only."""
+    keep_last: Annotated[Positive, SAFE] = 3
+    """Newest checkpoints to keep."""
+    keep_best: Annotated[int, SAFE, Field(ge=0)] = 1
+    """Best checkpoints to keep."""
+    enabled: Annotated[bool, SAFE] = True
+    """False writes no checkpoint at all: for benchmarks and throw-away runs."""
+
+    _check_every = field_validator("every")(check_interval)
+
+
+class GenerationKeys(Options):
+    """Keys of ``[generation]`` shared by every generator."""
+
+    prompts: Annotated[list[str], SAFE] = Field(default_factory=list)
+    """Prompts sampled at the end of training and by ``forge generate``."""
+    samples: Annotated[Positive, SAFE] = 1
+    """Continuations per prompt."""
+    seed: Annotated[int, SAFE] = 0
+    """Seed of sampling."""
+    every: Annotated[Interval | None, SAFE] = None
+    """Also sample at this interval while training."""
+    checkpoint: Annotated[str | None, SAFE] = None
+    """Run or checkpoint ``forge generate --recipe`` samples from."""
+
+    _check_every = field_validator("every")(check_interval)
+
+
+class TrackerKeys(Options):
+    """Keys of ``[tracker]`` shared by every tracker."""
+
+    on_error: Annotated[Literal["warn", "raise"], SAFE] = "warn"
+    """What a failing tracker does to the run."""
+    close_timeout: Annotated[float, SAFE, Field(gt=0)] = 30.0
+    """Seconds trackers get to deliver the rest when the run ends."""
+
+
+class StorageKeys(Options):
+    """Keys of ``[storage]`` shared by every storage."""
+
+    url: Annotated[str | None, SAFE] = None
+    """Where the run is mirrored; its scheme picks the component."""
+
+
+class NoKeys(Options):
+    """A kind's table without keys of its own."""
+
+
+CORE_TABLES: Mapping[str, type[Options]] = {
+    "run": RunTable,
+    "train": TrainTable,
+    "eval": EvalTable,
+    "early_stopping": EarlyStoppingTable,
+    "checkpoint": CheckpointTable,
+}
+
+KIND_KEYS: Mapping[str, type[Options]] = {
+    "generation": GenerationKeys,
+    "tracker": TrackerKeys,
+    "storage": StorageKeys,
+}
+
+DEFAULT_COMPONENTS: Mapping[str, Any] = {
+    "tokenizer": "bpe",
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "backend": "auto",
+    "generation": "sampler",
+    "tracker": (),
+    "callback": (),
+}
+"""Selected when a recipe does not say; ``model`` and ``data`` must be named."""
