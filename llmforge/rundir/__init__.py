@@ -1,0 +1,29 @@
+"""The run directory: layout, record, completion, lock, and finding runs."""
+
+from llmforge.rundir.clear import clear_run, next_attempt
+from llmforge.rundir.completion import Completion, read_completion, write_completion
+from llmforge.rundir.index import RunEntry, entry_of, find_run, list_runs, newest_run
+from llmforge.rundir.layout import RunDirectory
+from llmforge.rundir.lock import RunLock, is_locked
+from llmforge.rundir.record import Recorder, RunRecord, current_state, read_record, write_record
+
+__all__ = [
+    "Completion",
+    "Recorder",
+    "RunDirectory",
+    "RunEntry",
+    "RunLock",
+    "RunRecord",
+    "clear_run",
+    "current_state",
+    "entry_of",
+    "find_run",
+    "is_locked",
+    "list_runs",
+    "newest_run",
+    "next_attempt",
+    "read_completion",
+    "read_record",
+    "write_completion",
+    "write_record",
+]

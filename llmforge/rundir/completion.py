@@ -1,0 +1,66 @@
+"""Completion: recorded by run id, apart from the run directory and its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmforge.errors import RunError
+from llmforge.rundir.atomic import write_json
+from llmforge.rundir.layout import completion_path
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """That a run is done: why, when, with what result, and where its artifacts are.
+
+    Losses are in nats per token, times in seconds since the epoch.
+    """
+
+    run_id: str
+    attempt: int
+    identity: str
+    state: str
+    reason: str
+    steps: int
+    final_loss: float | None
+    best_loss: float | None
+    best_step: int | None
+    started: float
+    ended: float
+    directory: str
+    artifacts: dict[str, str] = field(default_factory=dict)
+    next_command: str = ""
+    format_version: int = FORMAT_VERSION
+
+
+def read_completion(root: Path, run_id: str) -> Completion | None:
+    """Return the completion of ``run_id``, or None when it is not done.
+
+    Raises:
+        RunError: the record is damaged.
+    """
+    path = completion_path(root, run_id)
+    try:
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = {item.name for item in dataclasses.fields(Completion)}
+        return Completion(**{key: value for key, value in body.items() if key in known})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise RunError(
+            f"the completion record {path} is damaged: {error}",
+            remedy=f"forge runs clear {run_id} starts the run afresh and keeps the old one aside",
+        ) from error
+
+
+def write_completion(root: Path, completion: Completion) -> None:
+    """Record that a run is done."""
+    path = completion_path(root, completion.run_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, dataclasses.asdict(completion))

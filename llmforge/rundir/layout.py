@@ -1,0 +1,103 @@
+"""Where everything of a run lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths inside one run directory."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The run id, which is the directory's name."""
+        return self.path.name
+
+    @property
+    def root(self) -> Path:
+        """The directory that holds all runs."""
+        return self.path.parent
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.toml"
+
+    @property
+    def record(self) -> Path:
+        """State, identity, provenance and heartbeat."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Deterministic values, a JSON row per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        """Clock and system values, a JSON row per logged step."""
+        return self.path / "timing.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Final metrics at a stable place."""
+        return self.path / "metrics.json"
+
+    @property
+    def samples(self) -> Path:
+        """Generated texts, a JSON row each."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """What ``forge evaluate`` measured."""
+        return self.path / "evaluation.json"
+
+    @property
+    def plots(self) -> Path:
+        """Curves as PNG."""
+        return self.path / "plots"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's files."""
+        return self.path / "tokenizer"
+
+    @property
+    def trackers(self) -> Path:
+        """One folder per tracker."""
+        return self.path / "trackers"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder per checkpoint, and the pointers ``last`` and ``best``."""
+        return self.path / "checkpoints"
+
+    @property
+    def journal(self) -> Path:
+        """Events for the courier, a JSON line each."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def cursors(self) -> Path:
+        """What the courier has delivered, a file per tracker."""
+        return self.path / "cursors"
+
+
+def completion_path(root: Path, run_id: str) -> Path:
+    """Return where the completion of ``run_id`` is recorded."""
+    return root / ".completed" / f"{run_id}.json"
+
+
+def lock_path(root: Path, run_id: str) -> Path:
+    """Return the lock file of ``run_id``."""
+    return root / ".locks" / f"{run_id}.lock"
+
+
+def archive_path(root: Path, run_id: str, attempt: int) -> Path:
+    """Return where a cleared attempt of ``run_id`` is kept."""
+    return root / ".archive" / f"{run_id}.attempt-{attempt}"

@@ -1,0 +1,83 @@
+"""The lock that lets one process at a time train a run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from llmforge.errors import RunLockedError
+from llmforge.rundir.layout import lock_path
+
+
+class RunLock:
+    """An exclusive lock on a run id, released by the kernel however the process ends.
+
+    The file stays behind; only the kernel's lock on it counts. Its text names the holder for
+    people.
+
+    Raises:
+        RunLockedError: on entering, when another process holds it.
+    """
+
+    def __init__(self, root: Path, run_id: str) -> None:
+        self._path = lock_path(root, run_id)
+        self._run_id = run_id
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> RunLock:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _describe(descriptor)
+            os.close(descriptor)
+            raise RunLockedError(
+                f"run {self._run_id} is being trained by another process ({holder})",
+                remedy=f"wait for it, or stop it; 'forge runs status {self._run_id}' follows it",
+            ) from error
+        self._descriptor = descriptor
+        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def is_locked(root: Path, run_id: str) -> bool:
+    """Return whether a process on this machine is training ``run_id``."""
+    try:
+        descriptor = os.open(lock_path(root, run_id), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _describe(descriptor: int) -> str:
+    try:
+        holder: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0))
+    except ValueError:
+        return "just starting"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+    return f"process {holder['pid']} on {holder['host']} since {since}"

@@ -1,0 +1,159 @@
+"""``run.json``: what a run is, which state it is in, and that its process is alive."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from llmforge.errors import RunError
+from llmforge.rundir.atomic import write_json
+from llmforge.rundir.layout import RunDirectory
+from llmforge.rundir.lock import is_locked
+
+FORMAT_VERSION = 1
+HEARTBEAT_SECONDS = 5.0
+HEARTBEAT_STALE_SECONDS = 60.0
+
+State = Literal["running", "completed", "early-stopped", "interrupted", "failed"]
+FINISHED: tuple[str, ...] = ("completed", "early-stopped")
+
+
+@dataclass
+class RunRecord:
+    """The content of ``run.json``.
+
+    ``attempt`` counts fresh starts of the id (``forge runs clear`` begins the next), ``restarts``
+    the processes that worked on this attempt. ``identity`` holds the hash and the keys it covers,
+    ``resolved`` what ``auto`` values became, ``fingerprints`` those of data and tokenizer.
+    Times are seconds since the epoch.
+    """
+
+    run_id: str
+    attempt: int = 1
+    restarts: int = 0
+    state: str = "running"
+    exit_reason: str = ""
+    identity: dict[str, Any] = field(default_factory=dict)
+    profile: str | None = None
+    tags: list[str] = field(default_factory=list)
+    created: float = 0.0
+    started: float = 0.0
+    ended: float | None = None
+    step: int = 0
+    total_steps: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    heartbeat: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    goodput: dict[str, float] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def read_record(directory: RunDirectory) -> RunRecord:
+    """Read ``run.json``.
+
+    Raises:
+        RunError: it is missing, damaged, or of a newer format.
+    """
+    try:
+        body = json.loads(directory.record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{directory.path} holds no run.json, so it is no run") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{directory.record} cannot be read: {error}") from error
+    if body.get("format_version", 0) > FORMAT_VERSION:
+        raise RunError(
+            f"{directory.record} has format {body['format_version']}, newer than this llmforge",
+            remedy="upgrade llmforge",
+        )
+    known = {item.name for item in dataclasses.fields(RunRecord)}
+    return RunRecord(**{key: value for key, value in body.items() if key in known})
+
+
+def write_record(directory: RunDirectory, record: RunRecord, *, durable: bool = True) -> None:
+    """Write ``run.json`` in one step."""
+    write_json(directory.record, dataclasses.asdict(record), durable=durable)
+
+
+def current_state(directory: RunDirectory, record: RunRecord) -> str:
+    """Return the state of a run; ``crashed`` for a running one whose process is gone."""
+    if record.state != "running":
+        return record.state
+    beat = record.heartbeat
+    if beat.get("host") == socket.gethostname():
+        alive = is_locked(directory.root, record.run_id) and beat.get("boot_id") == boot_id()
+    else:
+        alive = time.time() - float(beat.get("time", 0.0)) < HEARTBEAT_STALE_SECONDS
+    return "running" if alive else "crashed"
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """Return a name of this boot of the machine, empty where there is none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class Recorder:
+    """Keeps ``run.json`` up to date; a thread of its own writes the heartbeat.
+
+    The step loop only sets :attr:`step`; nothing it does waits for the disk.
+    """
+
+    def __init__(self, directory: RunDirectory, record: RunRecord) -> None:
+        self.record = record
+        self.step = record.step
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="forge-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Write the record and begin the heartbeat."""
+        self.update()
+        self._thread.start()
+
+    def update(self, *, durable: bool = True, **changes: Any) -> None:
+        """Change fields of the record and write it."""
+        with self._lock:
+            for name, value in changes.items():
+                setattr(self.record, name, value)
+            self.record.step = self.step
+            self.record.heartbeat = {
+                "time": time.time(),
+                "host": socket.gethostname(),
+                "boot_id": boot_id(),
+                "pid": os.getpid(),
+            }
+            write_record(self._directory, self.record, durable=durable)
+
+    def notice(self, text: str) -> None:
+        """Keep a notice in the record, once."""
+        if text not in self.record.notices:
+            self.update(notices=[*self.record.notices, text])
+
+    def stop(self) -> None:
+        """End the heartbeat; the record stays as it was last written."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(HEARTBEAT_SECONDS):
+            try:
+                self.update(durable=False)
+            except OSError:
+                # A full disk must not end the run from here: the next checkpoint reports it.
+                continue

@@ -1,0 +1,40 @@
+"""Settings of the machine and the user: ``FORGE_*`` variables and ``.env``, never a recipe."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "llmforge"
+
+
+class Settings(BaseSettings):
+    """What the environment or a ``.env`` file in the working directory sets."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FORGE_", env_file=".env", env_file_encoding="utf-8", extra="ignore"
+    )
+
+    run_root: str | None = None
+    """``FORGE_RUN_ROOT``: directory of all runs, instead of the recipe's ``run.root``."""
+    cache: Path = Field(default_factory=_default_cache)
+    """``FORGE_CACHE``: what may be shared between runs and deleted at any time."""
+    offline: bool = Field(
+        default=False, validation_alias=AliasChoices("FORGE_OFFLINE", "HF_HUB_OFFLINE")
+    )
+    """``FORGE_OFFLINE`` (or ``HF_HUB_OFFLINE``): use no network."""
+    debug: bool = False
+    """``FORGE_DEBUG``: show tracebacks, as ``--debug`` does."""
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return the settings of this process, read once."""
+    return Settings()
