@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llmforge.errors import PluginError, Problem
+from llmforge.hookspecs import HOOK_PREFIX, PROJECT
 from llmforge.options import IDENTITY, MACHINE, SAFE, Options, Scope
 
 
@@ -23,6 +24,7 @@ class Kind:
         many: whether a recipe may select several (``names = [...]``).
         scope: what selecting another component means for an existing run.
         options: option names every component of this kind must offer.
+        also: further hooks a component of this kind must implement.
     """
 
     name: str
@@ -31,13 +33,19 @@ class Kind:
     many: bool = False
     scope: Scope = IDENTITY
     options: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("model", "llmforge.models", "forge_build_model", options=("context",)),
-        Kind("tokenizer", "llmforge.tokenizers", "forge_build_tokenizer"),
+        Kind(
+            "tokenizer",
+            "llmforge.tokenizers",
+            "forge_build_tokenizer",
+            also=("forge_load_tokenizer",),
+        ),
         Kind("data", "llmforge.data", "forge_build_data"),
         Kind("optimizer", "llmforge.optimizers", "forge_build_optimizer", options=("lr",)),
         Kind("schedule", "llmforge.schedules", "forge_build_schedule"),
@@ -73,6 +81,7 @@ class Component:
         requires: modules that must be importable, checked before step 0.
         extra: what to install when one is missing, for example ``llmforge[wandb]``.
         supports: capabilities other parts may ask for, for example ``{"kv_cache"}``.
+        viewer: the command that shows what a tracker wrote into its ``{directory}``.
     """
 
     kind: ClassVar[str]
@@ -80,12 +89,14 @@ class Component:
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     supports: ClassVar[frozenset[str]] = frozenset()
+    viewer: ClassVar[str] = ""
     Options: ClassVar[type[Options]] = Options
 
     def __init_subclass__(cls, *, kind: str | None = None, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if kind is not None:
             cls.kind = kind
+        if hasattr(cls, "kind"):
             _check(cls)
 
     def __init__(self, options: Any = None) -> None:
@@ -103,8 +114,15 @@ class Component:
                 remedy=f"pip install '{self.extra or module}'",
             )
             for module in self.requires
-            if importlib.util.find_spec(module) is None
+            if not _importable(module)
         ]
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # the parent package is missing, or a stand-in has no spec
+        return False
 
 
 def _check(cls: type[Component]) -> None:
@@ -117,8 +135,13 @@ def _check(cls: type[Component]) -> None:
         raise PluginError(f"{where}: its Options must derive from llmforge.Options")
     if not cls.__doc__:
         raise PluginError(f"{where}: a component needs a docstring; 'forge plugins' shows it")
-    if kind.factory and not hasattr(cls, kind.factory):
-        raise PluginError(f"{where}: a {kind.name} must implement {kind.factory}")
+    for hook in (kind.factory, *kind.also):
+        if hook and not hasattr(cls, hook):
+            raise PluginError(f"{where}: a {kind.name} must implement {hook}")
+    for name in dir(cls):
+        # pluggy never looks at an undecorated method: it would be ignored without a word
+        if name.startswith(HOOK_PREFIX) and not hasattr(getattr(cls, name), f"{PROJECT}_impl"):
+            raise PluginError(f"{where}: {name} looks like a hook but is not marked @hookimpl")
     for option in kind.options:
         if option not in cls.Options.model_fields:
             raise PluginError(f"{where}: the options of a {kind.name} must include '{option}'")

@@ -1,0 +1,105 @@
+"""The training process's side of the courier: start it, hear from it, close it in bounded time."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmforge.errors import PluginError, Problem
+from llmforge.rundir.layout import RunDirectory
+
+READY_SECONDS = 60.0
+
+
+class Courier:
+    """A running courier process.
+
+    Args:
+        directory: the run; its ``recipe.toml`` must be written already.
+        on_error: told (tracker, message) when a tracker fails; called from another thread.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, *, on_error: Callable[[str, str], None]
+    ) -> None:
+        self._on_error = on_error
+        self._ready: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._closed: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._stderr_path = directory.trackers / "courier.log"
+        directory.trackers.mkdir(parents=True, exist_ok=True)
+        with self._stderr_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "llmforge.courier", str(directory.path.absolute())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        self._reader = threading.Thread(target=self._read, name="forge-courier", daemon=True)
+        self._reader.start()
+
+    def problems(self) -> list[Problem]:
+        """Wait until the trackers have answered their preflight and return what is wrong.
+
+        Raises:
+            PluginError: the courier died or did not answer in time.
+        """
+        try:
+            answer = self._ready.get(timeout=READY_SECONDS)
+        except queue.Empty:
+            raise PluginError(
+                f"the trackers did not get ready within {READY_SECONDS:.0f} s",
+                remedy=f"see {self._stderr_path}",
+            ) from None
+        if "died" in answer:
+            raise PluginError(
+                f"the courier process ended with code {answer['died']} before the run began",
+                remedy=f"see {self._stderr_path}",
+            )
+        return [Problem(**problem) for problem in answer["problems"]]
+
+    def close(self, seconds: float) -> Mapping[str, Mapping[str, int]]:
+        """Let the trackers deliver the rest, then end the process, killing it if need be.
+
+        Args:
+            seconds: the bound on the whole call, within a second or two.
+
+        Returns:
+            Per tracker, how many events were ``delivered`` and how many are ``pending``; empty
+            when the courier could not say.
+        """
+        result: dict[str, Any] = {}
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps({"close": seconds}) + "\n")
+            self._process.stdin.close()
+            result = self._closed.get(timeout=seconds + 1).get("closed", {})
+            self._process.wait(timeout=1)
+        except (OSError, queue.Empty, subprocess.TimeoutExpired):
+            self.kill()
+        return result
+
+    def kill(self) -> None:
+        """End the process at once; the journal keeps what it had not delivered."""
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            message = json.loads(line)
+            if "ready" in message:
+                self._ready.put(message)
+            elif "closed" in message:
+                self._closed.put(message)
+            else:
+                self._on_error(message["tracker"], message["error"])
+        died = {"died": self._process.wait()}
+        self._ready.put(died)
+        self._closed.put(died)

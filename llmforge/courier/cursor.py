@@ -1,0 +1,99 @@
+"""What one tracker has been given: an offset into the journal and a mark per value name.
+
+A resumed run repeats steps it had already reported. The marks keep those from being delivered a
+second time: a value is new only when its step is above the mark of its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from llmforge.events import (
+    ArtifactWritten,
+    CheckpointSaved,
+    CheckpointUploaded,
+    EvaluationEnded,
+    Event,
+    HistogramsLogged,
+    MetricsLogged,
+    SamplesGenerated,
+)
+from llmforge.rundir.atomic import write_json
+
+FORMAT_VERSION = 1
+
+
+class Cursor:
+    """A durable position in the journal; :meth:`save` after every delivery."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.offset = 0
+        self.delivered = 0
+        self._marks: dict[str, int] = {}
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        self.offset = int(body["offset"])
+        self.delivered = int(body["delivered"])
+        self._marks = {str(name): int(step) for name, step in body["marks"].items()}
+
+    def fresh(self, event: Event) -> Event | None:
+        """Return what of ``event`` was not delivered before, None when all of it was."""
+        if isinstance(event, MetricsLogged | EvaluationEnded | HistogramsLogged):
+            values = {
+                name: value
+                for name, value in event.values.items()
+                if event.step > self._marks.get(_key(event, name), -1)
+            }
+            if not values:
+                return None
+            return dataclasses.replace(event, values=values)
+        name = _stepped(event)
+        if name is not None and getattr(event, "step", 0) <= self._marks.get(name, -1):
+            return None
+        return event
+
+    def advance(self, event: Event | None, offset: int, *, delivered: bool) -> None:
+        """Move past ``event``, which ends at byte ``offset`` of the journal."""
+        self.offset = offset
+        if event is None or not delivered:
+            return
+        self.delivered += 1
+        values = getattr(event, "values", None)
+        step = getattr(event, "step", None)
+        if isinstance(values, Mapping) and step is not None:
+            for name in values:
+                self._marks[_key(event, name)] = step
+        else:
+            name = _stepped(event)
+            if name is not None and step is not None:
+                self._marks[name] = step
+
+    def save(self) -> None:
+        """Write the cursor in one step."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        body = {
+            "format_version": FORMAT_VERSION,
+            "offset": self.offset,
+            "delivered": self.delivered,
+            "marks": self._marks,
+        }
+        write_json(self._path, body, durable=False)
+
+
+def _key(event: Event, name: str) -> str:
+    return f"{event.hook}:{name}"
+
+
+def _stepped(event: Event) -> str | None:
+    """Return the mark's name of an event that happens at most once per step, else None."""
+    if isinstance(event, SamplesGenerated | CheckpointSaved | CheckpointUploaded):
+        return event.hook
+    if isinstance(event, ArtifactWritten) and event.step is not None:
+        return _key(event, event.name)
+    return None

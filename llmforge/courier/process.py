@@ -1,0 +1,168 @@
+"""The courier process: drives the trackers of one run from its journal.
+
+It speaks JSON lines. To the training process on standard output: ``{"ready": true, "problems":
+[...]}`` once, ``{"error": ..., "tracker": ...}`` for failures, ``{"closed": {...}}`` at the end.
+From it on standard input: ``{"close": SECONDS}``. The end of standard input means that the
+training process is gone: what the journal holds is still delivered, within a bound.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from llmforge.component import Component
+from llmforge.courier.delivery import Delivery
+from llmforge.errors import ForgeError, Problem
+from llmforge.interfaces import RunContext
+from llmforge.plugins import build_manager, load
+from llmforge.recipe import Recipe, load_recipe
+from llmforge.rundir.layout import RunDirectory
+from llmforge.settings import settings
+
+ORPHAN_SECONDS = 20.0
+
+
+class CourierProcess:
+    """The trackers of a run, each behind its own thread and cursor."""
+
+    def __init__(self, directory: RunDirectory, output: IO[str]) -> None:
+        self._directory = directory
+        self._output = output
+        self._output_lock = threading.Lock()
+        self._deliveries: list[Delivery] = []
+
+    def start(self) -> None:
+        """Load the trackers, ask each for its preflight, and begin to deliver when all is well."""
+        recipe = load_recipe(self._directory.recipe)
+        components = build_trackers(recipe)
+        problems = [problem for item in components for problem in item.missing_packages()]
+        if not problems:
+            run = _context(self._directory, recipe)
+            answers = build_manager(components).hook.forge_preflight(run=run)
+            problems = [problem for answer in answers for problem in answer]
+        if problems:
+            self.tell(ready=False, problems=[_as_dict(problem) for problem in problems])
+            return
+        for component in components:
+            self._deliveries.append(self._delivery(component, components))
+        for delivery in self._deliveries:
+            delivery.start()
+        self.tell(ready=True, problems=[])
+
+    def close(self, seconds: float) -> None:
+        """Deliver the rest for at most ``seconds`` and tell what was delivered."""
+        deadline = time.monotonic() + seconds
+        for delivery in self._deliveries:
+            delivery.close()
+        for delivery in self._deliveries:
+            delivery.join(max(0.0, deadline - time.monotonic()))
+        self.tell(
+            closed={
+                delivery.tracker: {
+                    "delivered": delivery.delivered,
+                    "pending": delivery.pending(),
+                }
+                for delivery in self._deliveries
+            }
+        )
+
+    def _delivery(self, component: Component, components: list[Component]) -> Delivery:
+        manager = build_manager(components)
+        others = [other for other in components if other is not component]
+
+        def call(hook: str, event: Any) -> None:
+            manager.subset_hook_caller(hook, remove_plugins=others)(event=event)
+
+        return Delivery(
+            component.name,
+            call=call,
+            journal=self._directory.journal,
+            cursor=self._directory.cursors / f"tracker-{component.name}.json",
+            on_error=lambda tracker, message: self.tell(tracker=tracker, error=message),
+        )
+
+    def tell(self, **message: Any) -> None:
+        """Send one message to the training process."""
+        with self._output_lock:
+            try:
+                self._output.write(json.dumps(message) + "\n")
+                self._output.flush()
+            except OSError:
+                # The training process is gone; the journal and cursors tell the next one.
+                return
+
+
+def build_trackers(recipe: Recipe) -> list[Component]:
+    """Return an instance of every tracker the recipe selects."""
+    return [
+        load("tracker", selection.name)(selection.options)
+        for selection in recipe.selections.get("tracker", ())
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the courier of the run directory in ``arguments`` until it is closed."""
+    directory = RunDirectory(Path(arguments[0]))
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the training process
+    # decides when the courier ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    output, sys.stdout = sys.stdout, sys.stderr
+    with _only_courier(directory):
+        courier = CourierProcess(directory, output)
+        try:
+            courier.start()
+        except ForgeError as error:
+            courier.tell(ready=False, problems=[_as_dict(Problem(message=str(error)))])
+            return error.exit_code
+        line = sys.stdin.readline()
+        seconds = float(json.loads(line)["close"]) if line.strip() else ORPHAN_SECONDS
+        courier.close(seconds)
+    output.flush()
+    # A tracker's thread that hangs must not keep the process alive.
+    os._exit(0)
+
+
+def _context(directory: RunDirectory, recipe: Recipe) -> RunContext:
+    return RunContext(
+        id=directory.id,
+        directory=directory.path,
+        cache=settings().cache,
+        config=recipe.tables,
+        train=recipe.train,
+        seed=recipe.run.seed,
+        context=recipe.context,
+        offline=settings().offline,
+    )
+
+
+def _only_courier(directory: RunDirectory) -> IO[str]:
+    """Wait for the courier of an earlier start to end, and return the lock that shows it."""
+    directory.cursors.mkdir(parents=True, exist_ok=True)
+    lock = (directory.cursors / ".lock").open("a", encoding="ascii")
+    deadline = time.monotonic() + ORPHAN_SECONDS + 5
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _as_dict(problem: Problem) -> dict[str, str]:
+    return {
+        "message": problem.message,
+        "key": problem.key,
+        "where": problem.where,
+        "remedy": problem.remedy,
+    }

@@ -1,0 +1,70 @@
+"""Stopping on SIGTERM and Ctrl-C: at once while nothing is at stake, else at a safe point.
+
+Before the first step, and while samples and plots are made, a signal raises where it arrives. In
+between, inside :meth:`StopSignals.deferred`, it only sets :attr:`StopSignals.requested`, which the
+loop asks after every step and every evaluated batch. A second Ctrl-C always raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+
+
+class StopNow(BaseException):
+    """Raised by a signal where it arrives; no library's ``except Exception`` swallows it."""
+
+
+class StopSignals:
+    """Handles SIGTERM and SIGINT while it is entered; does nothing outside the main thread."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._deferred = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within this block a signal is only noted."""
+        self._deferred += 1
+        try:
+            yield
+        finally:
+            self._deferred -= 1
+
+    def check(self) -> None:
+        """Raise when a stop was asked for.
+
+        A handler's exception can get lost in a library's clean-up code, so the phases that a
+        signal interrupts at once also ask here between their parts.
+
+        Raises:
+            StopNow: a signal has arrived.
+        """
+        if self.requested is not None:
+            raise StopNow(self.requested)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        again = self.requested is not None and number == signal.SIGINT
+        self.requested = signal.Signals(number).name
+        if again or not self._deferred:
+            raise StopNow(self.requested)
