@@ -1,0 +1,1 @@
+"""Generation components: how text is drawn from a trained model."""

@@ -1,0 +1,211 @@
+"""The generation loop: prompts in, completions out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmforge.errors import ForgeError, UsageError
+from llmforge.interfaces import Completion, GenerationRequest, LanguageModel, Tokenizer
+from llmforge_plugins.generation._choose import NOT_FINITE, Chooser, stream_seed
+from llmforge_plugins.generation._feed import feed_for
+from llmforge_plugins.generation._text import TextStream
+
+
+@dataclass(slots=True)
+class _Row:
+    """One continuation in progress; ``ids`` are the prompt's tokens and those chosen so far."""
+
+    prompt: str
+    prompt_ids: list[int]
+    ids: list[int]
+    seed: int
+    stream: TextStream
+    finish: str = ""
+    seconds: float = 0.0
+    start: int = 0
+
+    def window(self, context: int) -> list[int]:
+        """Return the newest tokens to feed, at most ``context``; cut to half when it is full."""
+        if len(self.ids) - self.start > context:
+            self.start = len(self.ids) - _half(context)
+        return self.ids[self.start :]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids) - len(self.prompt_ids)
+
+
+class TextSampler:
+    """Continues prompts with a model; implements :class:`llmforge.interfaces.Generator`.
+
+    When the model's context is full, its newest half is kept and generation goes on from there.
+
+    Args:
+        options: the options of the ``sampler`` component.
+        model: a model in evaluation mode; without ``new_cache`` every token costs a full pass.
+        tokenizer: the tokenizer the model was trained with.
+        notice: told what the user should know, for example that a prompt was shortened.
+    """
+
+    def __init__(
+        self,
+        options: Any,
+        *,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._options = options
+        self._model = model
+        self._tokenizer = tokenizer
+        self._notice = notice
+
+    @torch.inference_mode()
+    def generate(self, request: GenerationRequest) -> list[Completion]:
+        """Return ``samples`` completions for each prompt, prompt by prompt."""
+        if not request.prompts:
+            return []
+        started = time.perf_counter()
+        rows = self._rows(request)
+        eager = request.on_text is not None or bool(self._options.stop)
+        for row in self._run(rows, eager=eager):
+            row.seconds = time.perf_counter() - started
+        return [
+            Completion(
+                prompt=row.prompt,
+                text=row.stream.text,
+                tokens=row.tokens,
+                finish=row.finish,
+                seconds=row.seconds,
+            )
+            for row in rows
+        ]
+
+    def _rows(self, request: GenerationRequest) -> list[_Row]:
+        rows: list[_Row] = []
+        ordinals: Counter[str] = Counter()
+        encoded = self._tokenizer.encode_batch(list(request.prompts))
+        for prompt, ids in zip(request.prompts, encoded, strict=True):
+            begin = self._begin(ids, prompt)
+            for _ in range(request.samples):
+                stream = TextStream(
+                    self._tokenizer.decode,
+                    prompt=begin,
+                    stop=self._options.stop,
+                    on_text=_told_as(len(rows), request.on_text),
+                )
+                seed = stream_seed(request.seed, prompt, ordinals[prompt])
+                ordinals[prompt] += 1
+                rows.append(_Row(prompt, begin, list(begin), seed, stream))
+        return rows
+
+    def _begin(self, ids: list[int], prompt: str) -> list[int]:
+        context = self._model.context
+        if len(ids) > context:
+            self._notice(
+                f"a prompt of {len(ids)} tokens is longer than the model's context ({context}): "
+                f"only its last {_half(context)} tokens are read"
+            )
+        if ids:
+            return ids
+        if self._tokenizer.eos_id is None:
+            raise UsageError(
+                f"the prompt {prompt!r} has no tokens, and the tokenizer has no end-of-text "
+                "token to begin from",
+                remedy="give a prompt with some text",
+            )
+        return [self._tokenizer.eos_id]
+
+    def _run(self, rows: Sequence[_Row], *, eager: bool) -> Iterator[_Row]:
+        """Generate all rows; yield each one when it is finished."""
+        device = _device(self._model)
+        feed = feed_for(self._model, device=device, vocab_size=self._tokenizer.vocab_size)
+        limit = self._options.max_new_tokens
+        live = list(rows)
+        chooser: Chooser | None = None
+        tokens = torch.empty(0)
+        room = 0
+        for step in range(limit):
+            if room:
+                logits = feed.advance(tokens)
+                room -= 1
+            else:
+                windows = [row.window(self._model.context) for row in live]
+                room = self._model.context - max(map(len, windows))
+                logits = feed.start(windows, room=min(room, limit - step))
+            if chooser is None:
+                chooser = self._chooser(live, logits)
+            tokens = chooser(logits, step)
+            chosen = tokens.tolist()
+            _check_finite(chosen, step)
+            for row, token in zip(live, chosen, strict=True):
+                if not row.finish and self._take(row, token, eager=eager, last=step + 1 == limit):
+                    yield row
+            going = [place for place, row in enumerate(live) if not row.finish]
+            if not going:
+                return
+            if len(going) < len(live):
+                kept = torch.tensor(going, device=device)
+                if room == 0 or feed.keep(kept):
+                    chooser.keep(kept)
+                    tokens = tokens[kept]
+                    live = [live[place] for place in going]
+
+    def _chooser(self, rows: Sequence[_Row], logits: Tensor) -> Chooser:
+        return Chooser(
+            self._options,
+            prompts=[row.prompt_ids for row in rows],
+            seeds=[row.seed for row in rows],
+            vocab_size=logits.shape[-1],
+            device=logits.device,
+        )
+
+    def _take(self, row: _Row, token: int, *, eager: bool, last: bool) -> bool:
+        """Add ``token`` to the row; return whether that finished it."""
+        if token == self._tokenizer.eos_id:
+            row.finish = "eos"
+        else:
+            row.ids.append(token)
+            if eager:
+                row.stream.push([token])
+            if last:
+                row.finish = "length"
+        if row.stream.stopped:
+            row.finish = "stop"
+        elif row.finish:
+            if not eager:
+                row.stream.push(row.ids[len(row.prompt_ids) :])
+            row.stream.finish()
+            row.finish = "stop" if row.stream.stopped else row.finish
+        return bool(row.finish)
+
+
+def _told_as(
+    index: int, on_text: Callable[[int, str], None] | None
+) -> Callable[[str], None] | None:
+    return None if on_text is None else lambda piece: on_text(index, piece)
+
+
+def _device(model: LanguageModel) -> torch.device:
+    return next(
+        (parameter.device for _, parameter in model.named_parameters()), torch.device("cpu")
+    )
+
+
+def _half(context: int) -> int:
+    return max(1, context // 2)
+
+
+def _check_finite(chosen: Sequence[int], step: int) -> None:
+    if NOT_FINITE in chosen:
+        raise ForgeError(
+            f"the model's output is not finite (NaN or infinity) at generated token {step + 1}",
+            remedy="its weights are damaged or overflow: try another checkpoint, or --dtype fp32",
+        )
