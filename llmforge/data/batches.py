@@ -1,0 +1,143 @@
+"""Windows of tokens as tensors: shuffled for training, in order and complete for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmforge.data.order import SampleOrder
+from llmforge.data.tokens import TokenSplit
+from llmforge.errors import DataError
+from llmforge.interfaces import IGNORE_INDEX, Batch
+
+
+def count_windows(split: TokenSplit, context: int, *, name: str = "train") -> int:
+    """Return how many full training windows a split holds.
+
+    Window ``i`` has the inputs ``tokens[i * context : (i + 1) * context]`` and the targets one
+    further; what is left at the end is not trained on.
+
+    Raises:
+        DataError: the split has fewer tokens than one window.
+    """
+    windows = (split.n_tokens - 1) // context
+    if windows < 1:
+        raise DataError(
+            f"the {name} split has {split.n_tokens} tokens, too few for one window of "
+            f"context {context} (it needs {context + 1})",
+            remedy="give more text, or a smaller context in the [model] options",
+        )
+    return windows
+
+
+class TrainBatches:
+    """Training batches by global sample position.
+
+    Args:
+        split: the tokens.
+        context: tokens per sequence.
+        batch_size: sequences per optimizer step, over all ranks.
+        order: which window lies at which position; made for ``count_windows`` windows.
+        pin_memory: return page-locked tensors, for copying to a GPU while it computes.
+    """
+
+    def __init__(
+        self,
+        split: TokenSplit,
+        *,
+        context: int,
+        batch_size: int,
+        order: SampleOrder,
+        pin_memory: bool = False,
+    ) -> None:
+        self.n_windows = count_windows(split, context)
+        if order.n_windows != self.n_windows:
+            raise ValueError(f"an order of {order.n_windows} windows for {self.n_windows}")
+        self.context = context
+        self.batch_size = batch_size
+        self.order = order
+        self._tokens = split.tokens
+        self._pin = pin_memory
+        self._span = np.arange(context + 1)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps after which every window was drawn once."""
+        return -(-self.n_windows // self.batch_size)
+
+    def epoch(self, position: int) -> float:
+        """Return the passes over the data completed at a global position, as a fraction."""
+        return position / self.n_windows
+
+    def batch(self, position: int, count: int) -> Batch:
+        """Return the sequences at ``position`` to ``position + count``.
+
+        ``inputs`` and ``targets`` are int64 of shape [count, context].
+        """
+        starts = self.order.windows(position, count) * self.context
+        block = self._tokens[starts[:, None] + self._span]
+        return _as_batch(block[:, :-1], block[:, 1:], pin=self._pin)
+
+
+def train_batches(
+    split: TokenSplit, *, context: int, batch_size: int, seed: int, pin_memory: bool = False
+) -> TrainBatches:
+    """Return the batches of a split in the order that ``seed`` gives.
+
+    Raises:
+        DataError: the split has fewer tokens than one window.
+    """
+    order = SampleOrder(count_windows(split, context), seed=seed)
+    return TrainBatches(
+        split, context=context, batch_size=batch_size, order=order, pin_memory=pin_memory
+    )
+
+
+def evaluation_batches(
+    split: TokenSplit, *, context: int, batch_size: int, name: str = "validation"
+) -> Iterator[Batch]:
+    """Yield the whole split in order: every token but the first is a target exactly once.
+
+    Every batch has the same shape, [rows, context] with ``rows`` at most ``batch_size``; targets
+    beyond the end are ``IGNORE_INDEX`` and inputs there 0.
+
+    Raises:
+        DataError: the split has fewer than two tokens, so that nothing can be scored.
+    """
+    if split.n_tokens < 2:
+        raise DataError(
+            f"the {name} split has {split.n_tokens} tokens: nothing to evaluate",
+            remedy="give it more text",
+        )
+    return _evaluation_batches(split, context, batch_size)
+
+
+def count_evaluation_batches(split: TokenSplit, *, context: int, batch_size: int) -> int:
+    """Return how many batches :func:`evaluation_batches` yields."""
+    sequences = -(-(split.n_tokens - 1) // context)
+    return -(-sequences // min(batch_size, sequences))
+
+
+def _evaluation_batches(split: TokenSplit, context: int, batch_size: int) -> Iterator[Batch]:
+    scored = split.n_tokens - 1
+    rows = min(batch_size, -(-scored // context))
+    size = rows * context
+    for start in range(0, scored, size):
+        block = split.tokens[start : start + size + 1].astype(np.int64)
+        inputs = np.zeros(size, np.int64)
+        targets = np.full(size, IGNORE_INDEX, np.int64)
+        inputs[: len(block) - 1] = block[:-1]
+        targets[: len(block) - 1] = block[1:]
+        yield _as_batch(inputs.reshape(rows, context), targets.reshape(rows, context), pin=False)
+
+
+def _as_batch(inputs: NDArray[Any], targets: NDArray[Any], *, pin: bool) -> Batch:
+    tensors = {
+        name: torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))
+        for name, values in (("inputs", inputs), ("targets", targets))
+    }
+    return {name: tensor.pin_memory() for name, tensor in tensors.items()} if pin else tensors

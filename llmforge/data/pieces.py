@@ -1,0 +1,55 @@
+"""Grouping documents for the tokenizer: large enough to be fast, small enough to be stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+PIECE_CHARACTERS = 1 << 18
+BATCH_CHARACTERS = 1 << 21
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A document, or a part of one that is too long to be encoded at once."""
+
+    text: str
+    ends_document: bool
+
+
+def batches_of_pieces(documents: Iterable[str]) -> Iterator[list[Piece]]:
+    """Yield the documents in batches of about two million characters.
+
+    A document longer than ``PIECE_CHARACTERS`` is cut after the last line break that fits (else
+    after the last space, else anywhere), so that a file of gigabytes neither runs on one core nor
+    holds a signal back. The cuts depend on the text alone: equal text gives equal tokens.
+    """
+    batch: list[Piece] = []
+    size = 0
+    for document in documents:
+        for piece in _cut(document):
+            batch.append(piece)
+            size += len(piece.text)
+            if size >= BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _cut(document: str) -> Iterator[Piece]:
+    start = 0
+    while len(document) - start > PIECE_CHARACTERS:
+        end = _boundary(document, start, start + PIECE_CHARACTERS)
+        yield Piece(document[start:end], ends_document=False)
+        start = end
+    yield Piece(document[start:], ends_document=True)
+
+
+def _boundary(document: str, start: int, limit: int) -> int:
+    line = document.rfind("\n", start, limit) + 1
+    if line > start:
+        return line
+    # A space goes to the front of the next word, where byte-level tokenizers expect it.
+    space = document.rfind(" ", start + 1, limit)
+    return space if space > start else limit

@@ -1,0 +1,129 @@
+"""Sample order and the windows cut from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmforge.data.batches import (
+    TrainBatches,
+    count_evaluation_batches,
+    evaluation_batches,
+    train_batches,
+)
+from llmforge.data.order import SampleOrder
+from llmforge.data.tokens import TokenSplit
+from llmforge.errors import DataError
+from llmforge.interfaces import IGNORE_INDEX
+
+
+def split_of(n_tokens: int) -> TokenSplit:
+    tokens = np.arange(n_tokens, dtype=np.uint16)
+    return TokenSplit(
+        tokens=tokens, n_tokens=n_tokens, n_bytes=n_tokens, documents=1, path=Path("train.bin")
+    )
+
+
+def test_every_epoch_draws_every_window_once_and_in_another_order():
+    order = SampleOrder(100, seed=7)
+    epochs = [order.windows(epoch * 100, 100).tolist() for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != list(range(100))
+
+
+PINNED = [2, 4, 5, 6, 7, 3, 0, 1, 3, 7, 0, 1, 6, 5, 2, 4]
+
+
+def test_the_order_is_pinned_for_all_time():
+    """A resume under another version must see the same order: these numbers must not change."""
+    assert SampleOrder(8, seed=1337).windows(0, 16).tolist() == PINNED
+
+
+def test_a_range_reads_the_same_however_it_is_divided():
+    whole = SampleOrder(10, seed=1).windows(0, 35).tolist()
+    order = SampleOrder(10, seed=1)
+    parts = [order.windows(start, 7) for start in range(0, 35, 7)]
+    assert np.concatenate(parts).tolist() == whole
+    assert [order.locate(position)[1] for position in range(35)] == whole
+
+
+def test_a_position_names_its_epoch():
+    order = SampleOrder(10, seed=1)
+    assert [order.locate(position)[0] for position in (0, 9, 10, 29)] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
+def test_any_integer_is_a_seed(seed):
+    assert sorted(SampleOrder(5, seed=seed).windows(0, 5)) == list(range(5))
+
+
+def test_seeds_give_different_orders():
+    first, second = SampleOrder(50, seed=1), SampleOrder(50, seed=2)
+    assert first.windows(0, 50).tolist() != second.windows(0, 50).tolist()
+
+
+def test_targets_are_the_inputs_shifted_by_one():
+    batches = train_batches(split_of(101), context=10, batch_size=4, seed=3)
+    batch = batches.batch(0, 4)
+    assert batch["inputs"].shape == batch["targets"].shape == (4, 10)
+    assert str(batch["inputs"].dtype) == str(batch["targets"].dtype) == "torch.int64"
+    assert (batch["targets"] == batch["inputs"] + 1).all()
+    assert batch["inputs"].is_contiguous() and batch["targets"].is_contiguous()
+
+
+def test_an_epoch_of_batches_trains_on_every_token_once():
+    batches = train_batches(split_of(101), context=10, batch_size=4, seed=3)
+    assert batches.n_windows == 10
+    targets = batches.batch(0, 10)["targets"].flatten().tolist()
+    assert sorted(targets) == list(range(1, 101))
+
+
+def test_micro_batches_are_slices_of_the_global_batch():
+    batches = train_batches(split_of(101), context=10, batch_size=8, seed=3)
+    whole = batches.batch(6, 8)["inputs"]
+    assert (whole[2:5] == batches.batch(8, 3)["inputs"]).all()
+
+
+def test_steps_per_epoch_counts_the_last_partial_batch():
+    assert train_batches(split_of(101), context=10, batch_size=4, seed=3).steps_per_epoch == 3
+    assert train_batches(split_of(101), context=10, batch_size=5, seed=3).steps_per_epoch == 2
+
+
+def test_epoch_is_the_fraction_of_the_data_seen():
+    assert train_batches(split_of(101), context=10, batch_size=4, seed=3).epoch(25) == 2.5
+
+
+def test_an_order_made_for_another_size_is_refused():
+    with pytest.raises(ValueError, match="9 windows for 10"):
+        TrainBatches(split_of(101), context=10, batch_size=1, order=SampleOrder(9, seed=1))
+
+
+def test_too_few_tokens_for_one_window_say_so():
+    with pytest.raises(DataError, match=r"train split has 10 tokens.*context 10.*needs 11"):
+        train_batches(split_of(10), context=10, batch_size=1, seed=1)
+    assert train_batches(split_of(11), context=10, batch_size=1, seed=1).n_windows == 1
+
+
+@pytest.mark.parametrize("n_tokens", [2, 10, 11, 40, 41, 42, 95])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_evaluation_scores_every_token_but_the_first_exactly_once(n_tokens, batch_size):
+    batches = list(evaluation_batches(split_of(n_tokens), context=10, batch_size=batch_size))
+    targets = [value for batch in batches for value in batch["targets"].flatten().tolist()]
+    assert [value for value in targets if value != IGNORE_INDEX] == list(range(1, n_tokens))
+    assert len({batch["inputs"].shape for batch in batches}) == 1
+    expected = count_evaluation_batches(split_of(n_tokens), context=10, batch_size=batch_size)
+    assert len(batches) == expected
+
+
+def test_evaluation_inputs_are_the_tokens_before_the_targets():
+    (batch,) = evaluation_batches(split_of(15), context=10, batch_size=8)
+    scored = batch["targets"] != IGNORE_INDEX
+    assert (batch["inputs"][scored] + 1 == batch["targets"][scored]).all()
+    assert batch["inputs"].shape == (2, 10)
+
+
+def test_evaluation_of_one_token_is_a_data_error():
+    with pytest.raises(DataError, match="test split has 1 token"):
+        evaluation_batches(split_of(1), context=10, batch_size=8, name="test")
