@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from llmforge.errors import Problem
 
@@ -59,14 +60,18 @@ def scope_of(field: FieldInfo, default: Scope = IDENTITY) -> Scope:
     return next((item for item in field.metadata if isinstance(item, Scope)), default)
 
 
-def closest(name: str, candidates: Iterable[str]) -> str | None:
+def closest(name: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """Return the candidate most like ``name``, or None when none is near enough to suggest."""
-    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 
 def problems_from(
-    error: ValidationError, *, prefix: str, options: type[BaseModel]
+    error: ValidationError,
+    *,
+    prefix: str,
+    options: type[BaseModel],
+    table: Mapping[str, Any],
 ) -> Iterator[Problem]:
     """Translate pydantic's errors on the table ``prefix`` into problems with dotted keys.
 
@@ -74,21 +79,14 @@ def problems_from(
         error: what pydantic raised.
         prefix: the dotted name of the table, for example ``optimizer.adamw``.
         options: the model that was validated; its field names feed "did you mean".
+        table: what was validated.
     """
+    by_key: dict[str, list[ErrorDetails]] = {}
     for item in error.errors(include_url=False):
-        parts = [str(part) for part in item["loc"] if isinstance(part, int | str)]
-        key = ".".join([prefix, *parts]) if prefix else ".".join(parts)
-        if item["type"] == "extra_forbidden":
-            near = closest(parts[-1], options.model_fields)
-            remedy = f"did you mean '{near}'?" if near else _known(options)
-            yield Problem(key=key, message="unknown key", remedy=remedy)
-        elif item["type"] == "missing":
-            yield Problem(key=key, message="a value is required", remedy=f"set {key} = ...")
-        elif item["type"] == "value_error":
-            yield Problem(key=key, message=item["msg"].removeprefix("Value error, "))
-        else:
-            message = item["msg"][0].lower() + item["msg"][1:]
-            yield Problem(key=key, message=f"{message}, got {_shown(item['input'])}")
+        parts = [str(part) for part in _real_parts(item, table)]
+        by_key.setdefault(".".join([prefix, *parts] if prefix else parts), []).append(item)
+    for key, items in by_key.items():
+        yield _problem(key, items, prefix=prefix, options=options)
 
 
 def plain(options: BaseModel, *, defaults: bool = True) -> dict[str, Any]:
@@ -97,12 +95,46 @@ def plain(options: BaseModel, *, defaults: bool = True) -> dict[str, Any]:
     return dict(sorted(dumped.items()))
 
 
-def _known(options: type[BaseModel]) -> str:
-    return "known keys: " + ", ".join(sorted(options.model_fields))
+def _real_parts(item: ErrorDetails, table: Mapping[str, Any]) -> Iterator[int | str]:
+    """Return the location of an error without the tags pydantic adds for each type of a union."""
+    node: Any = table
+    for index, part in enumerate(item["loc"]):
+        absent = item["type"] == "missing" and index == len(item["loc"]) - 1
+        if isinstance(node, Mapping) and (part in node or absent):
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        else:
+            continue
+        yield part
+
+
+def _problem(
+    key: str, items: list[ErrorDetails], *, prefix: str, options: type[BaseModel]
+) -> Problem:
+    """Return one problem for all that pydantic says about one key."""
+    first = items[0]
+    if first["type"] == "extra_forbidden":
+        name = key.removeprefix(f"{prefix}.")
+        near = closest(name, options.model_fields)
+        known = "" if "." in name else "known keys: " + ", ".join(sorted(options.model_fields))
+        return Problem(
+            key=key, message="unknown key", remedy=f"did you mean '{near}'?" if near else known
+        )
+    if first["type"] == "missing":
+        return Problem(key=key, message="a value is required", remedy=f"set {key} = ...")
+    if first["type"] == "value_error":
+        return Problem(key=key, message=first["msg"].removeprefix("Value error, "))
+    lead = "Input should be "
+    wanted = dict.fromkeys(item["msg"].removeprefix(lead) for item in items)
+    message = first["msg"][0].lower() + first["msg"][1:]
+    if first["msg"].startswith(lead):
+        message = "should be " + " or ".join(wanted)
+    return Problem(key=key, message=f"{message}, got {_shown(first['input'])}")
 
 
 def _shown(value: object) -> str:
     if isinstance(value, Mapping):
         return "a table"
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -208,3 +209,20 @@ DEFAULT_COMPONENTS: Mapping[str, Any] = {
     "callback": (),
 }
 """Selected when a recipe does not say; ``model`` and ``data`` must be named."""
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """Keys of one table that exclude each other: a later layer's choice replaces an earlier one.
+
+    ``table`` is the table's path, ``*`` standing for any component.
+    """
+
+    table: tuple[str, ...]
+    names: frozenset[str]
+
+
+ALTERNATIVES = (
+    Alternatives(("train",), frozenset({"max_steps", "epochs"})),
+    Alternatives(("schedule", "*"), frozenset({"warmup", "warmup_steps"})),
+)

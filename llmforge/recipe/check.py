@@ -1,0 +1,255 @@
+"""Turning merged tables into typed ones, and finding everything that is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmforge import plugins
+from llmforge.component import KINDS, Kind
+from llmforge.errors import PluginError, Problem
+from llmforge.options import Options, problems_from
+from llmforge.recipe import secrets
+from llmforge.recipe.layers import Layers
+from llmforge.recipe.lines import KeyPath, dotted
+from llmforge.recipe.model import Origin, Selection
+from llmforge.recipe.places import Places
+from llmforge.recipe.rules import Draft, broken_rules
+from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS, NoKeys
+
+_BY_URL = "storage"  # the one kind whose component is picked by something else than its name
+
+
+class Check:
+    """One pass over merged tables.
+
+    Args:
+        layers: the merged tables and where each value came from.
+        label: the recipe as messages name it.
+        complete: whether model, data and the training length must be there.
+
+    Attributes:
+        tables: valid core tables and the kinds' own keys, by table name.
+        selections: selected components with valid options, by kind.
+        spare: valid options of components the recipe has tables for but does not select.
+        problems: what is wrong, in the order it is written.
+    """
+
+    def __init__(self, layers: Layers, *, label: str, complete: bool = True) -> None:
+        self._layers = layers
+        self._label = label
+        self._complete = complete
+        self._values: dict[str, Any] = layers.values
+        self._found: list[tuple[Origin | None, Problem]] = []
+        self._classes: dict[tuple[str, str], type[Options]] = {}
+        self.tables: dict[str, Options] = {}
+        self.selections: dict[str, tuple[Selection, ...]] = {}
+        self.spare: dict[tuple[str, str], Options] = {}
+        self._run()
+        self.problems = self._in_order()
+
+    def _run(self) -> None:
+        self._refuse_secrets()
+        names = {kind.name: self._selected_names(kind) for kind in KINDS.values()}
+        for kind in KINDS.values():
+            self._load_classes(kind, names[kind.name])
+        self._places = Places(self._classes)
+        self._top_level()
+        for name, options in CORE_TABLES.items():
+            self._core_table(name, options)
+        for kind in KINDS.values():
+            self._kind(kind, names[kind.name])
+        for finding in broken_rules(Draft(tables=self.tables, selections=self.selections)):
+            self._add(finding.path, finding.message, finding.remedy)
+
+    def _refuse_secrets(self) -> None:
+        """Report secrets and go on without them, so that no later message shows one."""
+        for path, message in list(secrets.find_secrets(self._values)):
+            self._add(path, message, secrets.REMEDY)
+            node = self._values
+            for part in path[:-1]:
+                node = node[part]
+            del node[path[-1]]
+
+    def _top_level(self) -> None:
+        for name, value in self._values.items():
+            if name in CORE_TABLES or name in KINDS:
+                if not isinstance(value, dict):
+                    self._add((name,), "must be a table", f"write [{name}]")
+            elif name in ("extends", "profile"):
+                self._add((name,), "can only be written at the top of a recipe file")
+            else:
+                what = "unknown table" if isinstance(value, dict) else "unknown key"
+                remedy = self._component_home(name) or self._places.table_remedy(name)
+                self._add((name,), what, remedy)
+
+    def _selected_names(self, kind: Kind) -> list[str]:
+        """Return the component names a recipe selects for ``kind``, reporting bad selectors."""
+        table = self._table(kind.name)
+        right, wrong = ("names", "name") if kind.many else ("name", "names")
+        if kind.name == _BY_URL:
+            for key in ("name", "names"):
+                if key in table:
+                    self._add((kind.name, key), "the scheme of url picks the storage", "set url")
+            return []
+        if wrong in table:
+            many = f'a recipe may have several: write names = ["{_first(table[wrong])}"]'
+            single = f'a recipe has one: write name = "{_first(table[wrong])}"'
+            self._add((kind.name, wrong), "unknown key", many if kind.many else single)
+            return []
+        if right not in table:
+            return self._default_names(kind)
+        chosen = table[right]
+        if kind.many:
+            return self._several_names(kind, chosen)
+        if not isinstance(chosen, str):
+            self._add((kind.name, right), f"must be the name of one {kind.name}")
+            return []
+        return [chosen]
+
+    def _several_names(self, kind: Kind, chosen: Any) -> list[str]:
+        path = (kind.name, "names")
+        if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
+            remedy = f'for example names = ["{_first(chosen)}"]'
+            self._add(path, "must be a list of names", remedy)
+            return []
+        for name in dict.fromkeys(name for name in chosen if chosen.count(name) > 1):
+            self._add(path, f"'{name}' is listed twice", "list it once")
+        return list(dict.fromkeys(chosen))
+
+    def _default_names(self, kind: Kind) -> list[str]:
+        default = DEFAULT_COMPONENTS.get(kind.name)
+        if isinstance(default, str):
+            return [default] if self._complete or kind.name in self._values else []
+        if kind.name in ("model", "data") and self._complete:
+            listed = ", ".join(sorted(self._entries(kind.name))) or "none installed"
+            self._add((kind.name, "name"), "a recipe must name one", f"available: {listed}")
+        return list(default or ())
+
+    def _load_classes(self, kind: Kind, names: list[str]) -> None:
+        """Load the options class of every component that is selected or has a table."""
+        entries = self._entries(kind.name)
+        keys = KIND_KEYS.get(kind.name, NoKeys).model_fields
+        tables = [
+            key
+            for key, value in self._table(kind.name).items()
+            if isinstance(value, dict) and key not in keys
+        ]
+        for name in dict.fromkeys([*names, *tables]):
+            selector = (kind.name, "names" if kind.many else "name")
+            path = selector if name in names else (kind.name, name)
+            if name not in entries:
+                remedy = self._component_home(name) or plugins.suggestion(kind.name, name)
+                self._add(path, plugins.unknown_component(kind.name, name), remedy)
+                continue
+            try:
+                self._classes[kind.name, name] = plugins.load(kind.name, name).Options
+            except PluginError as error:
+                self._add(path, error.message, error.remedy)
+
+    def _entries(self, kind: str) -> Mapping[str, plugins.Entry]:
+        try:
+            return plugins.entries(kind)
+        except PluginError as error:
+            self._add((kind,), error.message, error.remedy)
+            return {}
+
+    def _component_home(self, name: str) -> str:
+        """Return where the options of a component called ``name`` belong, or nothing."""
+        homes = [kind for kind in KINDS if name in self._entries(kind)]
+        return f"'{name}' is a {homes[0]}: [{dotted((homes[0], name))}]" if homes else ""
+
+    def _core_table(self, name: str, options: type[Options]) -> None:
+        if name in self._values or self._complete:
+            valid = self._validate((name,), self._table(name), options)
+            if valid is not None:
+                self.tables[name] = valid
+
+    def _kind(self, kind: Kind, names: list[str]) -> None:
+        table = self._table(kind.name)
+        shared = KIND_KEYS.get(kind.name, NoKeys)
+        own = {}
+        for key, value in table.items():
+            if key in ("name", "names") or (kind.name, key) in self._classes:
+                if isinstance(value, dict) or key in ("name", "names"):
+                    continue
+                self._add(
+                    (kind.name, key), "must be a table", f"write [{dotted((kind.name, key))}]"
+                )
+            elif key in shared.model_fields or not isinstance(value, dict):
+                own[key] = value
+        keys = self._validate((kind.name,), own, shared)
+        if keys is not None:
+            self.tables[kind.name] = keys
+        self._components(kind, names, table)
+
+    def _components(self, kind: Kind, names: list[str], table: Mapping[str, Any]) -> None:
+        checked: dict[str, Options] = {}
+        for (owner, name), options in self._classes.items():
+            if owner == kind.name and isinstance(given := table.get(name, {}), dict):
+                valid = self._validate((kind.name, name), given, options)
+                if valid is not None:
+                    checked[name] = valid
+        if all(name in checked for name in names):
+            chosen = [Selection(kind.name, name, checked[name]) for name in names]
+            self.selections[kind.name] = tuple(chosen)
+        for name in checked.keys() - set(names):
+            self.spare[kind.name, name] = checked[name]
+
+    def _validate(
+        self, path: KeyPath, table: Mapping[str, Any], options: type[Options]
+    ) -> Options | None:
+        """Return the typed table, or None after reporting what is wrong with it."""
+        aliases = {item.alias for item in options.model_fields.values()}
+        unknown = [key for key in table if key not in options.model_fields and key not in aliases]
+        for key in unknown:
+            self._add((*path, key), "unknown key", self._places.remedy(key, table=path))
+        known = {key: value for key, value in table.items() if key not in unknown}
+        try:
+            # Through JSON, so that a TOML array may fill a tuple and a string a path.
+            valid = options.model_validate_json(json.dumps(known, default=str))
+        except ValidationError as error:
+            prefix = dotted(path)
+            for problem in problems_from(error, prefix=prefix, options=options, table=known):
+                inner = problem.key[len(prefix) + 1 :]
+                place = (*path, *inner.split(".")) if inner else path
+                self._add(place, problem.message, problem.remedy)
+            return None
+        return None if unknown else valid
+
+    def _table(self, name: str) -> Mapping[str, Any]:
+        value = self._values.get(name, {})
+        return value if isinstance(value, dict) else {}
+
+    def _add(self, path: KeyPath, message: str, remedy: str = "") -> None:
+        origin = self._layers.origin(path)
+        where = str(origin) if origin else self._label
+        problem = Problem(message=message, key=dotted(path), where=where, remedy=remedy)
+        if all(problem != known for _, known in self._found):
+            self._found.append((origin, problem))
+
+    def _in_order(self) -> list[Problem]:
+        def position(found: tuple[Origin | None, Problem]) -> tuple[str, int]:
+            origin = found[0]
+            return (origin.text, origin.line or 0) if origin else ("", 0)
+
+        return [problem for _, problem in sorted(self._found, key=position)]
+
+
+def leaves(tables: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Return every value of nested tables with its path."""
+    for key, value in tables.items():
+        path = (*prefix, key)
+        if isinstance(value, Mapping):
+            yield from leaves(value, path)
+        else:
+            yield path, value
+
+
+def _first(value: Any) -> str:
+    if isinstance(value, list):
+        return str(value[0]) if value else "..."
+    return str(value)

@@ -1,0 +1,159 @@
+"""Rules that tie several tables of a recipe together.
+
+A rule sees what could be validated and says nothing about what could not; rules about one
+component's own options live in that component's ``Options``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from llmforge.options import Options
+from llmforge.recipe.lines import KeyPath
+from llmforge.recipe.model import Selection
+from llmforge.recipe.schema import (
+    CheckpointTable,
+    EarlyStoppingTable,
+    EvalTable,
+    GenerationKeys,
+    StorageKeys,
+    TrainTable,
+)
+
+Table = TypeVar("Table", bound=Options)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A broken rule: the key to blame, what is wrong and what to do."""
+
+    path: KeyPath
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """The valid parts of a recipe that may still be wrong as a whole.
+
+    Attributes:
+        tables: core tables and the kinds' own keys, by table name; invalid ones are absent.
+        selections: the selected components by kind; invalid ones are absent.
+    """
+
+    tables: Mapping[str, Options]
+    selections: Mapping[str, tuple[Selection, ...]]
+
+    def table(self, name: str, kind: type[Table]) -> Table | None:
+        """Return the table ``name``, or None when it was not valid."""
+        found = self.tables.get(name)
+        return found if isinstance(found, kind) else None
+
+    def option(self, kind: str, name: str) -> Any:
+        """Return an option of the selected component, or None when there is none."""
+        chosen = self.selections.get(kind)
+        return getattr(chosen[0].options, name, None) if chosen else None
+
+    def option_path(self, kind: str, name: str) -> KeyPath:
+        """Return the path of an option of the selected component."""
+        return (kind, self.selections[kind][0].name, name)
+
+
+def broken_rules(draft: Draft) -> Iterator[Finding]:
+    """Return everything in which the parts of ``draft`` contradict each other."""
+    for rule in _RULES:
+        yield from rule(draft)
+
+
+def _micro_batch_divides_batch(draft: Draft) -> Iterator[Finding]:
+    train = draft.table("train", TrainTable)
+    if train is None or train.micro_batch_size is None:
+        return
+    batch, micro = train.batch_size, train.micro_batch_size
+    path = ("train", "micro_batch_size")
+    if micro > batch:
+        yield Finding(path, f"{micro} is more than batch_size {batch}", f"at most {batch}")
+    elif batch % micro:
+        divisors = ", ".join(str(size) for size in range(1, batch + 1) if batch % size == 0)
+        yield Finding(path, f"{micro} does not divide batch_size {batch}", f"one of {divisors}")
+
+
+def _lengths_agree(draft: Draft) -> Iterator[Finding]:
+    train = draft.table("train", TrainTable)
+    if train is None or train.max_steps is None:
+        return
+    if train.extend_to is not None and train.extend_to <= train.max_steps:
+        message = f"{train.extend_to} does not go past max_steps {train.max_steps}"
+        yield Finding(("train", "extend_to"), message, f"more than {train.max_steps}")
+    end = max(train.max_steps, train.extend_to or 0)
+    if train.stop_at is not None and train.stop_at > end:
+        message = f"{train.stop_at} lies after the last step {end}"
+        yield Finding(("train", "stop_at"), message, f"at most {end}")
+
+
+def _warmup_ends_before_the_schedule(draft: Draft) -> Iterator[Finding]:
+    train = draft.table("train", TrainTable)
+    warmup = draft.option("schedule", "warmup_steps")
+    total = draft.option("schedule", "total_steps") or (train.max_steps if train else None)
+    if isinstance(warmup, int) and isinstance(total, int) and warmup >= total:
+        message = f"warm-up of {warmup} steps does not end within the {total} steps of the schedule"
+        remedy = f"less than {total}"
+        yield Finding(draft.option_path("schedule", "warmup_steps"), message, remedy)
+
+
+def _early_stopping_needs_evaluations(draft: Draft) -> Iterator[Finding]:
+    stopping = draft.table("early_stopping", EarlyStoppingTable)
+    evaluation = draft.table("eval", EvalTable)
+    if stopping and evaluation and stopping.patience and evaluation.every is None:
+        message = "patience counts evaluations, and none happens before the end"
+        yield Finding(("early_stopping", "patience"), message, "set eval.every")
+
+
+def _model_sizes_are_positive(draft: Draft) -> Iterator[Finding]:
+    context = draft.option("model", "context")
+    if isinstance(context, int) and context <= 0:
+        path = draft.option_path("model", "context")
+        yield Finding(path, f"a context of {context} tokens holds nothing", "at least 1")
+
+
+def _learning_rate_is_positive(draft: Draft) -> Iterator[Finding]:
+    rate = draft.option("optimizer", "lr")
+    if isinstance(rate, int | float) and rate <= 0:
+        path = draft.option_path("optimizer", "lr")
+        yield Finding(path, f"a learning rate of {rate} trains nothing", "more than 0")
+
+
+def _periodic_samples_need_prompts(draft: Draft) -> Iterator[Finding]:
+    generation = draft.table("generation", GenerationKeys)
+    if generation and generation.every is not None and not generation.prompts:
+        message = "there is nothing to sample from"
+        yield Finding(("generation", "every"), message, "set generation.prompts")
+
+
+def _disabled_checkpoints_have_no_interval(draft: Draft) -> Iterator[Finding]:
+    checkpoint = draft.table("checkpoint", CheckpointTable)
+    if checkpoint and not checkpoint.enabled and checkpoint.every is not None:
+        message = "an interval is given, but checkpoint.enabled is false"
+        yield Finding(("checkpoint", "every"), message, "take one of the two out")
+
+
+def _storage_address_is_a_url(draft: Draft) -> Iterator[Finding]:
+    storage = draft.table("storage", StorageKeys)
+    if storage and storage.url is not None and "://" not in storage.url.strip("/:"):
+        message = f"'{storage.url}' is not a URL"
+        yield Finding(("storage", "url"), message, "for example s3://bucket/runs or file:///data")
+
+
+_RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
+    _micro_batch_divides_batch,
+    _lengths_agree,
+    _warmup_ends_before_the_schedule,
+    _early_stopping_needs_evaluations,
+    _model_sizes_are_positive,
+    _learning_rate_is_positive,
+    _periodic_samples_need_prompts,
+    _disabled_checkpoints_have_no_interval,
+    _storage_address_is_a_url,
+)

@@ -1,0 +1,89 @@
+"""The recipes that come with llmforge: in the package when installed, beside it in a clone."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmforge.errors import UsageError
+from llmforge.options import closest
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class ShippedRecipe:
+    """A recipe that comes with llmforge.
+
+    Attributes:
+        name: what ``forge train NAME`` takes.
+        path: where its file is.
+        description: the first comment line of the file.
+        profiles: the profiles the file itself defines or inherits from shipped ones.
+    """
+
+    name: str
+    path: Path
+    description: str
+    profiles: tuple[str, ...]
+
+
+def shipped_directory() -> Path:
+    """Return the folder of the shipped recipes; it may be missing in a damaged installation."""
+    inside = _PACKAGE / "recipes"
+    return inside if inside.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def shipped_names() -> list[str]:
+    """Return the names of all shipped recipes, sorted."""
+    return sorted(path.stem for path in shipped_directory().glob("*.toml"))
+
+
+def find_shipped(name: str) -> Path | None:
+    """Return the file of the shipped recipe ``name`` (with or without .toml), or None."""
+    stem = name.removesuffix(".toml")
+    return shipped_directory() / f"{stem}.toml" if stem in shipped_names() else None
+
+
+def shipped_recipes() -> list[ShippedRecipe]:
+    """Return every shipped recipe with its description, sorted by name."""
+    found = []
+    for name in shipped_names():
+        path = shipped_directory() / f"{name}.toml"
+        found.append(ShippedRecipe(name, path, _description(path), _profiles(path)))
+    return found
+
+
+def copy_shipped(name: str, *, destination: Path, force: bool = False) -> Path:
+    """Copy a shipped recipe to ``destination`` (a folder or a file) and return the new file.
+
+    What it extends need not be copied: ``extends`` also finds shipped recipes by name.
+
+    Raises:
+        UsageError: no such recipe, or the file exists and ``force`` is not set.
+    """
+    source = find_shipped(name)
+    if source is None:
+        near = closest(name, shipped_names())
+        hint = f"did you mean '{near}'?" if near else "'forge recipe list' shows them"
+        raise UsageError(f"no shipped recipe is named '{name}'", remedy=hint)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists", remedy="give another name, or --force to overwrite it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return target
+
+
+def _description(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ").rstrip() if first.startswith("#") else ""
+
+
+def _profiles(path: Path) -> tuple[str, ...]:
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    base = find_shipped(str(document.get("extends", "")))
+    inherited = _profiles(base) if base else ()
+    return tuple(dict.fromkeys([*inherited, *document.get("profile", {})]))
