@@ -2,7 +2,7 @@
 
 from llmforge.rundir.clear import clear_run, next_attempt
 from llmforge.rundir.completion import Completion, read_completion, write_completion
-from llmforge.rundir.index import RunEntry, entry_of, find_run, list_runs, newest_run
+from llmforge.rundir.index import RunEntry, completion_of, entry_of, find_run, list_runs, newest_run
 from llmforge.rundir.layout import RunDirectory
 from llmforge.rundir.lock import RunLock, is_locked
 from llmforge.rundir.record import Recorder, RunRecord, current_state, read_record, write_record
@@ -15,6 +15,7 @@ __all__ = [
     "RunLock",
     "RunRecord",
     "clear_run",
+    "completion_of",
     "current_state",
     "entry_of",
     "find_run",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
-from llmforge.rundir.layout import RunDirectory, archive_path, completion_path
+from llmforge.rundir.layout import ARCHIVE, RunDirectory, archive_path, completion_path
 from llmforge.rundir.lock import RunLock
 
 
 def next_attempt(root: Path, run_id: str) -> int:
     """Return the number of the next fresh start of ``run_id``, from 1."""
     pattern = re.compile(re.escape(run_id) + r"\.attempt-(\d+)")
-    archive = root / ".archive"
+    archive = root / ARCHIVE
     names = [path.name for path in archive.iterdir()] if archive.is_dir() else []
     taken = [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
     return max(taken, default=0) + 1
@@ -29,11 +28,12 @@ def clear_run(root: Path, run_id: str) -> Path | None:
         directory = RunDirectory(root / run_id)
         completion = completion_path(root, run_id)
         aside = archive_path(root, run_id, next_attempt(root, run_id))
-        if directory.path.exists():
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            directory.path.rename(aside)
-        elif completion.exists():
-            aside.mkdir(parents=True)
+        if not directory.path.exists() and not completion.exists():
+            return None
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        # One rename moves everything, so that a kill in between leaves the run clearable.
+        directory.path.mkdir(exist_ok=True)
         if completion.exists():
-            shutil.move(completion, aside / "completion.json")
-        return aside if aside.exists() else None
+            completion.rename(directory.completion)
+        directory.path.rename(aside)
+        return aside

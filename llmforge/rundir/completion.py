@@ -45,17 +45,25 @@ def read_completion(root: Path, run_id: str) -> Completion | None:
     Raises:
         RunError: the record is damaged.
     """
-    path = completion_path(root, run_id)
+    remedy = f"forge runs clear {run_id} starts the run afresh and keeps the old one aside"
+    return load_completion(completion_path(root, run_id), remedy=remedy)
+
+
+def load_completion(path: Path, *, remedy: str = "") -> Completion | None:
+    """Return the completion in the file ``path``, or None when there is no such file.
+
+    Raises:
+        RunError: the record is damaged.
+    """
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = {item.name for item in dataclasses.fields(Completion)}
         return Completion(**{key: value for key, value in body.items() if key in known})
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(
-            f"the completion record {path} is damaged: {error}",
-            remedy=f"forge runs clear {run_id} starts the run afresh and keeps the old one aside",
+            f"the completion record {path} is damaged: {error}", remedy=remedy
         ) from error
 
 

@@ -9,60 +9,101 @@ from datetime import datetime
 from pathlib import Path
 
 from llmforge.errors import RunError, UsageError
-from llmforge.options import closest
-from llmforge.rundir.layout import RunDirectory
+from llmforge.rundir.completion import Completion, load_completion, read_completion
+from llmforge.rundir.layout import ARCHIVE, RunDirectory, completion_path
 from llmforge.rundir.record import RunRecord, current_state, read_record
 
 
 @dataclass(frozen=True)
 class RunEntry:
-    """A run as the list shows it; ``problem`` is set when its record cannot be read."""
+    """A run as the list shows it.
+
+    Attributes:
+        directory: where it lies, or lay.
+        record: its record; made from the completion when the directory is gone.
+        state: the state it is in now.
+        problem: why its record cannot be read; empty when it can.
+        gone: only the completion is left.
+    """
 
     directory: RunDirectory
     record: RunRecord
     state: str
     problem: str = ""
+    gone: bool = False
 
 
 def run_directories(root: Path, *, archived: bool = False) -> Iterator[RunDirectory]:
-    """Yield every run directory below ``root``, or every archived one."""
-    base = root / ".archive" if archived else root
-    try:
-        with os.scandir(base) as found:
-            names = sorted(item.name for item in found if not item.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in names:
+    """Yield every run directory below ``root``, or every cleared one, in order of id."""
+    base = root / ARCHIVE if archived else root
+    for name in _names(base):
         directory = RunDirectory(base / name)
         if directory.record.exists():
             yield directory
 
 
 def list_runs(root: Path, *, archived: bool = False) -> list[RunEntry]:
-    """Return every run below ``root``, in order of id."""
-    return [entry_of(directory) for directory in run_directories(root, archived=archived)]
+    """Return every run below ``root``, or every cleared one, in order of id.
+
+    Completed runs whose directory is gone are among them.
+    """
+    if archived:
+        return [entry_of(RunDirectory(root / ARCHIVE / name)) for name in _names(root / ARCHIVE)]
+    entries = [entry_of(directory) for directory in run_directories(root)]
+    here = {entry.directory.id for entry in entries}
+    gone = [entry_of(RunDirectory(root / name)) for name in _completed(root) if name not in here]
+    return sorted(entries + gone, key=lambda entry: entry.directory.id) if gone else entries
 
 
 def entry_of(directory: RunDirectory) -> RunEntry:
     """Return the list entry of one run; a damaged record becomes its ``problem``."""
     try:
+        if not directory.record.exists() and (completion := completion_of(directory)):
+            return RunEntry(directory, _record_from(completion), completion.state, gone=True)
         record = read_record(directory)
+        state = current_state(directory, record)
+        if state == "crashed":  # perhaps killed between the completion and its last record
+            completion = completion_of(directory)
+            state = completion.state if completion else state
     except RunError as error:
         return RunEntry(directory, RunRecord(directory.id), "unreadable", error.message)
-    return RunEntry(directory, record, current_state(directory, record))
+    return RunEntry(directory, record, state)
 
 
-def find_run(root: Path, text: str) -> RunDirectory:
+def completion_of(directory: RunDirectory) -> Completion | None:
+    """Return the completion of a run, cleared or not; None when it is not done.
+
+    Raises:
+        RunError: the completion record is damaged.
+    """
+    if directory.root.name == ARCHIVE:
+        return load_completion(directory.completion)
+    return read_completion(directory.root, directory.id)
+
+
+def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
     """Return the run whose id is ``text`` or begins with it.
+
+    A cleared run is found by the whole name it has in the archive.
+
+    Args:
+        root: the directory of all runs.
+        text: an id, the beginning of one, or the path of a run directory.
+        gone: also find completed runs whose directory is gone.
 
     Raises:
         RunError: no run matches.
         UsageError: several do; the message lists them with dates and differing keys.
     """
-    exact = RunDirectory(root / text)
-    if text and exact.record.exists():
-        return exact
+    for exact in (RunDirectory(root / text), RunDirectory(root / ARCHIVE / text)):
+        if text and exact.record.exists():
+            return exact
+    if gone and text and completion_path(root, text).exists():
+        return RunDirectory(root / text)
     directories = list(run_directories(root))
+    if gone:
+        here = {directory.id for directory in directories}
+        directories += [RunDirectory(root / name) for name in _completed(root) if name not in here]
     matches = [directory for directory in directories if directory.id.startswith(text)]
     if len(matches) == 1:
         return matches[0]
@@ -71,11 +112,7 @@ def find_run(root: Path, text: str) -> RunDirectory:
             f"'{text}' matches {len(matches)} runs:\n" + "\n".join(_described(matches)),
             remedy="give more of the id",
         )
-    near = closest(text, [directory.id for directory in directories])
-    raise RunError(
-        f"no run '{text}' in {root}",
-        remedy=f"did you mean '{near}'?" if near else "'forge runs list' shows the runs there are",
-    )
+    raise _no_run(root, text, directories)
 
 
 def newest_run(root: Path) -> RunDirectory:
@@ -84,10 +121,56 @@ def newest_run(root: Path) -> RunDirectory:
     Raises:
         RunError: there is none.
     """
-    entries = [entry for entry in list_runs(root) if not entry.problem]
-    if not entries:
+    entries = [entry_of(directory) for directory in run_directories(root)]
+    readable = [entry for entry in entries if not entry.problem]
+    if not readable:
         raise RunError(f"no runs in {root}", remedy="train one: forge train wikitext_tiny")
-    return max(entries, key=lambda entry: entry.record.started).directory
+    return max(readable, key=lambda entry: entry.record.started).directory
+
+
+def _names(base: Path) -> list[str]:
+    try:
+        with os.scandir(base) as found:
+            return sorted(item.name for item in found if not item.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _completed(root: Path) -> list[str]:
+    names = _names(completion_path(root, "").parent)
+    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+
+def _record_from(completion: Completion) -> RunRecord:
+    best = {"metric": "val/loss", "value": completion.best_loss, "step": completion.best_step}
+    metrics = {"val/loss": completion.final_loss, "best": best}
+    return RunRecord(
+        completion.run_id,
+        attempt=completion.attempt,
+        state=completion.state,
+        exit_reason=completion.reason,
+        identity={"hash": completion.identity},
+        started=completion.started,
+        ended=completion.ended,
+        step=completion.steps,
+        total_steps=completion.steps,
+        metrics={name: value for name, value in metrics.items() if value is not None},
+    )
+
+
+def _no_run(root: Path, text: str, directories: list[RunDirectory]) -> RunError:
+    from llmforge.options import closest
+
+    near = closest(text, [directory.id for directory in directories])
+    if completion_path(root, text).exists():
+        return RunError(
+            f"run '{text}' is completed, but its directory {root / text} is gone",
+            remedy=f"'forge runs clear {text}' lets it train again",
+        )
+    return RunError(
+        f"no run '{text}' in {root}",
+        remedy=f"did you mean '{near}'?" if near else "'forge runs list' shows the runs there are",
+    )
 
 
 def _described(directories: list[RunDirectory]) -> Iterator[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+ARCHIVE = ".archive"
+"""Holds cleared runs, below the directory of all runs."""
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -87,6 +90,11 @@ class RunDirectory:
         """What the courier has delivered, a file per tracker."""
         return self.path / "cursors"
 
+    @property
+    def completion(self) -> Path:
+        """The completion record of a cleared run; a run not cleared has it elsewhere."""
+        return self.path / "completion.json"
+
 
 def completion_path(root: Path, run_id: str) -> Path:
     """Return where the completion of ``run_id`` is recorded."""
@@ -100,4 +108,4 @@ def lock_path(root: Path, run_id: str) -> Path:
 
 def archive_path(root: Path, run_id: str, attempt: int) -> Path:
     """Return where a cleared attempt of ``run_id`` is kept."""
-    return root / ".archive" / f"{run_id}.attempt-{attempt}"
+    return root / ARCHIVE / f"{run_id}.attempt-{attempt}"

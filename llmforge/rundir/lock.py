@@ -11,8 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from llmforge.errors import RunLockedError
+from llmforge.errors import RunError, RunLockedError
 from llmforge.rundir.layout import lock_path
+
+_ATTEMPTS = 5
+_PAUSE_SECONDS = 0.02
 
 
 class RunLock:
@@ -23,6 +26,7 @@ class RunLock:
 
     Raises:
         RunLockedError: on entering, when another process holds it.
+        RunError: on entering, when the file system has no locks.
     """
 
     def __init__(self, root: Path, run_id: str) -> None:
@@ -34,13 +38,19 @@ class RunLock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            _lock(descriptor)
+        except BlockingIOError as error:
             holder = _describe(descriptor)
             os.close(descriptor)
             raise RunLockedError(
                 f"run {self._run_id} is being trained by another process ({holder})",
                 remedy=f"wait for it, or stop it; 'forge runs status {self._run_id}' follows it",
+            ) from error
+        except OSError as error:
+            os.close(descriptor)
+            raise RunError(
+                f"{self._path} cannot be locked: {error.strerror}",
+                remedy="put run.root on a file system with locks",
             ) from error
         self._descriptor = descriptor
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
@@ -67,11 +77,25 @@ def is_locked(root: Path, run_id: str) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # a file system without locks: nobody can be training here
+        return False
     finally:
         os.close(descriptor)
     return False
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock; :func:`is_locked` of another process may hold it for an instant."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _describe(descriptor: int) -> str:

@@ -59,6 +59,9 @@ class RunRecord:
     format_version: int = FORMAT_VERSION
 
 
+_FIELDS = frozenset(item.name for item in dataclasses.fields(RunRecord))
+
+
 def read_record(directory: RunDirectory) -> RunRecord:
     """Read ``run.json``.
 
@@ -71,13 +74,14 @@ def read_record(directory: RunDirectory) -> RunRecord:
         raise RunError(f"{directory.path} holds no run.json, so it is no run") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{directory.record} cannot be read: {error}") from error
+    if not isinstance(body, dict) or "run_id" not in body:
+        raise RunError(f"{directory.record} cannot be read: it is no record of a run")
     if body.get("format_version", 0) > FORMAT_VERSION:
         raise RunError(
             f"{directory.record} has format {body['format_version']}, newer than this llmforge",
             remedy="upgrade llmforge",
         )
-    known = {item.name for item in dataclasses.fields(RunRecord)}
-    return RunRecord(**{key: value for key, value in body.items() if key in known})
+    return RunRecord(**{key: value for key, value in body.items() if key in _FIELDS})
 
 
 def write_record(directory: RunDirectory, record: RunRecord, *, durable: bool = True) -> None:
