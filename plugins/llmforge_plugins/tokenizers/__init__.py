@@ -1,0 +1,1 @@
+"""Tokenizers: ``bpe`` trained on the data, ``bytes``, and ``hf`` made by others."""

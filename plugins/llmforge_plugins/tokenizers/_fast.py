@@ -1,0 +1,115 @@
+"""A tokenizer of the Hugging Face ``tokenizers`` library behind llmforge's interface."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from llmforge.errors import DataError
+from llmforge_plugins.tokenizers._saved import check_record, read_json, write_record
+
+_TYPE = "tokenizers"
+
+
+class FastTokenizer:
+    """Wraps ``tokenizers.Tokenizer``.
+
+    Saved as ``tokenizer.json`` and ``tokenizer_config.json``, the files that ``transformers``
+    reads too.
+
+    Args:
+        inner: the tokenizer; its truncation and padding are turned off.
+        end_of_text: the token put after each document, or None.
+        config: further content of ``tokenizer_config.json``.
+
+    Raises:
+        DataError: the vocabulary does not have ``end_of_text``.
+    """
+
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        *,
+        end_of_text: str | None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        inner.no_truncation()
+        inner.no_padding()
+        # The name of a special token in a text is text.
+        inner.encode_special_tokens = True
+        self._inner = inner
+        self._content = inner.to_str(pretty=True)
+        self._config = {**(config or _CONFIG), "eos_token": end_of_text}
+        self.vocab_size: int = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+        self.eos_id: int | None = _token_id(inner, end_of_text)
+        parts = json.dumps([self._content, end_of_text])
+        self.fingerprint: str = hashlib.sha256(parts.encode()).hexdigest()
+
+    @classmethod
+    def load(cls, directory: Path) -> FastTokenizer:
+        """Return the tokenizer that :meth:`save` wrote.
+
+        Raises:
+            DataError: a file is missing, unreadable or not what was saved.
+        """
+        check_record(directory, type_name=_TYPE)
+        config = read_json(directory / "tokenizer_config.json")
+        inner = read_tokenizer(directory / "tokenizer.json")
+        loaded = cls(inner, end_of_text=config.get("eos_token"), config=config)
+        check_record(directory, type_name=_TYPE, fingerprint=loaded.fingerprint)
+        return loaded
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of ``text`` without any special token."""
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, encoded on all cores and without the text's offsets."""
+        encoded = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids`` without special tokens."""
+        return self._inner.decode(list(ids), skip_special_tokens=True)
+
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer, its configuration and the record of both."""
+        config = json.dumps(self._config, indent=2, ensure_ascii=False) + "\n"
+        (directory / "tokenizer.json").write_text(self._content, encoding="utf-8")
+        (directory / "tokenizer_config.json").write_text(config, encoding="utf-8")
+        write_record(directory, type_name=_TYPE, fingerprint=self.fingerprint)
+
+
+_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "clean_up_tokenization_spaces": False,
+}
+
+
+def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    """Return the tokenizer in a ``tokenizer.json``.
+
+    Raises:
+        DataError: the file is missing or holds no tokenizer.
+    """
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises Exception itself
+        raise DataError(f"{path} cannot be read as a tokenizer: {error}") from error
+
+
+def _token_id(inner: tokenizers.Tokenizer, token: str | None) -> int | None:
+    if token is None:
+        return None
+    found = inner.token_to_id(token)
+    if found is None:
+        raise DataError(
+            f"the tokenizer has no token {token!r} to end texts with",
+            remedy="set end_of_text to one of its tokens",
+        )
+    return int(found)
