@@ -78,6 +78,9 @@ class SamplesGenerated(Event):
     step: int
     samples: tuple[Mapping[str, Any], ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", tuple(self.samples))  # JSON brings a list back
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactWritten(Event):
@@ -178,13 +181,25 @@ def encode(event: Event) -> str:
 
 
 def decode(line: str) -> Event | None:
-    """Return the event in ``line``, or None for one this version does not know."""
+    """Return the event in ``line``, or None for one this version does not know.
+
+    Fields this version does not know are left out; a field a later version adds must have a
+    default, so that journals of earlier versions stay readable.
+
+    Raises:
+        ValueError: the line is torn or is not an event at all.
+    """
     body = json.loads(line)
-    cls = EVENT_TYPES.get(body.pop("hook", ""))
+    if not isinstance(body, dict) or not isinstance(body.get("hook"), str):
+        raise ValueError(f"not an event: {line[:80]}")
+    cls = EVENT_TYPES.get(body["hook"])
     if cls is None:
         return None
     known = {item.name for item in dataclasses.fields(cls)}
-    return cls(**{key: value for key, value in body.items() if key in known})
+    try:
+        return cls(**{key: value for key, value in body.items() if key in known})
+    except TypeError as error:
+        raise ValueError(f"incomplete event {body['hook']}: {error}") from error
 
 
 def _plain(value: object) -> object:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
 
 PROJECT = "llmforge"
+HOOK_PREFIX = "forge_"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

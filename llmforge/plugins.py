@@ -7,7 +7,9 @@ llmforge's own components always stay available, and an empty value allows nothi
 
 from __future__ import annotations
 
+import copy
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +23,7 @@ from llmforge.component import KINDS, Component, Kind
 from llmforge.errors import PluginError
 from llmforge.options import closest
 
+COMMAND = "command"
 COMMANDS_GROUP = "llmforge.commands"
 _OWN = "llmforge"
 
@@ -34,6 +37,24 @@ class Entry:
     target: str
     distribution: str
     version: str
+
+
+def listed(kind: str | None = None) -> list[Entry]:
+    """Return everything installed for ``kind`` (or for all), read from metadata only.
+
+    Commands are listed under the kind ``command``. Names two distributions share appear twice,
+    and ``FORGE_PLUGINS`` is obeyed.
+    """
+    groups = {item.name: item.group for item in KINDS.values()} | {COMMAND: COMMANDS_GROUP}
+    chosen = groups if kind is None else {kind: groups[kind]}
+    found = [entry for name, group in chosen.items() for entry in _entries_of(name, group)]
+    return sorted(found, key=lambda entry: (list(groups).index(entry.kind), entry.name))
+
+
+def refresh() -> None:
+    """Forget what is installed, so that a package installed since is found."""
+    for cached in (_all_points, _entries, _load):
+        cached.cache_clear()
 
 
 def allowed(distribution: str) -> bool:
@@ -59,9 +80,16 @@ def load(kind: str, name: str) -> type[Component]:
     Raises:
         PluginError: no such component, or it cannot be imported, or it is not of this kind.
     """
-    found = entries(kind).get(name)
+    everything = entries(kind)
+    found = everything.get(name)
     if found is None:
         raise PluginError(unknown_component(kind, name), remedy=suggestion(kind, name))
+    aliases = [item.name for item in everything.values() if item.target == found.target]
+    if len(aliases) > 1:
+        raise PluginError(
+            f"{found.target} of {found.distribution} is listed as {' and '.join(aliases)}",
+            remedy="a component has one name: derive a class for the other",
+        )
     return _load(found)
 
 
@@ -81,30 +109,48 @@ def suggestion(kind: str, name: str) -> str:
 
 
 def commands() -> dict[str, EntryPoint]:
-    """Return the entry points of third-party CLI commands by name, not loaded."""
-    return {
-        point.name: point for point in _points(COMMANDS_GROUP) if allowed(_distribution(point)[0])
-    }
+    """Return the entry points of third-party CLI commands by name, not loaded.
+
+    Raises:
+        PluginError: two distributions list the same name.
+    """
+    found = _unique(_entries_of(COMMAND, COMMANDS_GROUP))
+    return {name: EntryPoint(name, entry.target, COMMANDS_GROUP) for name, entry in found.items()}
 
 
 def build_manager(components: Iterable[Component]) -> pluggy.PluginManager:
     """Return a manager with llmforge's hooks and exactly these components registered.
 
     Raises:
-        PluginError: a component implements a hook that does not exist or with wrong arguments.
+        PluginError: a component implements a hook that does not exist or with wrong arguments,
+            or two components have the same kind and name.
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     for component in components:
+        label = f"{component.kind}:{component.name}"
+        if manager.has_plugin(label):
+            raise PluginError(f"{label} is selected twice")
         try:
-            manager.register(component, name=f"{component.kind}:{component.name}")
+            manager.register(component, name=label)
         except pluggy.PluginValidationError as error:
-            raise PluginError(str(error)) from error
+            raise PluginError(f"{label}: {error}") from error
+    _check_hooks(manager)
+    return manager
+
+
+def _check_hooks(manager: pluggy.PluginManager) -> None:
+    known = [name for name in vars(hookspecs) if name.startswith(hookspecs.HOOK_PREFIX)]
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"{error}; see the hooks reference for the known names") from error
-    return manager
+        unknown = [name for name in vars(manager.hook) if name not in known and name[0] != "_"]
+        label = manager.get_name(error.plugin)
+        near = closest(unknown[0], known)
+        raise PluginError(
+            f"{label} implements {unknown[0]}, which is no hook of llmforge",
+            remedy=f"did you mean {near}?" if near else "docs/hooks.md lists the hooks",
+        ) from error
 
 
 def call_factory(manager: pluggy.PluginManager, hook: str, **arguments: Any) -> Any:
@@ -114,7 +160,11 @@ def call_factory(manager: pluggy.PluginManager, hook: str, **arguments: Any) -> 
         PluginError: no component answers, several do, or the answer is None.
     """
     caller = getattr(manager.hook, hook)
-    providers = [impl.plugin_name for impl in caller.get_hookimpls()]
+    implementations = caller.get_hookimpls()
+    # a wrapper changes what the provider built; it builds nothing itself
+    providers = [
+        item.plugin_name for item in implementations if not (item.wrapper or item.hookwrapper)
+    ]
     if len(providers) != 1:
         listed = ", ".join(providers) or "none"
         raise PluginError(f"{hook} needs exactly one provider, found {listed}")
@@ -126,6 +176,8 @@ def call_factory(manager: pluggy.PluginManager, hook: str, **arguments: Any) -> 
 
 class Notifier:
     """Calls lifecycle hooks so that one failing component neither stops nor hides another.
+
+    Every component gets a copy of the event, so that changing it reaches nobody else.
 
     Args:
         manager: the run's manager.
@@ -144,7 +196,9 @@ class Notifier:
         """Call ``hook`` on every component, each on its own."""
         for name, caller in self._callers(hook):
             try:
-                caller(**arguments)
+                caller(**copy.deepcopy(arguments))
+            except SystemExit as error:  # a library that gives up by exiting must not end the run
+                self._on_error(name, hook, RuntimeError(f"it called sys.exit({error.code!r})"))
             except Exception as error:  # a plugin may raise anything; it is reported, not lost
                 self._on_error(name, hook, error)
 
@@ -160,21 +214,27 @@ class Notifier:
 
 @lru_cache(maxsize=64)
 def _entries(kind: Kind, _restriction: str | None) -> dict[str, Entry]:
+    return _unique(_entries_of(kind.name, kind.group))
+
+
+def _unique(entries: Iterable[Entry]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
-    for point in _points(kind.group):
-        distribution, version = _distribution(point)
-        if not allowed(distribution):
-            continue
-        entry = Entry(kind.name, point.name, point.value, distribution, version)
-        other = found.get(point.name)
-        if other is not None and other.target != entry.target:
+    for entry in entries:
+        other = found.setdefault(entry.name, entry)
+        if other.target != entry.target:
             raise PluginError(
-                f"two {kind.name} components are named '{point.name}': "
-                f"{other.target} of {other.distribution} and {entry.target} of {distribution}",
+                f"two {entry.kind}s are named '{entry.name}': {other.target} of "
+                f"{other.distribution} and {entry.target} of {entry.distribution}",
                 remedy="uninstall one of them, or set FORGE_PLUGINS to the one to load",
             )
-        found[point.name] = entry
     return found
+
+
+def _entries_of(kind: str, group: str) -> Iterator[Entry]:
+    for point in _points(group):
+        distribution, version = _distribution(point)
+        if allowed(distribution):
+            yield Entry(kind, point.name, point.value, distribution, version)
 
 
 @lru_cache(maxsize=256)
@@ -211,4 +271,4 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 
 
 def _normalised(name: str) -> str:
-    return name.strip().lower().replace("_", "-")
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()

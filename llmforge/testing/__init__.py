@@ -19,14 +19,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmforge.testing.context import make_component, run_context
+    from llmforge.testing.contracts.backend import BackendContract
+    from llmforge.testing.contracts.callback import CallbackContract
+    from llmforge.testing.contracts.data import DataContract
+    from llmforge.testing.contracts.generation import GenerationContract
+    from llmforge.testing.contracts.model import ModelContract
+    from llmforge.testing.contracts.optimizer import OptimizerContract
+    from llmforge.testing.contracts.schedule import ScheduleContract
+    from llmforge.testing.contracts.tokenizer import TokenizerContract
+    from llmforge.testing.contracts.tracker import TrackerContract
+    from llmforge.testing.events import one_of_each_event
+    from llmforge.testing.text import TinyData, TinyTokenizer
+    from llmforge.testing.tiny_model import TinyModel
 
 _HOMES = {
-    "make_component": "llmforge.testing.context",
-    "run_context": "llmforge.testing.context",
+    "BackendContract": "contracts.backend",
+    "CallbackContract": "contracts.callback",
+    "DataContract": "contracts.data",
+    "GenerationContract": "contracts.generation",
+    "ModelContract": "contracts.model",
+    "OptimizerContract": "contracts.optimizer",
+    "ScheduleContract": "contracts.schedule",
+    "TinyData": "text",
+    "TinyModel": "tiny_model",
+    "TinyTokenizer": "text",
+    "TokenizerContract": "contracts.tokenizer",
+    "TrackerContract": "contracts.tracker",
+    "make_component": "context",
+    "one_of_each_event": "events",
+    "run_context": "context",
 }
 
 __all__ = [
+    "BackendContract",
+    "CallbackContract",
+    "DataContract",
+    "GenerationContract",
+    "ModelContract",
+    "OptimizerContract",
+    "ScheduleContract",
+    "TinyData",
+    "TinyModel",
+    "TinyTokenizer",
+    "TokenizerContract",
+    "TrackerContract",
     "make_component",
+    "one_of_each_event",
     "run_context",
 ]
 
@@ -35,7 +73,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'llmforge.testing' has no attribute '{name}'")
-    return getattr(importlib.import_module(home), name)
+    return getattr(importlib.import_module(f"llmforge.testing.{home}"), name)
 
 
 def __dir__() -> list[str]:
