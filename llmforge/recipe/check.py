@@ -160,7 +160,7 @@ class Check:
     def _component_home(self, name: str) -> str:
         """Return where the options of a component called ``name`` belong, or nothing."""
         homes = [kind for kind in KINDS if name in self._entries(kind)]
-        return f"'{name}' is a {homes[0]}: [{dotted((homes[0], name))}]" if homes else ""
+        return f"'{name}' is of kind {homes[0]}: [{dotted((homes[0], name))}]" if homes else ""
 
     def _core_table(self, name: str, options: type[Options]) -> None:
         if name in self._values or self._complete:

@@ -1,0 +1,142 @@
+"""``forge recipe``: check recipes, see what they resolve to, and get the shipped ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmforge.errors import Problem, RecipeError, UsageError
+
+app = typer.Typer(help="Check, show and copy recipes.", no_args_is_help=True)
+
+Source = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or a shipped name.")]
+Profile = Annotated[
+    str | None, typer.Option("--profile", "-p", metavar="NAME", help="Profile to lay over it.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one value; may be given several times."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def check(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names.")],
+    profile: Profile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Check recipes without training; without --profile, each of their profiles too."""
+    from llmforge.recipe.load import profiles_of
+
+    problems: list[Problem] = []
+    for source in recipes:
+        try:
+            chosen = [profile] if profile else [None, *profiles_of(source)]
+        except RecipeError as error:
+            problems += error.problems
+            continue
+        for name in chosen:
+            try:
+                summary = _summary(source, profile=name, assignments=assignments or [])
+            except RecipeError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
+            else:
+                typer.echo(f"{source}{f' (profile {name})' if name else ''}: ok, {summary}")
+    if problems:
+        raise RecipeError(problems, source=recipes[0] if len(recipes) == 1 else "")
+
+
+@app.command()
+def show(
+    recipe: Source,
+    profile: Profile = None,
+    assignments: Assignments = None,
+    defaults: Annotated[
+        bool, typer.Option("--defaults/--no-defaults", help="Also show values nobody set.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Print the resolved recipe as TOML, with where each value came from."""
+    from llmforge.recipe.show import as_mapping, as_text
+
+    given = assignments or []
+    if as_json:
+        shown = as_mapping(recipe, profile=profile, overrides=given, defaults=defaults)
+        typer.echo(json.dumps(shown, indent=2))
+    else:
+        text = as_text(recipe, profile=profile, overrides=given, defaults=defaults)
+        typer.echo(text, nl=False)
+
+
+@app.command()
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of recipes, for completion and checks in an editor."""
+    from llmforge.recipe.schema_json import recipe_schema
+
+    text = json.dumps(recipe_schema(), indent=2) + "\n"
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror}") from error
+    typer.echo(f"{output}: name it in a recipe's first line as  #:schema {output}")
+
+
+@app.command("list")
+def list_recipes(as_json: AsJson = False) -> None:
+    """List the recipes that come with llmforge."""
+    from llmforge.recipe.shipped import shipped_recipes
+
+    found = shipped_recipes()
+    if as_json:
+        rows = [
+            {
+                "name": item.name,
+                "description": item.description,
+                "profiles": list(item.profiles),
+                "path": str(item.path),
+            }
+            for item in found
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    width = max((len(item.name) for item in found), default=0)
+    for item in found:
+        typer.echo(f"{item.name:<{width}}  {item.description}")
+        if item.profiles:
+            typer.echo(f"{'':<{width}}  profiles: {', '.join(item.profiles)}")
+
+
+@app.command()
+def copy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="[DEST]", help="A folder or a file.", show_default=False)
+    ] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Copy a shipped recipe, to change it."""
+    from llmforge.recipe.shipped import copy_shipped
+
+    typer.echo(copy_shipped(name, destination=destination, force=force))
+
+
+def _summary(source: str, *, profile: str | None, assignments: list[str]) -> str:
+    from llmforge.recipe import load_generation, load_recipe, run_id
+    from llmforge.recipe.load import only_generates
+
+    if only_generates(source):
+        loaded = load_generation(source, profile=profile, overrides=assignments)
+        return f"generates with {loaded.generator.name}"
+    recipe = load_recipe(source, profile=profile, overrides=assignments)
+    return f"run id {run_id(recipe)}"
