@@ -1,0 +1,50 @@
+"""Checkpoints: written behind the training loop, valid in one step, restored by what verifies.
+
+Nothing here imports torch before tensors are copied or loaded.
+"""
+
+from llmforge.checkpoint.format import (
+    Checkpoint,
+    list_checkpoints,
+    load_tensors,
+    open_checkpoint,
+    pin,
+    read_metadata,
+    read_trainer,
+    unpin,
+    verify,
+)
+from llmforge.checkpoint.manifest import Manifest, NewerFormatError
+from llmforge.checkpoint.publish import preflight_space
+from llmforge.checkpoint.restore import Restored, newest_valid, resolve, rewind
+from llmforge.checkpoint.retention import Retention
+from llmforge.checkpoint.writer import (
+    CheckpointWriter,
+    SavedCheckpoint,
+    SaveRequest,
+    SelfDescription,
+)
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointWriter",
+    "Manifest",
+    "NewerFormatError",
+    "Restored",
+    "Retention",
+    "SaveRequest",
+    "SavedCheckpoint",
+    "SelfDescription",
+    "list_checkpoints",
+    "load_tensors",
+    "newest_valid",
+    "open_checkpoint",
+    "pin",
+    "preflight_space",
+    "read_metadata",
+    "read_trainer",
+    "resolve",
+    "rewind",
+    "unpin",
+    "verify",
+]

@@ -1,0 +1,197 @@
+"""A checkpoint on disk: names, listing, verification and reading. No torch until tensors are read.
+
+::
+
+    checkpoints/
+      step-00000100/  manifest.json recipe.toml metadata.json trainer.json
+                      model.safetensors optimizer.safetensors tokenizer/
+      last, best      the name of a directory above: for people and scripts, never relied on here
+      .tmp-… .old-… .del-…     work in progress of the process that trains the run
+      step-00000100.corrupt-1  damaged and set aside
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmforge.checkpoint.files import hash_file
+from llmforge.checkpoint.manifest import Manifest, read_manifest, unreadable
+from llmforge.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RECIPE = "recipe.toml"
+METADATA = "metadata.json"
+TRAINER = "trainer.json"
+TOKENIZER = "tokenizer"
+LAST = "last"
+BEST = "best"
+PINNED = "pinned"
+
+Part = Literal["model", "optimizer"]
+
+_STEP = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose manifest is readable; :func:`verify` tells whether the rest is sound."""
+
+    step: int
+    path: Path
+    manifest: Manifest
+
+    @property
+    def is_best(self) -> bool:
+        """Whether it was the best so far when it was saved."""
+        return self.manifest.is_best
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the user wants it kept; see :func:`pin`."""
+        return (self.path / PINNED).exists()
+
+
+def step_name(step: int) -> str:
+    """Return the name of the directory that holds ``step``."""
+    return f"step-{step:08d}"
+
+
+def tensor_file(part: Part) -> str:
+    """Return the name of the file that holds the tensors of ``part``."""
+    return f"{part}.safetensors"
+
+
+def step_directories(directory: Path) -> list[tuple[int, Path]]:
+    """Return (step, path) of every checkpoint directory, sound or not, in order of steps."""
+    if not directory.is_dir():
+        return []
+    found = [(_STEP.fullmatch(path.name), path) for path in directory.iterdir()]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint in the directory ``path``.
+
+    Raises:
+        CheckpointError: it has no readable manifest.
+    """
+    manifest = read_manifest(path)
+    return Checkpoint(manifest.step, path, manifest)
+
+
+def list_checkpoints(directory: Path) -> list[Checkpoint]:
+    """Return the checkpoints with a readable manifest in order of steps; opens nothing else."""
+    found = []
+    for _, path in step_directories(directory):
+        try:
+            found.append(open_checkpoint(path))
+        except CheckpointError:
+            continue  # Damaged ones are reported where one is chosen: resolve, newest_valid.
+    return found
+
+
+def verify(path: Path, *, hashes: bool = True) -> list[str]:
+    """Return everything that is wrong with the checkpoint in ``path``; empty when it is sound.
+
+    Args:
+        path: the checkpoint directory.
+        hashes: also read every file and compare its SHA-256, not only its size.
+
+    Raises:
+        CheckpointError: a file may not be read by this user, so nothing can be said.
+    """
+    try:
+        manifest = read_manifest(path)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        return [error.message]
+    wrong = []
+    match = _STEP.fullmatch(path.name)
+    if match and int(match[1]) != manifest.step:
+        wrong.append(f"{path.name} holds a manifest of step {manifest.step}")
+    for name in manifest.files:
+        wrong += _verify_file(path, name, manifest, hashes=hashes)
+    return wrong
+
+
+def _verify_file(path: Path, name: str, manifest: Manifest, *, hashes: bool) -> list[str]:
+    entry = manifest.files[name]
+    file = path / name
+    try:
+        size = file.stat().st_size
+        if size != entry.size:
+            return [f"{name} has {size} bytes instead of {entry.size}"]
+        if hashes and hash_file(file) != entry.sha256:
+            return [f"{name} was altered: its SHA-256 does not match the manifest"]
+    except FileNotFoundError:
+        return [f"{name} is missing"]
+    except PermissionError as error:
+        raise unreadable(file, error) from error
+    except OSError as error:
+        return [f"{name} cannot be read: {error.strerror}"]
+    return []
+
+
+def read_trainer(path: Path) -> dict[str, Any]:
+    """Return the trainer's state kept in the checkpoint ``path``."""
+    return _read_json(path / TRAINER)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what the checkpoint ``path`` tells people: time, losses, history, versions."""
+    return _read_json(path / METADATA)
+
+
+def load_tensors(path: Path, part: Part, *, verified: bool = False) -> dict[str, Tensor]:
+    """Return the tensors of ``part`` by name, on the CPU, mapped from the file where possible.
+
+    Args:
+        path: the checkpoint directory.
+        part: ``model`` or ``optimizer``.
+        verified: the caller has run :func:`verify`; otherwise the file is checked first.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    name = tensor_file(part)
+    if not verified:
+        manifest = read_manifest(path)
+        if name not in manifest.files:
+            raise CheckpointError(f"{path} holds no {name}")
+        if wrong := _verify_file(path, name, manifest, hashes=True):
+            raise CheckpointError(f"{path}: {wrong[0]}")
+    try:
+        tensors: dict[str, Tensor] = load_file(path / name)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path / name} cannot be read: {error}") from error
+    return tensors
+
+
+def pin(path: Path) -> None:
+    """Keep the checkpoint ``path`` until it is unpinned, whatever retention says."""
+    (path / PINNED).touch()
+
+
+def unpin(path: Path) -> None:
+    """Let retention treat the checkpoint ``path`` like any other."""
+    (path / PINNED).unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} cannot be read: a JSON object is expected")
+    return value

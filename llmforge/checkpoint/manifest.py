@@ -1,0 +1,122 @@
+"""The manifest of a checkpoint: what is in it, and a seal that shows when it was altered.
+
+A manifest is JSON. Its key ``seal`` is the SHA-256 of the rest, written with sorted keys and no
+spaces; this holds for every ``format_version``, so that damage is told from a newer format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from llmforge.checkpoint.files import FileEntry
+from llmforge.errors import CheckpointError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class NewerFormatError(CheckpointError):
+    """A checkpoint of a later llmforge: sound, but not for this version to read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a checkpoint holds.
+
+    Attributes:
+        step: optimizer steps taken.
+        recipe_hash: identity of the recipe that was trained.
+        world_size: number of processes that wrote it.
+        parent: step of the checkpoint training went on from, None for the first.
+        created: time in UTC, ISO 8601.
+        is_best: whether its evaluation was the best so far.
+        files: every file by its relative name, the manifest excepted.
+    """
+
+    step: int
+    recipe_hash: str
+    world_size: int
+    parent: int | None
+    created: str
+    is_best: bool
+    files: Mapping[str, FileEntry]
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.files.values())
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return ``manifest`` as sealed JSON."""
+    body: dict[str, Any] = {
+        "format_version": manifest.format_version,
+        "step": manifest.step,
+        "recipe_hash": manifest.recipe_hash,
+        "world_size": manifest.world_size,
+        "parent": manifest.parent,
+        "created": manifest.created,
+        "is_best": manifest.is_best,
+        "files": {
+            name: {"size": entry.size, "sha256": entry.sha256}
+            for name, entry in sorted(manifest.files.items())
+        },
+    }
+    return (json.dumps({**body, "seal": _seal(body)}, indent=1) + "\n").encode()
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """Read the manifest of the checkpoint directory ``checkpoint``.
+
+    Raises:
+        NewerFormatError: a later version of llmforge wrote it.
+        CheckpointError: it is missing, unreadable or was altered.
+    """
+    path = checkpoint / MANIFEST
+    try:
+        body = json.loads(path.read_bytes())
+        sealed = body.pop("seal") == _seal(body)
+        version = body["format_version"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except PermissionError as error:
+        raise unreadable(path, error) from error
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a manifest: {error}") from error
+    if not sealed:
+        raise CheckpointError(f"{path} was altered: its seal does not match")
+    if version > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{checkpoint} has format_version {version}, this llmforge reads up to "
+            f"{FORMAT_VERSION}",
+            remedy="install the llmforge that wrote it, or a later one",
+        )
+    return _decode(path, body)
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """Return the error for a file that exists but may not be read: no damage, so no set-aside."""
+    return CheckpointError(
+        f"{path} cannot be read: {error.strerror}",
+        remedy="make the checkpoint readable for the user who runs this command",
+    )
+
+
+def _decode(path: Path, body: Mapping[str, Any]) -> Manifest:
+    files = {name: FileEntry(**entry) for name, entry in body["files"].items()}
+    for name in files:
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts:
+            raise CheckpointError(f"{path} names a file outside its checkpoint: {name}")
+    return Manifest(**{**body, "files": files})
+
+
+def _seal(body: Mapping[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,159 @@
+"""Tensors kept in host memory exactly as a safetensors file holds them, and written from there.
+
+The format is that of https://github.com/huggingface/safetensors (README, "Format"): the length
+of the header as a little-endian uint64, the header as JSON that maps a name to ``dtype``,
+``shape`` and ``data_offsets``, then the data without gaps. Larger elements come first here, so
+that every tensor is aligned to its element size; equal tensors give equal files.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmforge.checkpoint.files import CHUNK, FileEntry, write_file
+from llmforge.errors import CheckpointError
+
+_DTYPES: Mapping[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies in the data section."""
+
+    name: str
+    dtype: torch.dtype
+    shape: torch.Size
+    begin: int
+    end: int
+
+    def fits(self, tensor: Tensor) -> bool:
+        return self.dtype == tensor.dtype and self.shape == tensor.shape
+
+
+class HostBuffer:
+    """One block of host memory that holds a set of tensors, kept from checkpoint to checkpoint.
+
+    The block is laid out for the first tensors it is given and again only when names, shapes or
+    types change. Copies out of CUDA memory go through pinned memory.
+    """
+
+    def __init__(self) -> None:
+        self._flat = torch.empty(0, dtype=torch.uint8)
+        self._places: tuple[_Place, ...] = ()
+        self._views: tuple[Tensor, ...] = ()
+        self._header = _header(())
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of the file :meth:`write` makes."""
+        return len(self._header) + (self._places[-1].end if self._places else 0)
+
+    def prepare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Lay the block out for ``tensors`` and touch its pages, so that the first copy is fast.
+
+        Raises:
+            CheckpointError: a tensor has a type the format cannot hold.
+        """
+        if self._fits(tensors):
+            return
+        places = _lay_out(tensors)
+        size = places[-1].end if places else 0
+        pinned = any(tensor.is_cuda for tensor in tensors.values())
+        if size > self._flat.numel() or (pinned and not self._flat.is_pinned()):
+            self._flat = torch.empty(0, dtype=torch.uint8)  # Freed first: never two at once.
+            self._flat = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
+            self._flat.fill_(1)  # Zeroed memory may be promised only; a write makes it real.
+        self._places = places
+        self._views = tuple(
+            self._flat[place.begin : place.end].view(place.dtype).view(place.shape)
+            for place in places
+        )
+        self._header = _header(places)
+
+    def copy_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy ``tensors`` into the block; when this returns they may change again.
+
+        The copies use all of PyTorch's threads and release the GIL.
+
+        Raises:
+            CheckpointError: a tensor has a type the format cannot hold.
+        """
+        self.prepare(tensors)
+        with torch.no_grad():
+            for place, view in zip(self._places, self._views, strict=True):
+                view.copy_(tensors[place.name], non_blocking=True)
+        for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+            torch.cuda.synchronize(device)
+
+    def write(self, path: Path) -> FileEntry:
+        """Write the block to the new safetensors file ``path`` and force it to the disk.
+
+        Writing, hashing and forcing release the GIL; nothing is copied.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        return write_file(path, self._chunks())
+
+    def _chunks(self) -> Iterator[bytes | memoryview]:
+        yield self._header
+        size = self.nbytes - len(self._header)
+        if size == 0:
+            return
+        data = self._flat.numpy().data[:size]
+        for begin in range(0, size, CHUNK):
+            yield data[begin : begin + CHUNK]
+
+    def _fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        if len(tensors) != len(self._places):
+            return False
+        return all(
+            (tensor := tensors.get(place.name)) is not None and place.fits(tensor)
+            for place in self._places
+        )
+
+
+def _lay_out(tensors: Mapping[str, Tensor]) -> tuple[_Place, ...]:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES or tensor.layout is not torch.strided:
+            raise CheckpointError(f"tensor '{name}' cannot be saved: it is {tensor.dtype}")
+    places = []
+    begin = 0
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    for name, tensor in ordered:
+        end = begin + tensor.numel() * tensor.element_size()
+        places.append(_Place(name, tensor.dtype, tensor.shape, begin, end))
+        begin = end
+    return tuple(places)
+
+
+def _header(places: tuple[_Place, ...]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    for place in places:
+        entries[place.name] = {
+            "dtype": _DTYPES[place.dtype],
+            "shape": list(place.shape),
+            "data_offsets": [place.begin, place.end],
+        }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text
