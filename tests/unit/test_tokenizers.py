@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
+from llmforge.data.pieces import batches_of_pieces
 from llmforge.errors import DataError
 from llmforge.interfaces import RunContext
 from llmforge.recipe.schema import TrainTable
@@ -94,6 +96,14 @@ def test_a_batch_is_encoded_like_its_texts(run):
     for tokenizer in (bpe(run), Bytes().forge_build_tokenizer(run=run, data=Corpus())):
         texts = [TEXT, ODD, ""]
         assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+def test_the_pieces_of_a_long_text_give_the_tokens_of_the_whole(run):
+    tokenizer = bpe(run)
+    text = "\n\n".join(TEXT + " " * (index % 4) + "A 17th  \n" for index in range(2000))
+    pieces = [piece.text for batch in batches_of_pieces([text]) for piece in batch]
+    assert len(pieces) > 5
+    assert list(chain(*tokenizer.encode_batch(pieces))) == tokenizer.encode(text)
 
 
 def test_end_of_text_in_a_text_stays_text_and_its_token_decodes_to_nothing(run):
