@@ -158,7 +158,12 @@ class CheckpointWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            _log.error("%s", failure)  # What ended the block matters more.
 
     def prepare(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         """Allocate and touch the memory of the first snapshot, so that it blocks no longer than

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import subprocess
@@ -121,11 +122,21 @@ def test_a_manifest_cannot_name_files_outside_its_checkpoint(tmp_path: Path, nam
     assert "outside its checkpoint" in verify(checkpoint.path)[0]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_an_error_and_not_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors"])
+def test_a_file_without_permission_is_an_error_and_not_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A fault put in, since root may read everything: opening one file is refused."""
     [checkpoint] = save(tmp_path, 100)
-    (checkpoint.path / "model.safetensors").chmod(0)
-    with pytest.raises(CheckpointError, match="Permission denied"):
+    real = io.open
+
+    def refuse(path: Path, *args: object, **kwargs: object) -> object:
+        if Path(path).name == name:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot be read: Permission denied\n.*readable for"):
         verify(checkpoint.path)
 
 
