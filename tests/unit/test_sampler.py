@@ -284,7 +284,7 @@ def test_streamed_pieces_are_whole_characters_and_add_up_to_the_text() -> None:
 
 
 def test_streaming_does_not_change_the_text() -> None:
-    streamed = generate(Toy(), samples=2, on_text=lambda *piece: None)
+    streamed = generate(Toy(), samples=2, on_text=lambda *_: None)
     assert texts(streamed) == texts(generate(Toy(), samples=2))
 
 

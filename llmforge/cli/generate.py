@@ -1,0 +1,329 @@
+"""``forge generate``: continue prompts with a trained model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from llmforge.generate import LoadedModel
+    from llmforge.interfaces import Completion
+    from llmforge.recipe import GenerationRecipe, Selection
+    from llmforge.recipe.schema import GenerationKeys
+
+_PROMPTS = "Prompts"
+_SAMPLING = "Sampling (each replaces the recipe's option)"
+_MACHINE = "Machine"
+_OUTPUT = "Output"
+
+
+def _option(*names: str, help: str, panel: str, min: int | None = None) -> Any:
+    """Return an option that shows no default: what is not given is the recipe's to say."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, min=min, show_default=False)
+
+
+def generate(
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN_OR_CHECKPOINT",
+            help="RUN, RUN@best, RUN@last, RUN@STEP or a path; the newest run when left out.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        _option(
+            "--prompt",
+            "-p",
+            help="Text to continue, or - for standard input. Repeatable.",
+            panel=_PROMPTS,
+        ),
+    ] = None,
+    prompts_file: Annotated[
+        Path | None,
+        _option("--prompts-file", help="A file with one prompt a line.", panel=_PROMPTS),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        _option(
+            "--recipe",
+            help="A recipe with \\[generation]: checkpoint, prompts, options.",
+            panel=_PROMPTS,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        _option("--samples", "-n", help="Continuations per prompt.", panel=_PROMPTS, min=1),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        _option("--max-new-tokens", help="Longest continuation, in tokens.", panel=_SAMPLING),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        _option(
+            "--temperature", help="Below 1 more predictable, above 1 more varied.", panel=_SAMPLING
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        _option("--top-k", help="Draw from this many likeliest tokens only.", panel=_SAMPLING),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        _option(
+            "--top-p", help="Draw from the fewest tokens holding this probability.", panel=_SAMPLING
+        ),
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        _option(
+            "--min-p",
+            help="Draw from tokens this likely relative to the likeliest.",
+            panel=_SAMPLING,
+        ),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None,
+        _option(
+            "--repetition-penalty",
+            help="Above 1 avoids tokens that were there already.",
+            panel=_SAMPLING,
+        ),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        _option("--stop", help="End before this text. Repeatable.", panel=_SAMPLING),
+    ] = None,
+    greedy: Annotated[
+        bool | None,
+        _option("--greedy/--no-greedy", help="Always take the likeliest token.", panel=_SAMPLING),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        _option("--seed", help="Equal seeds give equal texts.", panel=_SAMPLING),
+    ] = None,
+    device: Annotated[
+        str,
+        _option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=_MACHINE),
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        _option("--dtype", help="Weights as fp32, bf16 or auto.", panel=_MACHINE),
+    ] = "auto",
+    weights: Annotated[
+        Path | None,
+        _option(
+            "--weights", help="A .pt file whose weights replace the checkpoint's.", panel=_MACHINE
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        _option("--json", help="Print one JSON document.", panel=_OUTPUT),
+    ] = False,
+    stream: Annotated[
+        bool,
+        _option(
+            "--stream/--no-stream", help="Show a single text while it is generated.", panel=_OUTPUT
+        ),
+    ] = True,
+) -> None:
+    """Continue prompts with a trained model.
+
+    Without a prompt it is an interactive session on a terminal, else the recipe's own prompts.
+    Only generated text goes to standard output.
+    """
+    changes = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": stop or None,
+        "greedy": greedy,
+    }
+    job = _Job(
+        recipe=_read_recipe(recipe),
+        checkpoint=checkpoint,
+        changes={key: value for key, value in changes.items() if value is not None},
+        samples=samples,
+        seed=seed,
+        stream=stream and not as_json,
+        as_json=as_json,
+    )
+    prompts = _read_prompts(prompt or [], prompts_file)
+    job.run(prompts, device=device, dtype=dtype, weights=weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What one call of the command shall do."""
+
+    recipe: GenerationRecipe | None
+    checkpoint: str | None
+    changes: dict[str, Any]
+    samples: int | None
+    seed: int | None
+    stream: bool
+    as_json: bool
+
+    def run(self, prompts: Sequence[str], *, device: str, dtype: str, weights: Path | None) -> None:
+        from llmforge.generate import changed_options, locate
+        from llmforge.generate.load import load_checkpoint
+
+        address, root = self._address()
+        found = locate(address, root=root)
+        loaded = load_checkpoint(found, device=device, dtype=dtype, weights=weights, notice=_note)
+        keys = self.recipe.generation if self.recipe else loaded.recipe.generation
+        selection = self.recipe.generator if self.recipe else loaded.recipe.selected("generation")
+        selection = changed_options(selection, self.changes)
+        interactive = sys.stdin.isatty() and sys.stdout.isatty() and not self.as_json
+        if not prompts and (self.recipe or not interactive):
+            prompts = keys.prompts
+        _note(f"{loaded.run.id} at step {found.step}, {loaded.device}, {loaded.dtype}")
+        if prompts:
+            self._print(loaded, selection, keys, prompts)
+        elif interactive:
+            _converse(loaded, selection, seed=self._seed(keys))
+        else:
+            raise UsageError(
+                "there is no prompt",
+                remedy="give --prompt TEXT, or set generation.prompts in the recipe",
+            )
+
+    def _address(self) -> tuple[str, Path]:
+        from llmforge.rundir import newest_run
+        from llmforge.settings import settings
+
+        default = self.recipe.run.root if self.recipe else "runs"
+        root = Path(settings().run_root or default).expanduser()
+        address = self.checkpoint or (self.recipe.generation.checkpoint if self.recipe else None)
+        if address is None:
+            address = newest_run(root).id
+            _note(f"no run was named: taking the newest, {address}")
+        return address, root
+
+    def _seed(self, keys: GenerationKeys) -> int:
+        return keys.seed if self.seed is None else self.seed
+
+    def _print(
+        self,
+        loaded: LoadedModel,
+        selection: Selection,
+        keys: GenerationKeys,
+        prompts: Sequence[str],
+    ) -> None:
+        from llmforge.generate.text import build_generator
+        from llmforge.interfaces import GenerationRequest
+
+        samples = self.samples or keys.samples
+        alone = self.stream and len(prompts) * samples == 1
+        if alone:
+            _show_prompt(prompts[0])
+        request = GenerationRequest(
+            prompts=prompts,
+            samples=samples,
+            seed=self._seed(keys),
+            on_text=(lambda _, piece: _write(piece)) if alone else None,
+        )
+        completions = build_generator(loaded, selection).generate(request)
+        if self.as_json:
+            _print_json(loaded, selection, request.seed, completions)
+        elif alone:
+            _write("\n")
+        else:
+            _print_texts(completions)
+
+
+def _read_recipe(source: str | None) -> GenerationRecipe | None:
+    from llmforge.recipe import load_generation
+
+    return None if source is None else load_generation(source)
+
+
+def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
+    prompts = [sys.stdin.read().removesuffix("\n") if text == "-" else text for text in given]
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--prompts-file {file} cannot be read: {error}") from error
+        prompts += [line for line in lines if line.strip()]
+    return prompts
+
+
+def _converse(loaded: LoadedModel, selection: Selection, *, seed: int) -> None:
+    import readline  # noqa: F401  # input() then has history and editing
+
+    from llmforge.generate.session import Session
+
+    _note("type a text to continue; /help lists the commands, Ctrl-D leaves")
+
+    def read() -> str:
+        try:
+            return input("> ")
+        except (EOFError, KeyboardInterrupt):
+            _write("\n")
+            raise
+
+    session = Session(
+        loaded,
+        selection,
+        seed=seed,
+        read=read,
+        write=_write,
+        begin=_show_prompt,
+        note=_note,
+    )
+    session.run()
+
+
+def _print_json(
+    loaded: LoadedModel, selection: Selection, seed: int, completions: Sequence[Completion]
+) -> None:
+    from dataclasses import asdict
+
+    from llmforge.options import plain
+
+    document = {
+        "run": loaded.run.id,
+        "step": loaded.checkpoint.step,
+        "checkpoint": str(loaded.checkpoint.path),
+        "seed": seed,
+        "options": plain(selection.options),
+        "completions": [asdict(completion) for completion in completions],
+    }
+    _write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+
+
+def _print_texts(completions: Sequence[Completion]) -> None:
+    for index, completion in enumerate(completions):
+        _write("\n" if index else "")
+        _show_prompt(completion.prompt)
+        _write(completion.text + "\n")
+
+
+def _show_prompt(prompt: str) -> None:
+    bold: Callable[[str], str] = "\033[1m{}\033[0m".format
+    _write(bold(prompt) if sys.stdout.isatty() else prompt)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _note(text: str) -> None:
+    from llmforge.run.console import error_console
+
+    error_console().print(text, style="dim", markup=False)

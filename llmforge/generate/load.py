@@ -1,0 +1,199 @@
+"""Loading a checkpoint for use: recipe, tokenizer, model and weights, without a training engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmforge.checkpoint import Checkpoint, load_tensors
+from llmforge.checkpoint.format import RECIPE, TOKENIZER
+from llmforge.component import Component
+from llmforge.errors import RecipeError, UsageError
+from llmforge.generate.address import locate
+from llmforge.generate.weights import fill, load_legacy_weights
+from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
+from llmforge.plugins import build_manager, call_factory, load
+from llmforge.recipe import Override, Recipe, load_recipe
+from llmforge.rundir import RunDirectory
+from llmforge.settings import settings
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LoadedModel", "load_checkpoint", "load_legacy_weights", "open_checkpoint"]
+
+DTYPES = ("auto", "fp32", "bf16")
+
+_UNUSED = ("tracker", "callback", "storage", "sweep")
+"""Kinds a model works without: their plugins need not be installed where it is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model in evaluation mode with everything it needs to be used.
+
+    Attributes:
+        model: the model, on ``device``.
+        tokenizer: the tokenizer it was trained with.
+        recipe: the recipe it was trained with, trackers, storage and callbacks left out.
+        checkpoint: where the weights came from.
+        run: the run as components see it.
+        device: ``cpu``, ``cuda:0`` …
+        dtype: ``fp32`` or ``bf16``.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    recipe: Recipe
+    checkpoint: Checkpoint
+    run: RunContext
+    device: str
+    dtype: str
+
+
+def open_checkpoint(
+    address: str,
+    *,
+    root: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    weights: Path | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> LoadedModel:
+    """Find and load a checkpoint; see :func:`llmforge.generate.locate` for addresses.
+
+    Args:
+        address: run or checkpoint.
+        root: directory of all runs.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        dtype: ``fp32``, ``bf16``, or ``auto``: bf16 where a GPU computes it natively.
+        weights: a ``.pt`` file whose weights replace the checkpoint's.
+        notice: told what components want the user to know.
+
+    Raises:
+        RunError, CheckpointError, RecipeError, UsageError: with what is wrong and a remedy.
+    """
+    checkpoint = locate(address, root=Path(root))
+    return load_checkpoint(checkpoint, device=device, dtype=dtype, weights=weights, notice=notice)
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    weights: Path | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> LoadedModel:
+    """Load a checkpoint; arguments and errors as :func:`open_checkpoint`."""
+    recipe = load_recipe(
+        checkpoint.path / RECIPE, overrides=[Override((kind,), None) for kind in _UNUSED]
+    )
+    run = _context(checkpoint, recipe, notice)
+    manager = build_manager(_components(recipe))
+    import torch
+
+    place = resolve_device(device)
+    number_format = resolve_dtype(dtype, place)
+
+    with torch.device(place):
+        tokenizer: Tokenizer = call_factory(
+            manager, "forge_load_tokenizer", run=run, directory=checkpoint.path / TOKENIZER
+        )
+        model = call_factory(manager, "forge_build_model", run=run, tokenizer=tokenizer)
+    source, tensors = _weights(checkpoint, weights)
+    fill(model, tensors, source=source)
+    model = model.to(device=place, dtype=torch_dtype(number_format)).eval()
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        recipe=recipe,
+        checkpoint=checkpoint,
+        run=run,
+        device=place,
+        dtype=number_format,
+    )
+
+
+def resolve_device(device: str) -> str:
+    """Return the device to use.
+
+    Raises:
+        UsageError: it is not a device, or this machine does not have it.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
+        raise UsageError(f"--device must be auto, cpu, cuda, cuda:N or mps, got '{device}'")
+    import torch
+
+    count = torch.cuda.device_count()
+    has_mps = torch.backends.mps.is_available()
+    if device == "auto":
+        return "cuda:0" if count else "mps" if has_mps else "cpu"
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= count:
+        found = f"it has {count} CUDA device{'s' if count != 1 else ''}"
+        raise UsageError(f"this machine has no {device}: {found}", remedy="use --device auto")
+    if device == "mps" and not has_mps:
+        raise UsageError("this machine has no mps device", remedy="use --device auto")
+    return device
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """Return the number format of the weights: ``fp32`` or ``bf16``.
+
+    Raises:
+        UsageError: it is neither of them, nor ``auto``.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype must be {', '.join(DTYPES)}, got '{dtype}'")
+    if dtype != "auto":
+        return dtype
+    import torch
+
+    native = device.startswith("cuda") and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if native else "fp32"
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    """Return torch's name for ``fp32`` or ``bf16``."""
+    import torch
+
+    return torch.bfloat16 if dtype == "bf16" else torch.float32
+
+
+def _components(recipe: Recipe) -> list[Component]:
+    selections = [recipe.selected("model"), recipe.selected("tokenizer")]
+    components = [load(item.kind, item.name)(item.options) for item in selections]
+    problems = [problem for item in components for problem in item.missing_packages()]
+    if problems:
+        raise RecipeError(problems, source=str(recipe.source))
+    return components
+
+
+def _context(
+    checkpoint: Checkpoint, recipe: Recipe, notice: Callable[[str], None] | None
+) -> RunContext:
+    inside = checkpoint.path.parent.name == "checkpoints"
+    directory = RunDirectory(checkpoint.path.parents[1] if inside else checkpoint.path)
+    context = RunContext(
+        id=directory.id,
+        directory=directory.path,
+        cache=settings().cache,
+        config=recipe.tables,
+        train=recipe.train,
+        seed=recipe.run.seed,
+        context=recipe.context,
+        offline=settings().offline,
+    )
+    return context if notice is None else dataclasses.replace(context, notice=notice)
+
+
+def _weights(
+    checkpoint: Checkpoint, weights: Path | None
+) -> tuple[Path, Mapping[str, torch.Tensor]]:
+    if weights is not None:
+        return weights, load_legacy_weights(weights)
+    return checkpoint.path, load_tensors(checkpoint.path, "model")

@@ -1,0 +1,83 @@
+"""Texts from a loaded model: the recipe's generator with some options changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmforge.errors import RecipeError
+from llmforge.generate.load import LoadedModel
+from llmforge.interfaces import Completion, GenerationRequest, Generator
+from llmforge.options import problems_from
+from llmforge.plugins import build_manager, call_factory, load
+from llmforge.recipe import Selection
+
+
+def generate_texts(
+    loaded: LoadedModel,
+    prompts: Sequence[str],
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    on_text: Callable[[int, str], None] | None = None,
+    generator: Selection | None = None,
+    **options: Any,
+) -> list[Completion]:
+    """Continue ``prompts``, as one batch.
+
+    Args:
+        loaded: the model.
+        prompts: texts to continue.
+        samples: continuations per prompt.
+        seed: equal seeds give equal texts.
+        on_text: told (index of the completion, new piece of text) while generating.
+        generator: the generation component; the one of the model's recipe when absent.
+        options: the component's options that shall differ, for example ``temperature=0.5``.
+
+    Returns:
+        ``samples`` completions for each prompt, prompt by prompt.
+
+    Raises:
+        RecipeError: an option is unknown or its value not valid.
+        UsageError: a prompt cannot be continued.
+    """
+    selection = changed_options(generator or loaded.recipe.selected("generation"), options)
+    request = GenerationRequest(prompts=prompts, samples=samples, seed=seed, on_text=on_text)
+    return build_generator(loaded, selection).generate(request)
+
+
+def build_generator(loaded: LoadedModel, selection: Selection) -> Generator:
+    """Return the generator ``selection`` names over the loaded model."""
+    component = load("generation", selection.name)(selection.options)
+    if problems := component.missing_packages():
+        raise RecipeError(problems, source=str(loaded.recipe.source))
+    generator: Generator = call_factory(
+        build_manager([component]),
+        "forge_build_generator",
+        run=loaded.run,
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+    )
+    return generator
+
+
+def changed_options(selection: Selection, changes: Mapping[str, Any]) -> Selection:
+    """Return ``selection`` with some options changed.
+
+    Raises:
+        RecipeError: with every option that is unknown or not valid.
+    """
+    if not changes:
+        return selection
+    model = type(selection.options)
+    table = {**selection.options.model_dump(mode="json"), **changes}
+    try:
+        options = model.model_validate_json(json.dumps(table))
+    except ValidationError as error:
+        prefix = f"{selection.kind}.{selection.name}"
+        problems = list(problems_from(error, prefix=prefix, options=model, table=table))
+        raise RecipeError(problems, source="generation options") from error
+    return Selection(selection.kind, selection.name, options)
