@@ -24,9 +24,7 @@ class Courier:
         on_error: told (tracker, message) when a tracker fails; called from another thread.
     """
 
-    def __init__(
-        self, directory: RunDirectory, *, on_error: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, directory: RunDirectory, *, on_error: Callable[[str, str], None]) -> None:
         self._on_error = on_error
         self._ready: queue.Queue[dict[str, Any]] = queue.Queue()
         self._closed: queue.Queue[dict[str, Any]] = queue.Queue()

@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from llmforge.events import (
     ArtifactWritten,
@@ -50,9 +51,7 @@ class Cursor:
                 for name, value in event.values.items()
                 if event.step > self._marks.get(_key(event, name), -1)
             }
-            if not values:
-                return None
-            return dataclasses.replace(event, values=values)
+            return dataclasses.replace(cast("Any", event), values=values) if values else None
         name = _stepped(event)
         if name is not None and getattr(event, "step", 0) <= self._marks.get(name, -1):
             return None

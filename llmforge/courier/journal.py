@@ -6,6 +6,7 @@ killed process, is cut off before anything is appended after it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,15 +17,18 @@ _CHUNK = 1 << 20
 
 
 class JournalWriter:
-    """Appends events; safe to use from one thread at a time."""
+    """Appends events; any thread may."""
 
     def __init__(self, path: Path) -> None:
         cut_torn_line(path)
         self._file: BinaryIO = path.open("ab", buffering=0)
+        self._lock = threading.Lock()
 
     def append(self, event: Event) -> None:
         """Append ``event`` as one line."""
-        self._file.write(encode(event).encode() + b"\n")
+        line = encode(event).encode() + b"\n"
+        with self._lock:
+            self._file.write(line)
 
     def close(self) -> None:
         """Close the file; appending afterwards is an error."""

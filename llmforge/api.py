@@ -1,0 +1,283 @@
+"""The Python interface: train, generate, and look at runs from a script or a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmforge.recipe import Override, Recipe, load_recipe
+from llmforge.run.metrics import read_rows
+from llmforge.run.plan import Plan, make_plan
+from llmforge.run.report import Reporter
+from llmforge.run.signals import StopSignals
+from llmforge.rundir import (
+    Completion,
+    RunDirectory,
+    RunRecord,
+    find_run,
+    read_completion,
+    read_record,
+)
+
+if TYPE_CHECKING:
+    from llmforge.checkpoint import Checkpoint
+    from llmforge.generate import LoadedModel
+    from llmforge.interfaces import Completion as GeneratedText
+    from llmforge.interfaces import LanguageModel, Tokenizer
+    from llmforge.run.runner import Finisher, RunOutcome
+
+Overrides = Sequence[Override | str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckpointHandle:
+    """A checkpoint of a run, read when asked."""
+
+    checkpoint: Checkpoint
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self.checkpoint.path
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.checkpoint.step
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Content of its ``metadata.json``."""
+        from llmforge.checkpoint import read_metadata
+
+        return read_metadata(self.path)
+
+    def load(self, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+        """Load model and tokenizer, ready to generate; raises ``CheckpointError``."""
+        from llmforge.generate import load_checkpoint
+
+        return load_checkpoint(self.checkpoint, device=device, dtype=dtype)
+
+    def model(self, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+        """Load the model in evaluation mode."""
+        return self.load(device=device, dtype=dtype).model
+
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer it was trained with."""
+        return self.load(device="cpu").tokenizer
+
+
+@dataclass(frozen=True)
+class RunHandle:
+    """A run on disk."""
+
+    directory: RunDirectory
+
+    @property
+    def id(self) -> str:
+        """The run id."""
+        return self.directory.id
+
+    @property
+    def record(self) -> RunRecord:
+        """Content of ``run.json``; raises ``RunError`` when it cannot be read."""
+        return read_record(self.directory)
+
+    @property
+    def completion(self) -> Completion | None:
+        """The completion record, or None when the run is not done."""
+        return read_completion(self.directory.root, self.id)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of ``metrics.jsonl``; ``pandas.DataFrame`` takes them as they are."""
+        return list(read_rows(self.directory.metrics))
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Return the rows of ``samples.jsonl``."""
+        return list(read_rows(self.directory.samples))
+
+    def checkpoint(self, which: str | int = "best") -> CheckpointHandle:
+        """Return the checkpoint ``best``, ``last`` or of a step.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        from llmforge.checkpoint import resolve
+
+        return CheckpointHandle(resolve(self.directory.checkpoints, which))
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training came to.
+
+    Attributes:
+        run: the run on disk.
+        state: ``completed``, ``early-stopped`` or ``interrupted`` (``stop_at`` reached).
+        reason: why it ended.
+        metrics: final metrics by name.
+        samples: texts generated at the end.
+        skipped: True when the run was complete before and nothing was trained.
+    """
+
+    run: RunHandle
+    state: str
+    reason: str
+    metrics: Mapping[str, Any]
+    samples: Sequence[Mapping[str, Any]]
+    skipped: bool
+    _outcome: RunOutcome | None = None
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model after the last step, in evaluation mode; loaded when it was not trained now."""
+        if self._outcome is None:
+            return self.run.checkpoint("last").model()
+        model = self._outcome.engine.model
+        model.eval()
+        return model
+
+
+def train(
+    recipe: str | Path | Recipe,
+    *,
+    profile: str | None = None,
+    overrides: Overrides = (),
+    resume: str | None = None,
+    allow_data_change: bool = False,
+    reporter: Reporter | None = None,
+    signals: StopSignals | None = None,
+) -> TrainResult:
+    """Train a recipe, or go on with it, or find that it is done.
+
+    Args:
+        recipe: a file, the name of a shipped recipe, or a loaded recipe.
+        profile: the profile to lay over it.
+        overrides: ``{"train.max_steps": 20}``, or ``["train.max_steps=20"]``.
+        resume: a checkpoint of the run to go back to, for example ``RUN@100``.
+        allow_data_change: go on although data or tokenizer changed since the run was started.
+        reporter: shows what happens; the log only when absent.
+        signals: handlers that were set up already; they are set up here when absent.
+
+    Raises:
+        RecipeError: the recipe has problems; all of them are in the error.
+        RunLockedError: another process trains this run.
+        Interrupted: a signal stopped it; what was trained is saved.
+        ForgeError: anything else a user can mend.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, profile=profile, overrides=overrides)
+    plan = make_plan(recipe)
+    done = plan.completion() if resume is None else None
+    if done is not None:
+        return _skipped(plan, done)
+    if signals is not None:
+        return _started(
+            plan, resume, allow_data_change, reporter=reporter or Reporter(), signals=signals
+        )
+    with StopSignals() as own:
+        return _started(
+            plan, resume, allow_data_change, reporter=reporter or Reporter(), signals=own
+        )
+
+
+def generate(
+    address: str,
+    prompts: str | Sequence[str],
+    *,
+    root: str | Path | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    **options: Any,
+) -> list[GeneratedText]:
+    """Continue prompts with a run's best checkpoint, or the one ``address`` names.
+
+    Args:
+        address: ``RUN``, ``RUN@best``, ``RUN@last``, ``RUN@STEP`` or a path.
+        prompts: one text or several.
+        root: directory of all runs; ``FORGE_RUN_ROOT`` or ``runs`` when absent.
+        samples: continuations per prompt.
+        seed: equal seeds give equal texts.
+        device: where to compute.
+        dtype: number format of the weights.
+        options: options of the generator, for example ``temperature=0.5``.
+
+    Raises:
+        ForgeError: no such checkpoint, or an option is not valid.
+    """
+    from llmforge.generate import generate_texts, open_checkpoint
+
+    loaded = open_checkpoint(address, root=default_root(root), device=device, dtype=dtype)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    return generate_texts(loaded, texts, samples=samples, seed=seed, **options)
+
+
+def load_run(run: str, *, root: str | Path | None = None) -> RunHandle:
+    """Return the run whose id is ``run`` or begins with it.
+
+    Raises:
+        RunError: none matches.
+        UsageError: several do.
+    """
+    return RunHandle(find_run(default_root(root), run))
+
+
+def default_root(root: str | Path | None = None) -> Path:
+    """Return ``root``, else ``FORGE_RUN_ROOT``, else ``runs``."""
+    if root is not None:
+        return Path(root)
+    from llmforge.settings import settings
+
+    return Path(settings().run_root or "runs").expanduser()
+
+
+def _skipped(plan: Plan, done: Completion) -> TrainResult:
+    run = RunHandle(plan.directory)
+    metrics = {"val/loss": done.final_loss, "best_loss": done.best_loss, "step": done.steps}
+    return TrainResult(run, done.state, done.reason, metrics, (), skipped=True)
+
+
+def _started(
+    plan: Plan,
+    resume: str | None,
+    allow_data_change: bool,
+    *,
+    reporter: Reporter,
+    signals: StopSignals,
+) -> TrainResult:
+    # Imported here: this is where torch comes in, and a skipped run does without it.
+    from llmforge.run.runner import start_run
+
+    checkpoint: Path | None = None
+    if resume is not None:
+        from llmforge.generate import locate
+
+        checkpoint = locate(resume, root=plan.root).path
+    finishers: Sequence[Finisher] = (_curves(),)
+    outcome = start_run(
+        plan,
+        signals=signals,
+        reporter=reporter,
+        resume=checkpoint,
+        allow_data_change=allow_data_change,
+        finishers=finishers,
+    )
+    return TrainResult(
+        RunHandle(outcome.directory),
+        outcome.state,
+        outcome.reason,
+        outcome.metrics,
+        outcome.samples,
+        skipped=False,
+        _outcome=outcome,
+    )
+
+
+def _curves() -> Callable[[RunDirectory], Sequence[Path]]:
+    from llmforge.insight.plots import write_curves
+
+    return write_curves

@@ -1,0 +1,45 @@
+"""``forge data``: get and tokenise data ahead of training."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Download and tokenise data.")
+
+
+@app.callback()
+def group() -> None:
+    """Hold the commands below."""
+
+
+@app.command()
+def prepare(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", help="Profile of the recipe.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe key. Repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Download and tokenise the data of [bold]RECIPE[/bold], so that training starts at once."""
+    from llmforge.cli.common import emit_json
+    from llmforge.recipe import load_recipe
+    from llmforge.run.prepare import prepare_ahead
+
+    loaded = load_recipe(recipe, profile=profile, overrides=assignments or [])
+    report = prepare_ahead(loaded, notice=lambda text: typer.echo(f"notice: {text}", err=True))
+    if as_json:
+        emit_json(report)
+        return
+    typer.echo(f"{report['data']}; fingerprint {report['fingerprint'][:16]}")
+    for name, split in report["splits"].items():
+        typer.echo(
+            f"  {name:<11} {split['tokens']:>12,} tokens  {split['bytes']:>12,} bytes of text  "
+            f"{split['documents']:>6,} documents"
+        )
+        typer.echo(f"  {'':<11} {split['path']}")

@@ -1,0 +1,48 @@
+"""``forge evaluate``: measure a checkpoint on a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="RUN, RUN@best, RUN@STEP or a path.")
+    ],
+    split: Annotated[
+        str, typer.Option("--split", help="train, validation or test.")
+    ] = "validation",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Weights as fp32, bf16 or auto.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Directory of all runs.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure loss, perplexity and bits per byte over a whole split.
+
+    The result is also kept in the run's evaluation.json.
+    """
+    from llmforge.cli.common import emit_json, run_root
+    from llmforge.evaluation import evaluate_checkpoint, record_evaluation
+    from llmforge.generate import locate
+    from llmforge.run.console import error_console
+
+    found = locate(checkpoint, root=run_root(root))
+    result = evaluate_checkpoint(
+        found, split=split, device=device, dtype=dtype, notice=error_console().print
+    )
+    path = record_evaluation(found, result)
+    if as_json:
+        emit_json(result)
+        return
+    typer.echo(
+        f"{found.path.parent.parent.name}@{found.step} on {split} ({result['tokens']:,} tokens)"
+    )
+    for name, value in result.items():
+        if "/" in name:
+            typer.echo(f"  {name:<20} {value:.4f}")
+    typer.echo(f"  kept in {path}")

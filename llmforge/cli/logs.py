@@ -1,0 +1,38 @@
+"""Log lines on the screen."""
+
+from __future__ import annotations
+
+import logging
+
+from llmforge.run.console import console
+from llmforge.run.report import TerminalFilter
+
+_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
+_level = logging.INFO
+
+
+class ScreenHandler(logging.Handler):
+    """Prints log lines through the console, so that a live display stays below them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        style = _STYLES.get(record.levelno, "dim" if record.levelno < logging.INFO else "")
+        prefix = "notice: " if record.levelno == logging.WARNING else ""
+        console().print(f"{prefix}{record.getMessage()}", style=style, markup=False)
+
+
+def set_verbosity(*, verbose: bool, quiet: bool) -> None:
+    """Choose what the screen shows: ``-v`` debug lines, ``-q`` warnings only."""
+    global _level
+    _level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+
+
+def show_logs() -> None:
+    """Show llmforge's log lines on the screen from now on."""
+    logger = logging.getLogger("llmforge")
+    if any(isinstance(handler, ScreenHandler) for handler in logger.handlers):
+        return
+    handler = ScreenHandler(_level)
+    handler.addFilter(TerminalFilter())
+    logger.addHandler(handler)
+    logger.setLevel(min(logger.level or logging.WARNING, _level))

@@ -1,0 +1,46 @@
+"""``forge models``: the models there are, with true sizes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Models and their presets.")
+
+
+@app.callback()
+def group() -> None:
+    """Hold the commands below."""
+
+
+@app.command("list")
+def list_models(
+    vocab_size: Annotated[
+        int, typer.Option("--vocab-size", min=2, help="Vocabulary to count parameters for.")
+    ] = 4096,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List every model's presets: layers, width and true parameter count."""
+    from llmforge.cli.common import emit_json
+    from llmforge.plugins import entries, load
+
+    rows: list[dict[str, Any]] = []
+    for name in sorted(entries("model")):
+        # A model that has presets says so by a class method; see docs/plugins.md.
+        describe = getattr(load("model", name), "presets", None)
+        presets = describe(vocab_size=vocab_size) if describe else {"": {}}
+        rows += [{"model": name, "preset": preset, **sizes} for preset, sizes in presets.items()]
+    if as_json:
+        emit_json(rows)
+        return
+    typer.echo(f"parameters with a vocabulary of {vocab_size:,} (--vocab-size changes it)\n")
+    typer.echo(
+        f"{'model':<14}{'preset':<10}{'layers':>7}{'width':>7}{'heads':>7}{'parameters':>14}"
+    )
+    for row in rows:
+        count = f"{row['parameters']:,}" if "parameters" in row else ""
+        typer.echo(
+            f"{row['model']:<14}{row['preset']:<10}{row.get('layers', ''):>7}"
+            f"{row.get('width', ''):>7}{row.get('heads', ''):>7}{count:>14}"
+        )

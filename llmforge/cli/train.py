@@ -1,0 +1,224 @@
+"""``forge train``: train a recipe, go on with it, or say that it is done."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from llmforge.api import TrainResult
+    from llmforge.recipe import Override, Recipe
+    from llmforge.run.plan import Plan
+
+_SHORT = "Shortcuts for --set"
+_RUN = "This start"
+
+
+def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A recipe file, or the name of a shipped recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None, _option("--profile", "-p", help="Profile of the recipe.", panel=_SHORT)
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        _option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set a recipe key, for example train.max_steps=20. Repeatable.",
+            panel=_SHORT,
+        ),
+    ] = None,
+    max_steps: Annotated[
+        int | None, _option("--max-steps", help="train.max_steps", panel=_SHORT)
+    ] = None,
+    preset: Annotated[
+        str | None,
+        _option("--model", "-m", metavar="PRESET", help="Preset of the model.", panel=_SHORT),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        _option("--samples", "-n", help="Train on this many documents only.", panel=_SHORT),
+    ] = None,
+    device: Annotated[str | None, _option("--device", help="train.device", panel=_SHORT)] = None,
+    project: Annotated[str | None, _option("--project", help="run.project", panel=_SHORT)] = None,
+    name: Annotated[str | None, _option("--name", help="run.name", panel=_SHORT)] = None,
+    extend: Annotated[
+        int | None,
+        _option("--extend", metavar="STEP", help="Go on past the planned end.", panel=_RUN),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        _option(
+            "--resume",
+            metavar="CHECKPOINT",
+            help="Go back to a checkpoint of the run: RUN@STEP or a path.",
+            panel=_RUN,
+        ),
+    ] = None,
+    allow_data_change: Annotated[
+        bool,
+        _option("--allow-data-change", help="Go on although the data changed.", panel=_RUN),
+    ] = False,
+    dry_run: Annotated[
+        bool, _option("--dry-run", help="Check everything, train nothing.", panel=_RUN)
+    ] = False,
+) -> None:
+    """Train [bold]RECIPE[/bold]; the same command again resumes it, or says it is done.
+
+    Exit codes: 0 done or already done, 1 failure, 2 bad recipe or usage, 3 the run is being
+    trained by another process, 75 interrupted with the checkpoint saved.
+    """
+    from llmforge.run.signals import StopNow, StopSignals
+
+    with StopSignals() as signals:
+        try:
+            source = recipe or _name_recipes()
+            from llmforge.api import train as run_training
+            from llmforge.recipe import load_recipe
+            from llmforge.run.plan import make_plan
+            from llmforge.run.report import make_reporter
+
+            shortcuts = {
+                "--max-steps": ("train.max_steps", max_steps),
+                "--device": ("train.device", device),
+                "--project": ("run.project", project),
+                "--name": ("run.name", name),
+                "--extend": ("train.extend_to", extend),
+                "--model": ("model.{model}.preset", preset),
+                "--samples": ("data.{data}.max_documents", samples),
+            }
+            overrides = _overrides(source, profile, assignments or [], shortcuts)
+            loaded = load_recipe(source, profile=profile, overrides=overrides)
+            plan = make_plan(loaded)
+            done = plan.completion() if resume is None else None
+            if done is not None:
+                _say_done(plan)
+                return
+            if dry_run:
+                _describe(loaded, plan)
+                return
+            from llmforge.cli.logs import show_logs
+
+            show_logs()
+            result = run_training(
+                loaded,
+                resume=resume,
+                allow_data_change=allow_data_change,
+                reporter=make_reporter(),
+                signals=signals,
+            )
+            _summarise(result)
+        except StopNow as stop:
+            from llmforge.errors import Interrupted
+
+            raise Interrupted(f"stopped by {stop} before anything was begun") from None
+
+
+def _name_recipes() -> NoReturn:
+    """Fail with the recipes there are.
+
+    Raises:
+        UsageError: always.
+    """
+    from llmforge.errors import UsageError
+    from llmforge.recipe.shipped import shipped_names
+
+    names = ", ".join(shipped_names())
+    raise UsageError(
+        f"which recipe? Shipped ones: {names}",
+        remedy="for example: forge train wikitext_tiny; 'forge recipe list' describes them",
+    )
+
+
+def _overrides(
+    recipe: str,
+    profile: str | None,
+    assignments: list[str],
+    shortcuts: dict[str, tuple[str, Any]],
+) -> list[Override]:
+    """Return --set and the shortcuts as overrides that remember which flag they came from."""
+    from llmforge.recipe import Override, load_recipe, parse_set
+
+    overrides = [parse_set(text) for text in assignments]
+    given = {flag: pair for flag, pair in shortcuts.items() if pair[1] is not None}
+    if not given:
+        return overrides
+    names: dict[str, str] = {}
+    if any("{" in key for key, _ in given.values()):
+        base = load_recipe(recipe, profile=profile, overrides=overrides)
+        names = {kind: base.selected(kind).name for kind in ("model", "data")}
+    for flag, (key, value) in given.items():
+        path = tuple(key.format(**names).split("."))
+        overrides.append(Override(path, value, origin=flag))
+    return overrides
+
+
+def _say_done(plan: Plan) -> None:
+    done = plan.completion()
+    assert done is not None
+    when = datetime.fromtimestamp(done.ended).strftime("%Y-%m-%d %H:%M")
+    best = "" if done.best_loss is None else f", best validation loss {done.best_loss:.4f}"
+    typer.echo(f"{plan.run_id}: already completed on {when} ({done.reason}{best})")
+    typer.echo(f"  use it:         {done.next_command}")
+    typer.echo(f"  train it anew:  forge runs clear {plan.run_id}")
+
+
+def _describe(recipe: Recipe, plan: Plan) -> None:
+    typer.echo(f"{recipe.source}: ready to train as {plan.run_id}")
+    typer.echo(f"  directory: {plan.directory.path}")
+    for kind, selected in recipe.selections.items():
+        if selected:
+            typer.echo(f"  {kind}: {', '.join(item.name for item in selected)}")
+
+
+def _summarise(result: TrainResult) -> None:
+    """Print what came out of the run, and what to type next."""
+    from llmforge.run.console import console
+
+    out = console()
+    directory = result.run.directory
+    best = result.metrics.get("best")
+    out.print(f"\n{result.run.id}: {result.state} ({result.reason})", style="bold", markup=False)
+    if best:
+        out.print(f"  best {best['metric']} {best['value']:.4f} at step {best['step']}")
+    for name in ("val/loss", "val/perplexity", "val/bits_per_byte"):
+        if name in result.metrics:
+            out.print(f"  final {name} {result.metrics[name]:.4f}")
+    for sample in result.samples:
+        out.print()
+        out.print(sample["prompt"], style="bold", end="", markup=False)
+        out.print(sample["text"], markup=False)
+    out.print()
+    out.print(f"  run:      {directory.path}", markup=False)
+    if directory.plots.is_dir():
+        out.print(f"  curves:   {directory.plots}", markup=False)
+    for viewer in _viewers(result):
+        out.print(f"  view:     {viewer}", markup=False)
+    out.print(f"  generate: forge generate {result.run.id}", markup=False)
+
+
+def _viewers(result: TrainResult) -> list[str]:
+    """Return the commands that show what trackers wrote."""
+    from llmforge.plugins import load
+    from llmforge.recipe import load_recipe
+
+    directory = result.run.directory
+    recipe = load_recipe(directory.recipe)
+    return [
+        load("tracker", item.name).viewer.format(directory=directory.trackers / item.name)
+        for item in recipe.selections.get("tracker", ())
+        if load("tracker", item.name).viewer
+    ]

@@ -1,0 +1,424 @@
+"""The step loop: accumulate, step, log, evaluate, checkpoint, stop.
+
+Order at a boundary: evaluate, update best and stopping state, checkpoint, emit. Losses stay on
+the device and are read at logging, evaluation and checkpoint steps only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llmforge.checkpoint import CheckpointWriter, SaveRequest
+from llmforge.data.batches import TrainBatches
+from llmforge.data.tokens import TokenSplit
+from llmforge.errors import TrainingError
+from llmforge.events import EvaluationEnded, Event, MetricsLogged
+from llmforge.interfaces import Engine
+from llmforge.recipe import Recipe
+from llmforge.recipe.schema import interval_steps
+from llmforge.run.evaluation import evaluate
+from llmforge.run.report import Reporter, Stopwatch
+from llmforge.run.seeds import TRAINING, derive
+from llmforge.run.signals import StopSignals
+from llmforge.run.state import Best, TrainerState
+
+log = logging.getLogger("llmforge.run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the steps ended: a state of ``run.json`` and the reason in words."""
+
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sinks:
+    """Where the loop's results go; all return at once.
+
+    Attributes:
+        row: takes the deterministic row and the timing row of a step.
+        event: takes an event for callbacks and the courier.
+        samples: generates and records samples at a step; None when there is nothing to sample.
+        micro_batch: told the micro-batch that turned out to fit.
+        extra_metrics: asks components for further values at a step.
+        stop_reason: asks components whether to stop.
+        component_state: asks components for the state to keep.
+        metadata: makes a checkpoint's ``metadata.json`` from the state.
+    """
+
+    row: Callable[[Mapping[str, Any], Mapping[str, Any]], None]
+    event: Callable[[Event], None]
+    samples: Callable[[int], object] | None
+    micro_batch: Callable[[int], None]
+    extra_metrics: Callable[[int], Mapping[str, float]]
+    stop_reason: Callable[[int], str | None]
+    component_state: Callable[[], dict[str, Any]]
+    metadata: Callable[[TrainerState], dict[str, Any]]
+
+
+class TrainingLoop:
+    """Takes the steps of a run.
+
+    Args:
+        recipe: what to do.
+        engine: model and optimizer, prepared and restored.
+        batches: training data by global position.
+        validation: the split evaluations run over, or None.
+        state: where to go on; changed in place.
+        total_steps: planned length.
+        micro_batch_size: sequences computed at once.
+        writer: saves checkpoints, or None when they are off.
+        signals: asked after every step.
+        reporter: shows progress.
+        sinks: takes results.
+        peak_flops: of the device, for MFU; None when unknown.
+        set_step: told every step; must cost nothing.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        engine: Engine,
+        batches: TrainBatches,
+        validation: TokenSplit | None,
+        state: TrainerState,
+        total_steps: int,
+        micro_batch_size: int,
+        writer: CheckpointWriter | None,
+        signals: StopSignals,
+        reporter: Reporter,
+        sinks: Sinks,
+        peak_flops: float | None,
+        set_step: Callable[[int], None],
+    ) -> None:
+        self._recipe = recipe
+        self._engine = engine
+        self._batches = batches
+        self._validation = validation
+        self._state = state
+        self._total = total_steps
+        self._micro = micro_batch_size
+        self._writer = writer
+        self._signals = signals
+        self._reporter = reporter
+        self._sinks = sinks
+        self._peak = peak_flops
+        self._set_step = set_step
+        train = recipe.train
+        self._batch_size = train.batch_size
+        self._targets = train.batch_size * recipe.context
+        self._target_step = _target(recipe, total_steps)
+        per_epoch = batches.steps_per_epoch
+        self._per_epoch = per_epoch
+        self._eval_every = _steps(recipe.eval.every, per_epoch)
+        self._save_every = _steps(recipe.checkpoint.every, per_epoch)
+        self._sample_every = _steps(recipe.generation.every, per_epoch)
+        self._watch = Stopwatch()
+        self._last_saved = state.step
+        self._last_timed = state.step
+        self._began = (state.step, time.perf_counter())
+        dtype = torch.float32 if engine.device.type == "mps" else torch.float64
+        self._window = torch.tensor(state.window["loss_sum"], dtype=dtype, device=engine.device)
+        self._epoch = torch.tensor(state.epoch["loss_sum"], dtype=dtype, device=engine.device)
+        self._grad_norm: torch.Tensor | float = state.grad_norm
+
+    def run(self) -> Ending:
+        """Step until the end, early stopping or a signal; the last step is always saved.
+
+        Raises:
+            TrainingError: the loss is no longer finite, or not even one sequence fits.
+            CheckpointError: a checkpoint could not be written.
+        """
+        with self._signals.deferred():
+            if not self._state.boundary_done:
+                self._boundary()
+            while True:
+                if self._signals.requested is not None:
+                    return self._interrupted(self._signals.requested)
+                ending = self._ending()
+                if ending is not None:
+                    self._save_unless_saved()
+                    return ending
+                self._take_step()
+                if self._is_boundary():
+                    self._boundary()
+
+    # Steps ---------------------------------------------------------------------------------
+
+    def _take_step(self) -> None:
+        state = self._state
+        while not self._accumulate():
+            self._halve_micro_batch()
+        result = self._engine.step(state.step)
+        self._watch.lap("compute")
+        self._window += result.loss_sum
+        self._epoch += result.loss_sum
+        self._grad_norm = result.grad_norm
+        state.learning_rate = result.learning_rate
+        state.window["targets"] += self._targets
+        state.epoch["targets"] += self._targets
+        state.step += 1
+        state.sequences += self._batch_size
+        state.row = None
+        self._set_step(state.step)
+
+    def _accumulate(self) -> bool:
+        """Add up the gradients of one global batch; False when a micro-batch did not fit."""
+        state = self._state
+        starts = range(0, self._batch_size, self._micro)
+        for index, start in enumerate(starts):
+            count = min(self._micro, self._batch_size - start)
+            batch = self._batches.batch(state.sequences + start, count)
+            self._watch.lap("data")
+            seed = derive(self._recipe.run.seed, TRAINING, state.step, index)
+            try:
+                self._engine.accumulate(batch, targets=self._targets, seed=seed)
+            except torch.OutOfMemoryError:
+                self._engine.discard()
+                return False
+            self._watch.lap("compute")
+        return True
+
+    def _halve_micro_batch(self) -> None:
+        if self._micro == 1:
+            raise TrainingError(
+                "out of memory with one sequence at a time",
+                remedy="a smaller model or context, or bf16; see docs/troubleshooting.md#memory",
+            )
+        self._micro = next(
+            size for size in range(self._micro // 2, 0, -1) if self._batch_size % size == 0
+        )
+        self._sinks.micro_batch(self._micro)
+        self._reporter.notice(
+            f"out of memory at step {self._state.step}: micro-batch is now {self._micro}, the "
+            f"global batch stays {self._batch_size}; the same batch is computed again"
+        )
+
+    # Boundaries ----------------------------------------------------------------------------
+
+    def _is_boundary(self) -> bool:
+        step = self._state.step
+        return (
+            step % self._recipe.train.log_every == 0
+            or step == self._target_step
+            or self._ends_epoch()
+            or _divides(self._eval_every, step)
+            or _divides(self._save_every, step)
+            or _divides(self._sample_every, step)
+        )
+
+    def _ends_epoch(self) -> bool:
+        return self._state.step % self._per_epoch == 0
+
+    def _boundary(self) -> None:
+        state = self._state
+        state.boundary_done = False
+        self._require_finite()
+        row = self._training_row()
+        values: dict[str, float] | None = None
+        is_best = False
+        if self._validation is not None and self._evaluation_is_due():
+            values = self._evaluate(self._validation)
+            if values is None:
+                return  # a signal: the boundary is done again when the run resumes
+            row |= values
+            is_best = self._judge(values)
+        self._forget_window()
+        state.row = row
+        state.boundary_done = True
+        self._decide()
+        if is_best or _divides(self._save_every, state.step) or state.finished:
+            self._save(is_best=is_best, required=bool(state.finished))
+        self._emit(row, values, is_best=is_best)
+        if self._sinks.samples is not None and _divides(self._sample_every, state.step):
+            self._sinks.samples(state.step)
+            self._watch.lap("samples")
+
+    def _evaluation_is_due(self) -> bool:
+        step = self._state.step
+        return step == self._target_step or _divides(self._eval_every, step)
+
+    def _evaluate(self, split: TokenSplit) -> dict[str, float] | None:
+        self._reporter.phase(f"evaluating at step {self._state.step}")
+        values = evaluate(
+            self._engine.evaluate,
+            split,
+            name="val",
+            context=self._recipe.context,
+            batch_size=self._recipe.eval.batch_size or self._micro,
+            stop=lambda: self._signals.requested is not None,
+        )
+        self._watch.lap("evaluation")
+        return values
+
+    def _judge(self, values: dict[str, float]) -> bool:
+        """Update best and patience; return whether this is the best evaluation so far."""
+        state, stopping = self._state, self._recipe.early_stopping
+        state.last_evaluation = values
+        value = values[stopping.metric]
+        best = state.best
+        if best is None or value < best.value - stopping.min_delta:
+            state.best = Best(stopping.metric, value, state.step)
+            state.stale_evaluations = 0
+            return True
+        state.stale_evaluations += 1
+        return False
+
+    def _decide(self) -> None:
+        """Note in the state when this was the last step."""
+        state, patience = self._state, self._recipe.early_stopping.patience
+        reason = self._sinks.stop_reason(state.step)
+        if patience and state.stale_evaluations >= patience:
+            reason = (
+                f"{self._recipe.early_stopping.metric} has not improved for "
+                f"{state.stale_evaluations} evaluations"
+            )
+        if reason is not None:
+            state.finished = {"state": "early-stopped", "reason": reason}
+        elif state.step >= (self._recipe.train.extend_to or self._total):
+            state.finished = {"state": "completed", "reason": f"all {state.step} steps taken"}
+
+    def _ending(self) -> Ending | None:
+        state = self._state
+        if state.finished is not None:
+            return Ending(**state.finished)
+        if state.step >= self._target_step:
+            return Ending(
+                state="interrupted", reason=f"stop_at = {self._target_step} steps reached"
+            )
+        return None
+
+    def _interrupted(self, signal_name: str) -> Ending:
+        self._save_unless_saved()
+        return Ending(state="interrupted", reason=f"stopped by {signal_name}")
+
+    # Rows ----------------------------------------------------------------------------------
+
+    def _training_row(self) -> dict[str, Any]:
+        state = self._state
+        state.grad_norm = float(self._grad_norm)
+        row: dict[str, Any] = {
+            "step": state.step,
+            "epoch": round(self._batches.epoch(state.sequences), 6),
+            "tokens_seen": state.sequences * self._recipe.context,
+            "train/loss": float(self._window) / state.window["targets"],
+            "lr": state.learning_rate,
+            "grad_norm": state.grad_norm,
+        }
+        if self._ends_epoch():
+            row["train/loss_epoch"] = float(self._epoch) / state.epoch["targets"]
+        return row | dict(self._sinks.extra_metrics(state.step))
+
+    def _forget_window(self) -> None:
+        self._window.zero_()
+        self._state.window["targets"] = 0
+        if self._ends_epoch():
+            self._epoch.zero_()
+            self._state.epoch["targets"] = 0
+
+    def _emit(self, row: dict[str, Any], values: dict[str, float] | None, *, is_best: bool) -> None:
+        timing = self._timing(row["step"])
+        self._sinks.row(row, timing)
+        numbers = {name: value for name, value in row.items() if name != "step"}
+        for name in values or {}:
+            numbers.pop(name)
+        now = timing["time"]
+        speed = {
+            name: value
+            for name, value in timing.items()
+            if name not in ("step", "time", "eta_seconds")
+        }
+        self._sinks.event(MetricsLogged(step=row["step"], values=numbers | speed, time=now))
+        if values is not None:
+            self._sinks.event(
+                EvaluationEnded(
+                    step=row["step"], split="validation", values=values, time=now, is_best=is_best
+                )
+            )
+            self._reporter.evaluation(row["step"], values, is_best=is_best)
+        self._reporter.step(row, timing, total=self._target_step)
+        self._watch.lap("logging")
+
+    def _timing(self, step: int) -> dict[str, Any]:
+        seconds, parts = self._watch.read()
+        steps = max(1, step - self._last_timed)
+        self._last_timed = step
+        training = max(1e-9, parts.get("compute", 0.0) + parts.get("data", 0.0))
+        rate = steps * self._targets / training
+        first, began = self._began
+        average = (time.perf_counter() - began) / max(1, step - first)
+        timing: dict[str, Any] = {
+            "step": step,
+            "time": time.time(),
+            "seconds": round(seconds, 6),
+            "step_seconds": round(training / steps, 6),
+            "tokens_per_second": round(rate, 1),
+            "eta_seconds": round(average * (self._target_step - step), 1),
+        }
+        timing |= {
+            f"{part}_share": round(spent / seconds, 6) for part, spent in sorted(parts.items())
+        }
+        if self._peak:
+            timing["mfu"] = round(rate * self._engine.model.flops_per_token() / self._peak, 4)
+        return timing
+
+    # Checkpoints ---------------------------------------------------------------------------
+
+    def _require_finite(self) -> None:
+        if not self._engine.finite():
+            raise TrainingError(
+                f"the loss or gradient was not finite at or before step {self._state.step}",
+                remedy="nothing after the last good checkpoint was kept; try a lower learning "
+                "rate, more warm-up or fp32; see docs/troubleshooting.md#nan",
+            )
+
+    def _save_unless_saved(self) -> None:
+        if self._writer is not None and self._last_saved != self._state.step:
+            self._require_finite()
+            self._save(is_best=False, required=True)
+
+    def _save(self, *, is_best: bool, required: bool) -> None:
+        if self._writer is None:
+            return
+        state = self._state
+        state.window["loss_sum"] = float(self._window)
+        state.epoch["loss_sum"] = float(self._epoch)
+        state.grad_norm = float(self._grad_norm)
+        state.components = self._sinks.component_state()
+        tensors = self._engine.state()
+        saved = self._writer.submit(
+            SaveRequest(
+                step=state.step,
+                model=tensors.model,
+                optimizer=tensors.optimizer,
+                trainer=state.to_json(tensors.values),
+                metadata=self._sinks.metadata(state),
+                is_best=is_best,
+                required=required,
+            )
+        )
+        if saved:
+            self._last_saved = state.step
+        self._watch.lap("checkpoint")
+
+
+def _target(recipe: Recipe, total_steps: int) -> int:
+    """Return the step at which this start of the run ends by itself."""
+    return recipe.train.stop_at or recipe.train.extend_to or total_steps
+
+
+def _steps(interval: int | str | None, per_epoch: int) -> int | None:
+    return None if interval is None else interval_steps(interval, per_epoch)
+
+
+def _divides(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0

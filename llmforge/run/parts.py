@@ -1,0 +1,162 @@
+"""Building the parts of a run: data, tokenizer, tokens and engine, each through its hook."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+import torch
+
+from llmforge.data.batches import TrainBatches, train_batches
+from llmforge.data.tokens import TokenSplit, prepare_tokens
+from llmforge.errors import DataError
+from llmforge.interfaces import Data, Engine, LanguageModel, RunContext, Tokenizer
+from llmforge.plugins import call_factory
+from llmforge.recipe import Recipe
+from llmforge.run.seeds import MODEL, derive
+from llmforge.rundir import RunDirectory
+from llmforge.rundir.atomic import sync_directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """Text turned into tokens, with the fingerprints that a resume must find again."""
+
+    data: Data
+    tokenizer: Tokenizer
+    splits: dict[str, TokenSplit]
+    batches: TrainBatches
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Return what identifies the training data."""
+        return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint}
+
+
+def prepare_data(
+    manager: pluggy.PluginManager,
+    run: RunContext,
+    directory: RunDirectory,
+    *,
+    check_stop: Callable[[], None],
+) -> PreparedData:
+    """Open the data, make or load the tokenizer, tokenise.
+
+    Raises:
+        DataError: data is missing or too little.
+        StopNow: a signal arrived.
+    """
+    data: Data = call_factory(manager, "forge_build_data", run=run)
+    check_stop()
+    tokenizer = run_tokenizer(manager, run, directory, data)
+    check_stop()
+    splits = prepare_tokens(
+        data, tokenizer, cache=run.cache, notice=run.notice, check_stop=check_stop
+    )
+    if "train" not in splits:
+        raise DataError(f"the data has no split named 'train', only {', '.join(splits)}")
+    batches = train_batches(
+        splits["train"],
+        context=run.context,
+        batch_size=run.train.batch_size,
+        seed=run.seed,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return PreparedData(data=data, tokenizer=tokenizer, splits=splits, batches=batches)
+
+
+def run_tokenizer(
+    manager: pluggy.PluginManager, run: RunContext, directory: RunDirectory, data: Data
+) -> Tokenizer:
+    """Return the run's tokenizer: the saved one, else a new one that is saved first."""
+    if directory.tokenizer.is_dir():
+        loaded: Tokenizer = call_factory(
+            manager, "forge_load_tokenizer", run=run, directory=directory.tokenizer
+        )
+        return loaded
+    built: Tokenizer = call_factory(manager, "forge_build_tokenizer", run=run, data=data)
+    temporary = directory.path / ".tokenizer"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    built.save(temporary)
+    temporary.rename(directory.tokenizer)
+    sync_directory(directory.path)
+    return built
+
+
+def check_fingerprints(old: dict[str, str], new: dict[str, str], *, allow_change: bool) -> None:
+    """Refuse to go on with other data than the run was started with.
+
+    Raises:
+        DataError: a fingerprint differs and ``allow_change`` is not set.
+    """
+    changed = [name for name, value in new.items() if old.get(name, value) != value]
+    if changed and not allow_change:
+        raise DataError(
+            f"the {' and the '.join(changed)} of this run changed since it was started",
+            remedy="restore what it was, or go on knowingly with --allow-data-change",
+        )
+
+
+def planned_steps(recipe: Recipe, batches: TrainBatches) -> int:
+    """Return the length of the run in optimizer steps."""
+    if recipe.train.max_steps is not None:
+        return recipe.train.max_steps
+    assert recipe.train.epochs is not None
+    return max(1, math.ceil(recipe.train.epochs * batches.n_windows / recipe.train.batch_size))
+
+
+def prepare_engine(manager: pluggy.PluginManager, run: RunContext, tokenizer: Tokenizer) -> Engine:
+    """Build model, optimizer and schedule through the backend."""
+
+    def model_factory() -> LanguageModel:
+        torch.manual_seed(derive(run.seed, MODEL))
+        model: LanguageModel = call_factory(
+            manager, "forge_build_model", run=run, tokenizer=tokenizer
+        )
+        return model
+
+    def optimizer_factory(parameters: list[tuple[str, Any]]) -> Any:
+        return call_factory(manager, "forge_build_optimizer", run=run, parameters=parameters)
+
+    schedule = call_factory(manager, "forge_build_schedule", run=run)
+    backend = call_factory(manager, "forge_build_backend", run=run)
+    engine: Engine = backend.prepare(model_factory, optimizer_factory, schedule)
+    return engine
+
+
+def with_steps(run: RunContext, *, total_steps: int) -> RunContext:
+    """Return ``run`` with its length known; the schedule spans all of it."""
+    return dataclasses.replace(run, total_steps=total_steps, schedule_steps=total_steps)
+
+
+def model_facts(model: LanguageModel, prepared: PreparedData) -> dict[str, Any]:
+    """Return the model's size and the data's, for the log and trackers."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {
+        "parameters": sum(sizes.values()),
+        "vocab_size": prepared.tokenizer.vocab_size,
+        "data": prepared.data.description,
+        "tokens": {name: split.n_tokens for name, split in prepared.splits.items()},
+        "bytes": {name: split.n_bytes for name, split in prepared.splits.items()},
+    }
+
+
+def first_micro_batch(recipe: Recipe, resolved: dict[str, Any], *, device: str) -> int:
+    """Return the micro-batch to try first: the recipe's, the run's own, or one that may fit.
+
+    Without either, a CPU gets at most 16,384 tokens at once, which caches like; a GPU starts
+    with the whole batch and halves it when it runs out of memory.
+    """
+    batch = recipe.train.batch_size
+    wanted = recipe.train.micro_batch_size or int(resolved.get("micro_batch_size", 0))
+    if not wanted:
+        wanted = max(1, 16_384 // recipe.context) if device == "cpu" else batch
+    if batch % min(wanted, batch) == 0:
+        return min(wanted, batch)
+    return next(size for size in range(min(wanted, batch), 0, -1) if batch % size == 0)

@@ -1,0 +1,133 @@
+"""From a recipe to what will run, before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmforge.component import Component
+from llmforge.errors import Problem, RunError
+from llmforge.interfaces import RunContext
+from llmforge.plugins import load
+from llmforge.recipe import Identity, Recipe, identity, run_id
+from llmforge.rundir import Completion, RunDirectory, RunRecord, read_completion
+from llmforge.settings import settings
+
+IN_PROCESS_KINDS = (
+    "model",
+    "tokenizer",
+    "data",
+    "optimizer",
+    "schedule",
+    "backend",
+    "generation",
+    "callback",
+)
+"""Kinds whose components live in the training process; trackers live in the courier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a recipe amounts to on this machine: the run's id, place and identity."""
+
+    recipe: Recipe
+    identity: Identity
+    directory: RunDirectory
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.directory.id
+
+    @property
+    def root(self) -> Path:
+        """The directory that holds all runs."""
+        return self.directory.root
+
+    def completion(self) -> Completion | None:
+        """Return the completion that lets this command be skipped, or None.
+
+        A run that ended before the step ``train.extend_to`` asks for is not done.
+
+        Raises:
+            RunError: the id is complete, but for another recipe.
+        """
+        found = read_completion(self.root, self.run_id)
+        if found is None:
+            return None
+        if found.identity != self.identity.hash:
+            raise RunError(
+                f"run {self.run_id} was completed with another recipe",
+                remedy=f"choose another run.id, or: forge runs clear {self.run_id}",
+            )
+        extend_to = self.recipe.train.extend_to
+        return None if extend_to is not None and extend_to > found.steps else found
+
+    def components(self) -> dict[str, tuple[Component, ...]]:
+        """Return fresh instances of the components that live in the training process."""
+        return {
+            kind: tuple(
+                load(kind, selection.name)(selection.options)
+                for selection in self.recipe.selections.get(kind, ())
+            )
+            for kind in IN_PROCESS_KINDS
+        }
+
+    def context(
+        self, *, resolved: Mapping[str, object], notice: Callable[[str], None]
+    ) -> RunContext:
+        """Return what components may know about the run."""
+        return RunContext(
+            id=self.run_id,
+            directory=self.directory.path,
+            cache=settings().cache,
+            config=self.recipe.tables,
+            train=self.recipe.train,
+            seed=self.recipe.run.seed,
+            context=self.recipe.context,
+            offline=settings().offline,
+            resolved=resolved,
+            notice=notice,
+        )
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Return the plan of ``recipe``."""
+    root = Path(recipe.run.root).expanduser()
+    return Plan(
+        recipe=recipe, identity=identity(recipe), directory=RunDirectory(root / run_id(recipe))
+    )
+
+
+def check_identity(plan: Plan, record: RunRecord) -> None:
+    """Refuse to continue a run with a recipe that is not its own.
+
+    Raises:
+        RunError: the identity differs; the message lists the keys and both values.
+    """
+    if record.identity.get("hash") == plan.identity.hash:
+        return
+    old: Mapping[str, object] = record.identity.get("keys", {})
+    new = plan.identity.keys
+    lines = [
+        f"    {key}: {old.get(key, 'default')!r} in the run, {new.get(key, 'default')!r} now"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+    raise RunError(
+        "\n".join([f"run {plan.run_id} was started with another recipe:", *lines]),
+        remedy=f"choose another run.id, or start it afresh: forge runs clear {plan.run_id}",
+    )
+
+
+def preflight_problems(
+    components: Mapping[str, tuple[Component, ...]],
+) -> list[Problem]:
+    """Return a problem for every package that a selected component lacks."""
+    return [
+        problem
+        for selected in components.values()
+        for component in selected
+        for problem in component.missing_packages()
+    ]

@@ -1,0 +1,43 @@
+"""Preparing data ahead of a run, in the cache that runs share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmforge.plugins import build_manager, load
+from llmforge.recipe import Recipe
+from llmforge.run.parts import prepare_data
+from llmforge.run.plan import make_plan
+from llmforge.rundir import RunDirectory
+
+
+def prepare_ahead(recipe: Recipe, *, notice: Callable[[str], None]) -> dict[str, Any]:
+    """Download and tokenise the data of ``recipe`` into the cache; report what lies where.
+
+    Raises:
+        DataError: data is missing or too little.
+    """
+    selected = [recipe.selected(kind) for kind in ("data", "tokenizer")]
+    manager = build_manager([load(item.kind, item.name)(item.options) for item in selected])
+    run = make_plan(recipe).context(resolved={}, notice=notice)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare_data(manager, run, RunDirectory(Path(scratch)), check_stop=lambda: None)
+    return {
+        "data": prepared.data.description,
+        "fingerprint": prepared.data.fingerprint,
+        "cache": str(run.cache),
+        "vocab_size": prepared.tokenizer.vocab_size,
+        "splits": {
+            name: {
+                "tokens": split.n_tokens,
+                "bytes": split.n_bytes,
+                "documents": split.documents,
+                "path": str(split.path),
+                "size": split.path.stat().st_size,
+            }
+            for name, split in prepared.splits.items()
+        },
+    }

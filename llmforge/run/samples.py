@@ -1,0 +1,99 @@
+"""Sampling a few texts while and after training, into ``samples.jsonl`` and to the trackers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pluggy
+
+from llmforge.events import Event, SamplesGenerated
+from llmforge.interfaces import Engine, GenerationRequest, Generator, RunContext, Tokenizer
+from llmforge.plugins import call_factory
+from llmforge.recipe import Recipe
+from llmforge.run.metrics import cut_rows
+from llmforge.run.signals import StopSignals
+from llmforge.rundir import RunDirectory
+
+
+class Sampling:
+    """Generates the recipe's prompts with the model as it is.
+
+    Args:
+        recipe: says prompts, how many samples, and the seed.
+        manager: has the generation component.
+        run: context for the hook.
+        engine: holds the model.
+        tokenizer: the run's.
+        directory: where ``samples.jsonl`` lies.
+        emit: takes the event.
+        signals: a stop request ends the generation.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        manager: pluggy.PluginManager,
+        run: RunContext,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        directory: RunDirectory,
+        emit: Callable[[Event], None],
+        signals: StopSignals,
+    ) -> None:
+        self._recipe = recipe
+        self._manager = manager
+        self._run = run
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._directory = directory
+        self._emit = emit
+        self._signals = signals
+
+    def at(self, step: int) -> list[dict[str, Any]]:
+        """Generate, write and emit the samples of ``step``, replacing earlier ones of it.
+
+        Raises:
+            StopNow: a signal arrived while generating; nothing was written.
+        """
+        keys = self._recipe.generation
+        if not keys.prompts:
+            return []
+        model = self._engine.model
+        model.eval()
+        try:
+            generator: Generator = call_factory(
+                self._manager,
+                "forge_build_generator",
+                run=self._run,
+                model=model,
+                tokenizer=self._tokenizer,
+            )
+            completions = generator.generate(
+                GenerationRequest(
+                    prompts=keys.prompts,
+                    samples=keys.samples,
+                    seed=keys.seed,
+                    on_text=lambda _index, _text: self._signals.check(),
+                )
+            )
+        finally:
+            model.train()
+        rows = [
+            {
+                "step": step,
+                "prompt": item.prompt,
+                "text": item.text,
+                "tokens": item.tokens,
+                "finish": item.finish,
+                "seconds_per_token": round(item.seconds / max(1, item.tokens), 6),
+            }
+            for item in completions
+        ]
+        cut_rows(self._directory.samples, from_step=step)
+        with self._directory.samples.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._emit(SamplesGenerated(step=step, samples=tuple(rows)))
+        return rows
