@@ -20,6 +20,7 @@ from llmforge.recipe.places import Places
 from llmforge.recipe.rules import Draft, broken_rules
 from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS, NoKeys
 
+_SELECTORS = ("name", "names")
 _BY_URL = "storage"  # the one kind whose component is picked by something else than its name
 
 
@@ -91,7 +92,7 @@ class Check:
         table = self._table(kind.name)
         right, wrong = ("names", "name") if kind.many else ("name", "names")
         if kind.name == _BY_URL:
-            for key in ("name", "names"):
+            for key in _SELECTORS:
                 if key in table:
                     self._add((kind.name, key), "the scheme of url picks the storage", "set url")
             return []
@@ -173,13 +174,14 @@ class Check:
         shared = KIND_KEYS.get(kind.name, NoKeys)
         own = {}
         for key, value in table.items():
-            if key in ("name", "names") or (kind.name, key) in self._classes:
-                if isinstance(value, dict) or key in ("name", "names"):
-                    continue
-                self._add(
-                    (kind.name, key), "must be a table", f"write [{dotted((kind.name, key))}]"
-                )
-            elif key in shared.model_fields or not isinstance(value, dict):
+            if key in shared.model_fields:
+                own[key] = value
+            elif key in _SELECTORS or isinstance(value, dict):
+                continue
+            elif key in self._entries(kind.name):
+                path = (kind.name, key)
+                self._add(path, "must be a table", f"write [{dotted(path)}]")
+            else:
                 own[key] = value
         keys = self._validate((kind.name,), own, shared)
         if keys is not None:
@@ -196,8 +198,8 @@ class Check:
         if all(name in checked for name in names):
             chosen = [Selection(kind.name, name, checked[name]) for name in names]
             self.selections[kind.name] = tuple(chosen)
-        for name in checked.keys() - set(names):
-            self.spare[kind.name, name] = checked[name]
+        spare = {name: options for name, options in checked.items() if name not in names}
+        self.spare |= {(kind.name, name): options for name, options in spare.items()}
 
     def _validate(
         self, path: KeyPath, table: Mapping[str, Any], options: type[Options]

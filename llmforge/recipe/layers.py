@@ -190,9 +190,8 @@ def _chain(path: Path, *, chain: list[Path]) -> list[Document]:
     beside = path.parent / base
     found = beside if beside.is_file() else find_shipped(base)
     if found is None:
-        near = closest(
-            base, [*(item.name for item in path.parent.glob("*.toml")), *shipped_names()]
-        )
+        neighbours = [item.name for item in path.parent.glob("*.toml")]
+        near = closest(base, [*neighbours, *shipped_names()])
         remedy = f"did you mean '{near}'?" if near else "paths are relative to the recipe itself"
         raise _failure(document, f"no file {beside} and no shipped recipe '{base}'", remedy)
     trail = [*chain, path.resolve()]
@@ -204,7 +203,7 @@ def _chain(path: Path, *, chain: list[Path]) -> list[Document]:
 
 def _read(path: Path) -> tuple[Document, Any]:
     """Return one file and the value of its ``extends``."""
-    label = _label(path)
+    label = label_of(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
         content = tomllib.loads(text)
@@ -283,7 +282,7 @@ def _failure(document: Document, message: str, remedy: str = "") -> RecipeError:
     return RecipeError([problem], source=document.label)
 
 
-def _label(path: Path) -> str:
+def label_of(path: Path) -> str:
     """Return ``path`` as a message should name it: short where that is clear."""
     absolute = path.resolve()
     if absolute.is_relative_to(Path.cwd()):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.recipe.identity import identity, run_id
+from llmforge.recipe.layers import label_of
 from llmforge.recipe.lines import KeyPath, dotted
 from llmforge.recipe.load import (
     DEFAULT,
@@ -27,7 +28,7 @@ def as_text(
     recipe = _load(source, profile, overrides)
     folder = f"{recipe.source.parent}/"  # the first line names it; the comments stay short
     origins = {key: str(origin).replace(folder, "") for key, origin in recipe.origins.items()}
-    head = f"# {recipe.source}"
+    head = f"# {label_of(recipe.source)}"
     if isinstance(recipe, Recipe):
         head += f"\n# run id {run_id(recipe)}"
     tables = _shown(recipe.tables, recipe.origins, defaults=defaults)
