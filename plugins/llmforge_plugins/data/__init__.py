@@ -1,0 +1,1 @@
+"""Data: the WikiText corpora with a bundled sample, and text files of any kind."""

@@ -1,0 +1,184 @@
+"""Text files as documents in splits."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+from llmforge import Problem, RunContext
+from llmforge.errors import DataError
+from llmforge_plugins.data._files import read_lines, scan
+from llmforge_plugins.data._remote import fetch_url, glob_urls, is_url, shown
+
+_SPLITS = ("train", "validation", "test")
+_WILD = frozenset("*?[")
+
+
+class TextData:
+    """Files as splits of documents.
+
+    Args:
+        files: the files of each split in order.
+        options: ``document``, ``encoding`` and ``validation_fraction``.
+    """
+
+    def __init__(self, files: dict[str, list[Path]], options: Any) -> None:
+        self._files = files
+        self._document = options.document
+        self._encoding = options.encoding
+        scans = {
+            split: [scan(path, options.encoding) for path in paths]
+            for split, paths in files.items()
+        }
+        hashes = {split: [sha for sha, _ in found] for split, found in scans.items()}
+        rules = [self._document, self._encoding]
+        self._boundary: int | None = None
+        if "validation" not in files:
+            characters = sum(count for _, count in scans["train"])
+            self._boundary = int(characters * (1.0 - options.validation_fraction))
+            rules.append(options.validation_fraction)
+        self.splits: Sequence[str] = tuple(
+            split for split in _SPLITS if split in files or split == "validation"
+        )
+        content = json.dumps(["text", hashes, rules])
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        count = sum(len(paths) for paths in files.values())
+        self.description = f"text, {count} file{'s' if count != 1 else ''}"
+
+    def iter_text(self, split: str) -> Iterator[str]:
+        """Yield the documents of ``split``.
+
+        Raises:
+            DataError: a file is not readable any more.
+        """
+        if self._boundary is None or split == "test":
+            return self._documents(split)
+        parts = divide(self._documents("train"), self._boundary)
+        return (text for part, text in parts if part == split)
+
+    def _documents(self, split: str) -> Iterator[str]:
+        for path in self._files[split]:
+            yield from documents(read_lines(path, self._encoding), self._document)
+
+
+def build(options: Any, run: RunContext) -> TextData:
+    """Find the files of all splits and open them.
+
+    Raises:
+        DataError: a pattern matches nothing, or a file cannot be read.
+    """
+    found = {split: _find(key, patterns, run) for split, key, patterns in _asked(options)}
+    held_out = {path for split, paths in found.items() if split != "train" for path in paths}
+    train = [path for path in found["train"] if path not in held_out]
+    if len(train) < len(found["train"]):
+        shared = ", ".join(path.name for path in found["train"] if path in held_out)
+        run.notice(f"left out of training, because validation or test has them: {shared}")
+    if not train:
+        raise DataError("data.text.train has no file that is not also validation or test")
+    return TextData({**found, "train": train}, options)
+
+
+def local_problems(options: Any, table: str) -> list[Problem]:
+    """Return a problem for every local pattern that matches no file."""
+    return [
+        Problem(key=f"{table}.{key}", message=_nothing(pattern))
+        for _, key, patterns in _asked(options)
+        for pattern in patterns
+        if not is_url(pattern) and not _local(pattern)
+    ]
+
+
+def documents(lines: Iterable[str], kind: str) -> Iterator[str]:
+    """Yield the documents in the lines of one file; together they are the file.
+
+    Blank lines belong to the document before them, or to the first one.
+
+    Args:
+        lines: lines with their ends.
+        kind: ``file``, ``blank_line`` or ``line``.
+    """
+    if kind == "file":
+        text = "".join(lines)
+        if text:
+            yield text
+        return
+    document: list[str] = []
+    started = after_blank = False
+    for line in lines:
+        blank = not line.strip()
+        if started and not blank and (after_blank or kind == "line"):
+            yield "".join(document)
+            document = []
+        document.append(line)
+        started = started or not blank
+        after_blank = blank
+    if document:
+        yield "".join(document)
+
+
+def divide(texts: Iterable[str], boundary: int) -> Iterator[tuple[str, str]]:
+    """Yield (split, document): training before the character ``boundary``, validation after it.
+
+    A document across the boundary trains; the last one is cut there, after a line if it can be.
+    """
+    position = 0
+    for text, following in pairwise(chain(texts, (None,))):
+        assert text is not None
+        start, position = position, position + len(text)
+        if start >= boundary:
+            yield "validation", text
+        elif position <= boundary or following is not None:
+            yield "train", text
+        else:
+            cut = boundary - start
+            cut = text.rfind("\n", 0, cut) + 1 or cut
+            yield "train", text[:cut]
+            yield "validation", text[cut:]
+
+
+def _asked(options: Any) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (split, option, patterns) for every option that names files."""
+    for split, key in (("train", "train"), ("train", "path"), *((s, s) for s in _SPLITS[1:])):
+        value = getattr(options, key)
+        if value is not None:
+            yield split, key, [value] if isinstance(value, str) else value
+
+
+def _find(key: str, patterns: Sequence[str], run: RunContext) -> list[Path]:
+    found: list[Path] = []
+    for pattern in patterns:
+        paths = _remote(pattern, run) if is_url(pattern) else _local(pattern)
+        if not paths:
+            raise DataError(f"data.text.{key}: {_nothing(pattern)}", remedy="check the pattern")
+        found += paths
+    return list(dict.fromkeys(found))
+
+
+def _local(pattern: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path.resolve()]
+    if path.is_dir():
+        return sorted(item.resolve() for item in path.rglob("*.txt") if item.is_file())
+    # Path.glob takes no absolute pattern and matches hidden files.
+    matches = (Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207
+    return sorted(item.resolve() for item in matches if item.is_file())
+
+
+def _remote(pattern: str, run: RunContext) -> list[Path]:
+    wild = _WILD & set(shown(pattern))
+    try:
+        urls = glob_urls(pattern) if wild else [pattern]
+        return [fetch_url(url, run=run) for url in urls]
+    except FileNotFoundError:
+        return []
+
+
+def _nothing(pattern: str) -> str:
+    where = "" if is_url(pattern) else f" (looked in {Path.cwd()})"
+    return f"no file matches '{shown(pattern)}'{where}"
