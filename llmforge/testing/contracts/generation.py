@@ -1,0 +1,99 @@
+"""The contract of the kind ``generation``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+import torch
+
+from llmforge.component import Component
+from llmforge.errors import UsageError
+from llmforge.interfaces import Completion, GenerationRequest, Generator, RunContext
+from llmforge.testing.contracts.base import Contract, build
+from llmforge.testing.text import TinyTokenizer
+from llmforge.testing.tiny_model import TinyModel
+
+PROMPTS = ("The river", "Bees", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich")
+
+
+class GenerationContract(Contract):
+    """Continues prompts in order, repeatably, without touching the model."""
+
+    @pytest.fixture
+    def model(self) -> TinyModel:
+        """A model in evaluation mode with a context shorter than one of the prompts."""
+        torch.manual_seed(4)
+        model = TinyModel(context=32)
+        model.eval()
+        return model
+
+    @pytest.fixture
+    def generator(self, plugin: Component, run: RunContext, model: TinyModel) -> Generator:
+        """The generator under test."""
+        return self._build(plugin, run, model, TinyTokenizer())
+
+    def _build(
+        self, plugin: Component, run: RunContext, model: TinyModel, tokenizer: TinyTokenizer
+    ) -> Generator:
+        built: Generator = build(
+            plugin, "forge_build_generator", run=run, model=model, tokenizer=tokenizer
+        )
+        return built
+
+    def test_completions_come_prompt_by_prompt(self, generator: Generator) -> None:
+        done = generator.generate(GenerationRequest(prompts=PROMPTS, samples=2))
+        assert [item.prompt for item in done] == [name for name in PROMPTS for _ in range(2)]
+        for item in done:
+            assert isinstance(item, Completion)
+            assert item.finish in {"length", "eos", "stop"}
+            assert item.tokens >= 0
+            assert item.seconds >= 0
+
+    def test_the_text_is_the_continuation_without_the_prompt(self, generator: Generator) -> None:
+        (item,) = generator.generate(GenerationRequest(prompts=[PROMPTS[0]]))
+        assert not item.text.startswith(PROMPTS[0])
+
+    def test_no_prompts_give_no_completions(self, generator: Generator) -> None:
+        assert generator.generate(GenerationRequest(prompts=[])) == []
+
+    def test_equal_seeds_give_equal_texts(self, generator: Generator) -> None:
+        request = GenerationRequest(prompts=PROMPTS, samples=2, seed=5)
+        torch.manual_seed(6)
+        first = [item.text for item in generator.generate(request)]
+        torch.manual_seed(7)
+        assert [item.text for item in generator.generate(request)] == first
+
+    def test_drawing_leaves_torchs_own_generator_alone(self, generator: Generator) -> None:
+        before = torch.random.get_rng_state()
+        generator.generate(GenerationRequest(prompts=PROMPTS))
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+    def test_the_pieces_told_while_generating_are_the_text(self, generator: Generator) -> None:
+        told: defaultdict[int, str] = defaultdict(str)
+
+        def on_text(index: int, piece: str) -> None:
+            told[index] += piece
+
+        done = generator.generate(GenerationRequest(prompts=PROMPTS, samples=2, on_text=on_text))
+        assert [told[index] for index in range(len(done))] == [item.text for item in done]
+
+    def test_an_empty_prompt_begins_from_the_end_of_text(self, generator: Generator) -> None:
+        (item,) = generator.generate(GenerationRequest(prompts=[""]))
+        assert item.prompt == ""
+
+    def test_an_empty_prompt_without_end_of_text_is_refused(
+        self, plugin: Component, run: RunContext, model: TinyModel
+    ) -> None:
+        tokenizer = TinyTokenizer()
+        tokenizer.eos_id = None
+        generator = self._build(plugin, run, model, tokenizer)
+        with pytest.raises(UsageError):
+            generator.generate(GenerationRequest(prompts=[""]))
+
+    def test_the_model_is_left_as_it_was(self, generator: Generator, model: TinyModel) -> None:
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        generator.generate(GenerationRequest(prompts=PROMPTS))
+        assert not model.training
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

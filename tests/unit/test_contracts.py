@@ -1,0 +1,149 @@
+"""Every built-in component keeps the contract of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmforge import Component
+from llmforge.plugins import Entry, listed, load
+from llmforge.testing import (
+    BackendContract,
+    DataContract,
+    GenerationContract,
+    ModelContract,
+    OptimizerContract,
+    ScheduleContract,
+    TokenizerContract,
+    TrackerContract,
+    make_component,
+)
+from llmforge.testing.contracts.base import Contract
+
+OPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("model", "transformer"): {
+        "layers": 2,
+        "width": 32,
+        "heads": 4,
+        "kv_heads": 2,
+        "context": 16,
+    },
+    ("tokenizer", "bpe"): {"vocab_size": 300},
+    ("optimizer", "adamw"): {"lr": 0.02},
+    ("optimizer", "muon"): {"lr": 0.02, "adamw_lr": 0.02},
+    ("schedule", "cosine"): {"warmup": 0.1},
+    ("schedule", "linear"): {"warmup_steps": 5},
+    ("schedule", "wsd"): {"warmup": 0.1},
+    ("generation", "sampler"): {"max_new_tokens": 12},
+}
+"""What the contracts are checked with where the defaults are too large."""
+
+BUILT_IN: tuple[Entry, ...] = tuple(
+    entry for entry in listed() if entry.distribution == "llmforge" and entry.kind != "command"
+)
+
+
+def named(kind: str) -> Any:
+    """Run a contract for every built-in component of ``kind``."""
+    return pytest.mark.parametrize("name", [item.name for item in BUILT_IN if item.kind == kind])
+
+
+class BuiltIn(Contract):
+    """Takes the component from its entry point instead of a class attribute."""
+
+    kind: str
+
+    @pytest.fixture
+    def plugin(self, name: str, tmp_path: Path) -> Component:
+        """The built-in component ``name``."""
+        return make_component(load(self.kind, name), self.built_in_options(name, tmp_path))
+
+    def built_in_options(self, name: str, directory: Path) -> Mapping[str, Any]:
+        """Return the options of the component ``name``; ``directory`` takes files they name."""
+        del directory
+        return OPTIONS.get((self.kind, name), {})
+
+
+@named("model")
+class TestModels(BuiltIn, ModelContract):
+    kind = "model"
+
+
+@named("tokenizer")
+class TestTokenizers(BuiltIn, TokenizerContract):
+    kind = "tokenizer"
+
+    def built_in_options(self, name: str, directory: Path) -> Mapping[str, Any]:
+        if name != "hf":
+            return super().built_in_options(name, directory)
+        return {"source": str(tokenizer_file(directory / "gpt-like"))}
+
+
+@named("data")
+class TestData(BuiltIn, DataContract):
+    kind = "data"
+
+    def built_in_options(self, name: str, directory: Path) -> Mapping[str, Any]:
+        del name
+        return self.make_options(directory)
+
+    def write(self, directory: Path, sentences: tuple[str, ...]) -> Mapping[str, Any]:
+        for split in ("train", "valid"):
+            text = "\n".join(["", " = A harbour = ", "", *sentences, ""])
+            (directory / f"{split}.txt").write_text(text, encoding="utf-8")
+        return {"path": str(directory)}
+
+
+@named("optimizer")
+class TestOptimizers(BuiltIn, OptimizerContract):
+    kind = "optimizer"
+
+
+@named("schedule")
+class TestSchedules(BuiltIn, ScheduleContract):
+    kind = "schedule"
+
+
+@named("backend")
+class TestBackends(BuiltIn, BackendContract):
+    kind = "backend"
+
+
+@named("tracker")
+class TestTrackers(BuiltIn, TrackerContract):
+    kind = "tracker"
+
+
+@named("generation")
+class TestGenerators(BuiltIn, GenerationContract):
+    kind = "generation"
+
+
+def test_every_built_in_kind_has_a_contract_here() -> None:
+    covered = {item.kind for item in globals().values() if _is_contract(item)}
+    assert {entry.kind for entry in BUILT_IN} <= covered
+
+
+def _is_contract(item: object) -> bool:
+    return isinstance(item, type) and issubclass(item, BuiltIn) and item is not BuiltIn
+
+
+def tokenizer_file(directory: Path) -> Path:
+    """Write a byte-level tokenizer of the Hugging Face format; return its file."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(
+        ["the river and the sea"],
+        trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False),
+    )
+    directory.mkdir()
+    path = directory / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
