@@ -1,0 +1,47 @@
+# Everything a fresh clone needs: `make demo` trains and prints text, `make test` passes the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The torch build. For CUDA: make demo TORCH="torch==2.13.0" TORCH_INDEX="--index-url URL".
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+PYTEST ?= $(BIN)/python -m pytest
+RECIPE ?= recipes/wikitext_tiny.toml
+
+.PHONY: demo test test-full lint types docs build clean
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX) "$(TORCH)" -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	touch $@
+
+demo: $(VENV)/.base
+	$(BIN)/forge train $(RECIPE)
+
+test: $(VENV)/.dev
+	$(PYTEST) -m "not slow"
+
+test-full: $(VENV)/.dev
+	$(PYTEST)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
+build: $(VENV)/.dev
+	$(BIN)/python -m build
+
+clean:
+	rm -rf build dist site .mypy_cache .ruff_cache
