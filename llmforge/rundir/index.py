@@ -58,16 +58,10 @@ def list_runs(root: Path, *, archived: bool = False) -> list[RunEntry]:
 def entry_of(directory: RunDirectory) -> RunEntry:
     """Return the list entry of one run; a damaged record becomes its ``problem``."""
     try:
-        if not directory.record.exists() and (completion := completion_of(directory)):
-            return RunEntry(directory, _record_from(completion), completion.state, gone=True)
         record = read_record(directory)
-        state = current_state(directory, record)
-        if state == "crashed":  # perhaps killed between the completion and its last record
-            completion = completion_of(directory)
-            state = completion.state if completion else state
     except RunError as error:
-        return RunEntry(directory, RunRecord(directory.id), "unreadable", error.message)
-    return RunEntry(directory, record, state)
+        return _entry_without_record(directory, error)
+    return RunEntry(directory, record, current_state(directory, record))
 
 
 def completion_of(directory: RunDirectory) -> Completion | None:
@@ -139,6 +133,16 @@ def _names(base: Path) -> list[str]:
 def _completed(root: Path) -> list[str]:
     names = _names(completion_path(root, "").parent)
     return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+
+def _entry_without_record(directory: RunDirectory, error: RunError) -> RunEntry:
+    try:
+        completion = None if directory.record.exists() else completion_of(directory)
+    except RunError as damaged:
+        error, completion = damaged, None
+    if completion is None:
+        return RunEntry(directory, RunRecord(directory.id), "unreadable", error.message)
+    return RunEntry(directory, _record_from(completion), completion.state, gone=True)
 
 
 def _record_from(completion: Completion) -> RunRecord:

@@ -69,7 +69,7 @@ def read_record(directory: RunDirectory) -> RunRecord:
         RunError: it is missing, damaged, or of a newer format.
     """
     try:
-        body = json.loads(directory.record.read_text(encoding="utf-8"))
+        body = json.loads(directory.record.read_bytes())
     except FileNotFoundError:
         raise RunError(f"{directory.path} holds no run.json, so it is no run") from None
     except (OSError, ValueError) as error:

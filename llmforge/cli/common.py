@@ -1,0 +1,77 @@
+"""What every command shares: where runs lie, consoles, JSON output, whether somebody watches."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DEFAULT_ROOT = "runs"
+
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root", metavar="DIR", help="Directory of all runs; else FORGE_RUN_ROOT, else 'runs'."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def run_root(option: Path | None = None) -> Path:
+    """Return the directory of all runs: ``option``, else ``FORGE_RUN_ROOT``, else ``runs``."""
+    if option is not None:
+        return option
+    if value := os.environ.get("FORGE_RUN_ROOT"):
+        return Path(value)
+    if Path(".env").exists():  # may set FORGE_RUN_ROOT; worth a slow import only then
+        from llmforge.settings import settings
+
+        return Path(settings().run_root or DEFAULT_ROOT)
+    return Path(DEFAULT_ROOT)
+
+
+def console() -> Console:
+    """Return a console on standard output that prints text as it is.
+
+    Piped text is never wrapped, so that paths and ids in it stay whole.
+    """
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+
+
+def error_console() -> Console:
+    """Return a console on standard error; see :func:`console`."""
+    from rich.console import Console
+
+    return Console(
+        stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=not sys.stderr.isatty()
+    )
+
+
+def interactive() -> bool:
+    """Return whether somebody can be asked: input and output are a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def emit_json(value: Any) -> None:
+    """Print ``value`` as JSON that every parser takes; NaN and infinities become strings."""
+    typer.echo(json.dumps(_strict(value), indent=2, allow_nan=False, default=str))
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value

@@ -1,0 +1,163 @@
+"""Values, tables and sections as people read them, on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STATE_STYLES: Mapping[str, str] = {
+    "running": "cyan",
+    "completed": "green",
+    "early-stopped": "green",
+    "interrupted": "yellow",
+    "crashed": "red",
+    "failed": "red",
+    "unreadable": "magenta",
+}
+METRIC_DIGITS: Mapping[str, int] = {"epoch": 2, "val/perplexity": 2, "grad_norm": 3}
+
+_DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        header: its title.
+        right: whether values are aligned to the right, as numbers are.
+        fold: whether a long value may be broken over lines on a narrow terminal.
+        styles: Rich styles by the value's text.
+    """
+
+    header: str
+    right: bool = False
+    fold: bool = False
+    styles: Mapping[str, str] = field(default_factory=dict)
+
+
+def print_table(
+    console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]], *, indent: int = 0
+) -> None:
+    """Print a table: coloured on a terminal, aligned plain text in a pipe.
+
+    On a terminal the header ``val/loss`` takes two lines, which keeps numbers whole.
+    """
+    if not console.is_terminal:
+        for line in _plain_lines(columns, rows):
+            console.print(" " * indent + line)
+        return
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column.header.replace("/", "\n"),
+            vertical="bottom",
+            justify="right" if column.right else "left",
+            no_wrap=not column.fold,
+            overflow="fold" if column.fold else "ellipsis",
+        )
+    for row in rows:
+        cells = zip(columns, row, strict=True)
+        table.add_row(*(Text(value, style=column.styles.get(value, "")) for column, value in cells))
+    console.print(Padding(table, (0, 0, 0, indent)) if indent else table)
+
+
+def print_section(console: Console, title: str, values: Mapping[str, str]) -> None:
+    """Print labelled values under a title; nothing when there are none."""
+    if not values:
+        return
+    from rich.text import Text
+
+    if title:
+        console.print()
+        console.print(Text(title, style="bold"))
+    width = max(map(len, values))
+    for label, value in values.items():
+        text = Text.assemble((f"  {label:<{width}}  ", "dim"), (value, STATE_STYLES.get(value, "")))
+        console.print(text, soft_wrap=True)
+
+
+def number(value: object, *, digits: int = 4) -> str:
+    """Return a metric's value with ``digits`` decimals, or few significant digits if extreme."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.2e}"
+    return f"{value:,.{digits}f}"
+
+
+def perplexity_text(value: float | None) -> str:
+    """Return a perplexity with two decimals, fewer when it is large."""
+    if value is None:
+        return ""
+    return number(value, digits=2 if value < 1000 else 0)
+
+
+def duration_text(seconds: float | None) -> str:
+    """Return a length of time in its two largest units, for example ``1h 05m``."""
+    if seconds is None:
+        return ""
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    if whole < _DAY:
+        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02}h"
+
+
+def date_text(moment: float) -> str:
+    """Return seconds since the epoch as local date and time; empty for 0."""
+    return datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M") if moment else ""
+
+
+def age_text(moment: float, now: float | None = None) -> str:
+    """Return how long ago ``moment`` was, or its date when that is more than a week."""
+    seconds = (time.time() if now is None else now) - moment
+    if not moment or seconds < 0 or seconds >= 7 * _DAY:
+        return date_text(moment)[:10]
+    if seconds < 60:
+        return f"{seconds:.0f}s ago"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f}m ago"
+    if seconds < _DAY:
+        return f"{seconds // 3600:.0f}h ago"
+    return f"{seconds // _DAY:.0f}d ago"
+
+
+def plain_value(value: Any) -> str:
+    """Return a recipe value or a recorded fact on one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain_value(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain_value, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [[column.header for column in columns], *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [
+        [
+            value.rjust(width) if column.right else value.ljust(width)
+            for column, width, value in zip(columns, widths, line, strict=True)
+        ]
+        for line in lines
+    ]
+    return ["  ".join(line).rstrip() for line in aligned]

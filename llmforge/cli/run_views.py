@@ -1,0 +1,327 @@
+"""How runs look: the list, one run in full, one run's progress."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmforge.checkpoint.files import size_text
+from llmforge.cli.render import (
+    METRIC_DIGITS,
+    STATE_STYLES,
+    Column,
+    age_text,
+    date_text,
+    duration_text,
+    number,
+    perplexity_text,
+    plain_value,
+    print_section,
+    print_table,
+)
+from llmforge.insight.compare import read_recipe
+from llmforge.insight.inventory import (
+    CheckpointInfo,
+    artifacts_of,
+    checkpoints_of,
+    next_command,
+    viewers_of,
+    why_ended,
+)
+from llmforge.insight.metrics import last_row
+from llmforge.insight.summary import STATES, RunSummary, summarize
+from llmforge.rundir import RunEntry, completion_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LIST = (
+    Column("run", fold=True),
+    Column("state", styles=STATE_STYLES),
+    Column("step", right=True),
+    Column("val loss", right=True),
+    Column("perplexity", right=True),
+    Column("started", right=True),
+    Column("took", right=True),
+)
+_UNFINISHED = (
+    Column("run", fold=True),
+    Column("state", styles=STATE_STYLES),
+    Column("step", right=True),
+    Column("heartbeat", right=True),
+    Column("why", fold=True),
+)
+_CHECKPOINTS = (
+    Column("step", right=True),
+    Column("size", right=True),
+    Column("written"),
+    Column("kept as"),
+    Column("check", fold=True, styles={"ok": "green"}),
+)
+_BAR_WIDTH = 30
+
+
+def print_list(console: Console, runs: Sequence[RunSummary]) -> None:
+    """Print a table of runs, a row each."""
+    when = age_text if console.is_terminal else date_text
+    rows = [
+        (
+            run.id,
+            run.state,
+            _steps(run),
+            "" if run.best_loss is None else number(run.best_loss),
+            perplexity_text(run.perplexity),
+            when(run.started),
+            duration_text(run.duration),
+        )
+        for run in runs
+    ]
+    print_table(console, _LIST, rows)
+
+
+def print_unfinished(console: Console, runs: Sequence[RunSummary]) -> None:
+    """Print the runs that are not finished, and how many there are of each state."""
+    unfinished = [run for run in runs if run.state not in ("completed", "early-stopped")]
+    rows = [
+        (run.id, run.state, _steps(run), _heartbeat(run.entry), why_ended(run.entry))
+        for run in unfinished
+    ]
+    if rows:
+        print_table(console, _UNFINISHED, rows)
+        console.print()
+    console.print(counts_text(state_counts(runs)))
+
+
+def state_counts(runs: Sequence[RunSummary]) -> dict[str, int]:
+    """Return how many runs are in each state that occurs, in the order of :data:`STATES`."""
+    counted = Counter(run.state for run in runs)
+    return {state: counted[state] for state in STATES if counted[state]}
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Return counts by state on one line."""
+    total = sum(counts.values())
+    parts = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    return f"{total:,} run{'' if total == 1 else 's'}: {parts}" if total else "no runs"
+
+
+def print_status(console: Console, entry: RunEntry) -> None:
+    """Print how far one run is, its last values, why it ended and what to type next."""
+    run = summarize(entry)
+    timing = last_row(entry.directory.timing)
+    _title(console, run)
+    values = {
+        "progress": _progress(run),
+        "started": _started(run),
+        "heartbeat": _heartbeat(entry, process=True),
+    }
+    if run.state == "running":
+        if "tokens_per_second" in timing:
+            values["speed"] = f"{number(timing['tokens_per_second'], digits=0)} tokens/s"
+        if "eta_seconds" in timing:
+            values["left"] = duration_text(timing["eta_seconds"])
+    values["ended"] = date_text(run.ended or 0.0)
+    values["why"] = why_ended(entry)
+    values["next"] = next_command(entry)
+    print_section(console, "", _present(values))
+    print_section(console, "Last metrics", _metrics(run, last_row(entry.directory.metrics)))
+    if entry.record.notices:
+        print_section(console, "Notices", _numbered(entry.record.notices))
+
+
+def print_run(console: Console, entry: RunEntry) -> None:
+    """Print everything that is known of one run."""
+    run, record, directory = summarize(entry), entry.record, entry.directory
+    _title(console, run)
+    print_section(console, "", _present(dict(_overview(run))))
+    keys = record.identity.get("keys", {})
+    named = {name: plain_value(value) for name, value in keys.items()}
+    print_section(console, f"Identity {record.identity.get('hash', '')[:12]}", named)
+    print_section(console, "Metrics", _metrics(run, {}))
+    resolved = {name: value for name, value in record.resolved.items() if name != "reasons"}
+    print_section(console, "Resolved automatically", _plain(resolved))
+    reasons = record.resolved.get("reasons", [])
+    print_section(console, "because", _numbered(reasons))
+    print_section(console, "Fingerprints", _plain(record.fingerprints))
+    print_section(console, "Goodput", _plain(record.goodput))
+    print_section(console, "Provenance", _present(dict(_provenance(record.provenance))))
+    print_section(console, "Notices", _numbered(record.notices))
+    print_checkpoints(console, checkpoints_of(directory), title="Checkpoints")
+    artifacts = {name: str(path) for name, path in artifacts_of(directory).items()}
+    print_section(console, "Artifacts", artifacts)
+    recipe = {} if entry.problem else read_recipe(directory)
+    print_section(console, "Trackers", viewers_of(directory, recipe))
+    print_section(console, "Completion", _present(dict(_completion(entry))))
+
+
+def print_checkpoints(
+    console: Console, found: Sequence[CheckpointInfo], *, title: str = ""
+) -> None:
+    """Print a table of checkpoints, a row each; nothing when there are none."""
+    if not found:
+        return
+    if title:
+        from rich.text import Text
+
+        console.print()
+        console.print(Text(title, style="bold"))
+    rows = [
+        (
+            f"{info.step:,}",
+            size_text(info.size) if info.size else "",
+            info.created.replace("T", " ")[:16],
+            ", ".join(_kept_as(info)),
+            info.problem or "ok",
+        )
+        for info in found
+    ]
+    print_table(console, _CHECKPOINTS, rows, indent=2 if title else 0)
+
+
+def run_json(entry: RunEntry) -> dict[str, Any]:
+    """Return everything that is known of one run as ``--json`` prints it."""
+    import dataclasses
+
+    completion = None if entry.problem else completion_of(entry.directory)
+    recipe = {} if entry.problem else read_recipe(entry.directory)
+    return {
+        **summarize(entry).as_json(),
+        "record": dataclasses.asdict(entry.record),
+        "recipe": recipe,
+        "checkpoints": [dataclasses.asdict(info) for info in checkpoints_of(entry.directory)],
+        "artifacts": artifacts_of(entry.directory),
+        "viewers": viewers_of(entry.directory, recipe),
+        "completion": None if completion is None else dataclasses.asdict(completion),
+        "next_command": next_command(entry),
+    }
+
+
+def status_json(entry: RunEntry) -> dict[str, Any]:
+    """Return the progress of one run as ``--json`` prints it."""
+    return {
+        **summarize(entry).as_json(),
+        "heartbeat": entry.record.heartbeat,
+        "last_metrics": last_row(entry.directory.metrics),
+        "last_timing": last_row(entry.directory.timing),
+        "why": why_ended(entry),
+        "next_command": next_command(entry),
+    }
+
+
+def _title(console: Console, run: RunSummary) -> None:
+    from rich.text import Text
+
+    title = Text(run.id, style="bold")
+    title.append(f"  {run.state}", style=STATE_STYLES.get(run.state, ""))
+    console.print(title, soft_wrap=True)
+
+
+def _overview(run: RunSummary) -> Iterator[tuple[str, str]]:
+    record = run.entry.record
+    yield "why", why_ended(run.entry)
+    yield "progress", _progress(run)
+    yield "started", _started(run)
+    yield "ended", date_text(run.ended or 0.0)
+    yield "took", duration_text(run.duration)
+    yield "heartbeat", _heartbeat(run.entry, process=True)
+    yield "attempt", f"{record.attempt}, started {_times(record.restarts)}"
+    yield "profile", record.profile or ""
+    yield "tags", ", ".join(record.tags)
+    yield "directory", f"{run.entry.directory.path}{' (gone)' if run.entry.gone else ''}"
+    yield "next", next_command(run.entry)
+
+
+def _provenance(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in facts.items():
+        if name == "git" and isinstance(value, Mapping):
+            changed = value.get("changed") or {}
+            dirty = f", changed: {', '.join(changed)}" if changed else ""
+            yield name, f"{str(value.get('commit', ''))[:12]}{dirty}"
+        elif name == "command" and isinstance(value, list):
+            yield name, " ".join(map(str, value))
+        else:
+            yield name, plain_value(value)
+
+
+def _completion(entry: RunEntry) -> Iterator[tuple[str, str]]:
+    completion = None if entry.problem else completion_of(entry.directory)
+    if completion is None:
+        return
+    yield "state", completion.state
+    yield "why", completion.reason
+    yield "steps", f"{completion.steps:,}"
+    yield "final loss", number(completion.final_loss)
+    yield "best loss", number(completion.best_loss)
+    yield "best step", number(completion.best_step)
+    yield "ended", date_text(completion.ended)
+    yield from completion.artifacts.items()
+    yield "next", completion.next_command
+
+
+def _metrics(run: RunSummary, row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of the last row over those of the record, the best one last."""
+    stored = run.entry.record.metrics
+    values = {**stored, **row}
+    shown = {
+        name: number(value, digits=METRIC_DIGITS.get(name, 4))
+        for name, value in values.items()
+        if isinstance(value, int | float)
+    }
+    best = stored.get("best")
+    if best:
+        shown["best"] = f"{best['metric']} {number(best['value'])} at step {best['step']:,}"
+    return shown
+
+
+def _steps(run: RunSummary) -> str:
+    if run.total_steps:
+        return f"{run.step:,}/{run.total_steps:,}"
+    return f"{run.step:,}" if run.step else ""
+
+
+def _progress(run: RunSummary) -> str:
+    if not run.total_steps:
+        return f"{run.step:,} steps"
+    share = min(1.0, run.step / run.total_steps)
+    filled = round(share * _BAR_WIDTH)
+    bar = "━" * filled + "╌" * (_BAR_WIDTH - filled)
+    return f"{bar} {run.step:,} of {run.total_steps:,} steps, {share:.0%}"
+
+
+def _started(run: RunSummary) -> str:
+    age = age_text(run.started)
+    return f"{date_text(run.started)} ({age})" if age.endswith("ago") else date_text(run.started)
+
+
+def _times(count: int) -> str:
+    return "once" if count <= 1 else f"{count} times"
+
+
+def _heartbeat(entry: RunEntry, *, process: bool = False) -> str:
+    beat = entry.record.heartbeat
+    if not beat.get("time") or entry.state not in ("running", "crashed"):
+        return ""
+    who = f", process {beat.get('pid')} on {beat.get('host')}" if process else ""
+    return f"{age_text(float(beat['time']))}{who}"
+
+
+def _kept_as(info: CheckpointInfo) -> Iterator[str]:
+    if info.is_best:
+        yield "best"
+    if info.is_last:
+        yield "last"
+    if info.is_pinned:
+        yield "pinned"
+
+
+def _present(values: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: plain_value(value) for name, value in values.items()}
+
+
+def _numbered(texts: Sequence[str]) -> dict[str, str]:
+    return {f"{index}.": text for index, text in enumerate(texts, start=1)}

@@ -1,0 +1,1 @@
+"""Looking at runs: summaries, comparison, metrics, curves."""

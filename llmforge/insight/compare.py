@@ -1,0 +1,112 @@
+"""Two runs side by side: the recipe keys in which they differ, and their results."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmforge.errors import RunError
+from llmforge.insight.summary import best_loss
+from llmforge.rundir import RunDirectory, RunEntry
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One value of each run; None where a run has none."""
+
+    name: str
+    left: Any
+    right: Any
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two runs differ.
+
+    Attributes:
+        recipe: recipe keys with different values.
+        resolved: what ``auto`` became, data and tokenizer, where they differ.
+        metrics: results of both, whether they differ or not.
+    """
+
+    recipe: tuple[Pair, ...]
+    resolved: tuple[Pair, ...]
+    metrics: tuple[Pair, ...]
+
+
+def compare(left: RunEntry, right: RunEntry) -> Comparison:
+    """Compare two runs.
+
+    Raises:
+        RunError: a recipe cannot be read.
+    """
+    facts = [_facts(entry) for entry in (left, right)]
+    return Comparison(
+        recipe=tuple(_different(recipe_values(left), recipe_values(right))),
+        resolved=tuple(_different(*facts)),
+        metrics=tuple(_pairs(_results(left), _results(right))),
+    )
+
+
+def recipe_values(entry: RunEntry) -> dict[str, Any]:
+    """Return the resolved recipe of a run by dotted key.
+
+    Without a recipe file the identity keys of the record have to do.
+
+    Raises:
+        RunError: the recipe file is damaged.
+    """
+    tables = read_recipe(entry.directory)
+    return dict(_flat(tables)) if tables else dict(entry.record.identity.get("keys", {}))
+
+
+def read_recipe(directory: RunDirectory) -> dict[str, Any]:
+    """Return the resolved recipe of a run as nested tables; empty when the file is not there.
+
+    Raises:
+        RunError: the recipe file is damaged.
+    """
+    try:
+        return tomllib.loads(directory.recipe.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{directory.recipe} cannot be read: {error}") from error
+
+
+def _facts(entry: RunEntry) -> dict[str, Any]:
+    facts = {**dict(_flat(entry.record.resolved)), **entry.record.fingerprints}
+    facts.pop("reasons", None)
+    return facts
+
+
+def _results(entry: RunEntry) -> dict[str, Any]:
+    record = entry.record
+    best = record.metrics.get("best") or {}
+    values = {"state": entry.state, "step": record.step}
+    values |= {"best val/loss": best_loss(record.metrics), "best step": best.get("step")}
+    values |= {
+        name: value
+        for name, value in record.metrics.items()
+        if isinstance(value, int | float) and name not in values
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _pairs(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Pair]:
+    for name in dict.fromkeys([*left, *right]):
+        yield Pair(name, left.get(name), right.get(name))
+
+
+def _different(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Pair]:
+    return [pair for pair in _pairs(left, right) if pair.left != pair.right]

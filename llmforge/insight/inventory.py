@@ -1,0 +1,138 @@
+"""What a run left on disk, how it ended and what to type next. Imports no torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmforge.checkpoint.format import PINNED, step_directories, verify
+from llmforge.checkpoint.manifest import read_manifest
+from llmforge.errors import CheckpointError, PluginError
+from llmforge.rundir import RunDirectory, RunEntry, completion_of
+from llmforge.rundir.record import FINISHED
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checkpoint after a quick look: manifest and file sizes, no hashes.
+
+    ``size`` is in bytes, ``problem`` empty when nothing seems wrong.
+    """
+
+    step: int
+    path: Path
+    size: int
+    created: str
+    is_best: bool
+    is_last: bool
+    is_pinned: bool
+    problem: str
+
+
+def checkpoints_of(directory: RunDirectory) -> list[CheckpointInfo]:
+    """Return every checkpoint of a run in order of steps, damaged ones too."""
+    found = [_look_at(step, path) for step, path in step_directories(directory.checkpoints)]
+    sound = [info.step for info in found if not info.problem]
+    best = [info.step for info in found if info.is_best]
+    return [
+        CheckpointInfo(
+            step=info.step,
+            path=info.path,
+            size=info.size,
+            created=info.created,
+            is_best=bool(best) and info.step == best[-1],
+            is_last=bool(sound) and info.step == sound[-1],
+            is_pinned=info.is_pinned,
+            problem=info.problem,
+        )
+        for info in found
+    ]
+
+
+def artifacts_of(directory: RunDirectory) -> dict[str, Path]:
+    """Return the files and folders of a run that people look for, by what they are."""
+    places = {
+        "recipe": directory.recipe,
+        "metrics": directory.metrics,
+        "timing": directory.timing,
+        "summary": directory.summary,
+        "evaluation": directory.evaluation,
+        "samples": directory.samples,
+        "log": directory.path / "log.txt",
+        "plots": directory.plots,
+        "tokenizer": directory.tokenizer,
+    }
+    return {name: path for name, path in places.items() if path.exists()}
+
+
+def viewers_of(directory: RunDirectory, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Return, per tracker of the run, the command that shows what it wrote, else its folder."""
+    from llmforge.plugins import load
+
+    found = {}
+    for name in (recipe.get("tracker") or {}).get("names") or ():
+        folder = directory.trackers / name
+        try:
+            command = load("tracker", name).viewer.format(directory=folder)
+        except PluginError:  # not installed here; the folder is still worth naming
+            command = ""
+        if command or folder.exists():
+            found[name] = command or str(folder)
+    return found
+
+
+def next_command(entry: RunEntry) -> str:
+    """Return what to type next for a run in its state; empty while it is running."""
+    run_id = entry.directory.id
+    if entry.state == "running":
+        return ""
+    if entry.problem:
+        return f"forge runs clear {run_id}"
+    if entry.state in FINISHED:
+        completion = completion_of(entry.directory)
+        return completion.next_command if completion else f"forge generate {run_id}"
+    return _command_again(entry)
+
+
+def why_ended(entry: RunEntry) -> str:
+    """Return in words why a run is not running; empty when it is."""
+    if entry.problem:
+        return entry.problem
+    if entry.state == "crashed":
+        return "its process is gone: killed, or the machine went down"
+    return "" if entry.state == "running" else entry.record.exit_reason
+
+
+def _command_again(entry: RunEntry) -> str:
+    """Return the command the run was started with, or one that trains its stored recipe."""
+    provenance = entry.record.provenance
+    command = [str(part) for part in provenance.get("command") or ()]
+    hidden = any("***" in part for part in command)
+    if not command or hidden or Path(command[0]).name not in ("forge", "__main__.py"):
+        return shlex.join(["forge", "train", str(entry.directory.recipe)])
+    place = provenance.get("directory") or ""
+    again = shlex.join(["forge", *command[1:]])
+    return again if place in ("", str(Path.cwd())) else f"cd {shlex.quote(place)} && {again}"
+
+
+def _look_at(step: int, path: Path) -> CheckpointInfo:
+    size, created, is_best, wrong = 0, "", False, []
+    try:
+        wrong = verify(path, hashes=False)
+        manifest = read_manifest(path)
+        size, created, is_best = manifest.size, manifest.created, manifest.is_best
+    except CheckpointError as error:
+        wrong = wrong or [error.message]
+    return CheckpointInfo(
+        step=step,
+        path=path,
+        size=size,
+        created=created,
+        is_best=is_best,
+        is_last=False,
+        is_pinned=(path / PINNED).exists(),
+        problem="; ".join(wrong),
+    )

@@ -1,0 +1,77 @@
+"""The rows of a run's metrics, as they are or one per epoch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from llmforge.errors import RunError
+from llmforge.run.metrics import read_rows
+
+Row = dict[str, Any]
+
+EPOCH_END = "train/loss_epoch"
+"""Only the row that ends an epoch has it."""
+
+_TAIL_BYTES = 65536
+
+
+def metric_rows(path: Path) -> list[Row]:
+    """Return the complete rows of ``metrics.jsonl`` or ``timing.jsonl``.
+
+    Raises:
+        RunError: a row is damaged.
+    """
+    try:
+        return list(read_rows(path))
+    except ValueError as error:
+        raise RunError(f"{path} has a damaged row: {error}") from error
+
+
+def per_epoch(rows: Iterable[Row]) -> list[Row]:
+    """Return one row per epoch: the last value of each column within it.
+
+    The last epoch may be incomplete; its row then has no ``train/loss_epoch``.
+    """
+    epochs: list[Row] = []
+    current: Row = {}
+    for row in rows:
+        current |= row
+        if EPOCH_END in row:
+            epochs.append(current)
+            current = {}
+    return [*epochs, current] if current else epochs
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """Return the names of all columns, in the order in which they first appear."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def write_csv(rows: Sequence[Row], file: TextIO) -> None:
+    """Write ``rows`` as CSV with a header; a missing value is an empty field."""
+    writer = csv.DictWriter(file, fieldnames=columns(rows), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def last_row(path: Path) -> Row:
+    """Return the last complete row, reading only the end of the file; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().splitlines(keepends=True)
+    except FileNotFoundError:
+        return {}
+    for line in reversed(lines):
+        if line.endswith(b"\n"):
+            try:
+                row: Row = json.loads(line)
+            except ValueError:
+                return {}
+            return row
+    return {}
