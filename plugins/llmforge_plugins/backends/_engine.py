@@ -1,0 +1,145 @@
+"""The engine of one device: accumulates micro-batches, steps, evaluates, hands out its state."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmforge.interfaces import Batch, EngineState, LanguageModel, Resolution, StepResult
+from llmforge_plugins.backends import _state
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class SingleEngine:
+    """Implements :class:`llmforge.interfaces.Engine` on one device.
+
+    Weights, gradients and optimizer state are fp32; in bf16 and fp16 only matrix products and
+    what lies between them are computed in the smaller format (autocast).
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        optimizer: torch.optim.Optimizer,
+        schedule: Callable[[int], float],
+        *,
+        resolution: Resolution,
+        grad_clip: float,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.resolution = resolution
+        self.device = torch.device(resolution.device)
+        self._schedule = schedule
+        self._grad_clip = grad_clip
+        self._dtype = _DTYPES.get(resolution.precision)
+        self._scaler = torch.amp.GradScaler(
+            self.device.type, enabled=resolution.precision == "fp16"
+        )
+        self._loss = torch.compile(model.loss) if resolution.compile else model.loss
+        self._parameters = [parameter for _, parameter in model.named_parameters()]
+        self._finite = torch.ones((), dtype=torch.bool, device=self.device)
+        self._loss_sum = torch.zeros((), device=self.device)
+
+    def accumulate(self, batch: Batch, *, targets: int, seed: int) -> None:
+        """Add the gradients of one micro-batch; ``targets`` divides the loss."""
+        torch.manual_seed(seed)
+        with _out_of_memory():
+            with self._autocast():
+                loss_sum, _ = self._loss(self._on_device(batch))
+            self._scaler.scale(loss_sum / targets).backward()
+        self._loss_sum += loss_sum.detach()
+
+    def discard(self) -> None:
+        """Drop all gradients and sums accumulated since the last step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._loss_sum = torch.zeros_like(self._loss_sum)
+
+    def step(self, step: int) -> StepResult:
+        """Clip, apply the optimizer at schedule position ``step``, clear gradients."""
+        factor = self._schedule(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self._scaler.unscale_(self.optimizer)
+        grad_norm = self._clip()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        result = StepResult(self._loss_sum, grad_norm, float(self.optimizer.param_groups[0]["lr"]))
+        self._finite = self._finite & self._loss_sum.isfinite()
+        if not self._scaler.is_enabled():  # the scaler skips steps that overflowed
+            self._finite = self._finite & grad_norm.isfinite()
+        self.discard()
+        return result
+
+    def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return summed loss and target count of a batch without gradients, on the device."""
+        self.model.eval()
+        try:
+            with _out_of_memory(), torch.no_grad(), self._autocast():
+                return self.model.loss(self._on_device(batch))
+        finally:
+            self.model.train()
+
+    def finite(self) -> bool:
+        """Return whether every loss and gradient norm so far was finite. Synchronises."""
+        return bool(self._finite)
+
+    def state(self) -> EngineState:
+        """Return live references to all state; the caller copies before the next step."""
+        tensors, values = _state.optimizer_state(self.model, self.optimizer)
+        if self._scaler.is_enabled():
+            values["scaler"] = self._scaler.state_dict()
+        return EngineState(_state.model_state(self.model), tensors, values)
+
+    def load_state(self, state: EngineState) -> None:
+        """Take over ``state``.
+
+        Raises:
+            CheckpointError: a name or shape does not fit this model or optimizer.
+        """
+        _state.load_model_state(self.model, state.model)
+        _state.load_optimizer_state(self.model, self.optimizer, state.optimizer, state.values)
+        if self._scaler.is_enabled() and "scaler" in state.values:
+            self._scaler.load_state_dict(dict(state.values["scaler"]))
+        self.discard()
+
+    def _clip(self) -> Tensor:
+        """Return the norm of all gradients, scaling them down to the largest one allowed."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # on a CPU the norm can be looked at for free, and most steps need no second pass
+        if self._grad_clip and (self.device.type != "cpu" or not norm <= self._grad_clip):
+            nn.utils.clip_grads_with_norm_(self._parameters, self._grad_clip, norm)
+        return norm
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self._dtype)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        if self.device.type == "cpu":
+            return batch
+        pinned = self.device.type == "cuda"
+        return {
+            name: (tensor.pin_memory() if pinned else tensor).to(self.device, non_blocking=pinned)
+            for name, tensor in batch.items()
+        }
+
+
+@contextlib.contextmanager
+def _out_of_memory() -> Iterator[None]:
+    """Raise ``torch.OutOfMemoryError`` where a CPU's allocator raises a plain RuntimeError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error) or "can't allocate memory" in str(error):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise

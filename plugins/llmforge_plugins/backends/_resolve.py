@@ -1,0 +1,136 @@
+"""Turning ``auto`` into a device, a precision and compilation, with a reason for each."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmforge.errors import RunError
+from llmforge.interfaces import Resolution, RunContext
+
+_STEPS_WORTH_COMPILING = 2_000  # a compilation takes tens of seconds to minutes
+
+
+def resolve(run: RunContext) -> Resolution:
+    """Decide device, precision and compilation of ``run``.
+
+    What an earlier start of the run decided (``run.resolved``) is kept where the recipe still
+    says ``auto``, so that a resume never changes the numbers.
+
+    Raises:
+        RunError: the recipe asks for what this machine cannot do.
+    """
+    kept = run.resolved
+    device, why_device = _device(run.train.device, kept)
+    precision, why_precision = _precision(run.train.precision, device, kept)
+    compile_, why_compile = _compile(run, device, kept)
+    return Resolution(
+        device=str(device),
+        precision=precision,
+        compile=compile_,
+        hardware=_hardware(device),
+        reasons=(why_device, why_precision, why_compile),
+    )
+
+
+def _device(asked: str, kept: Mapping[str, Any]) -> tuple[torch.device, str]:
+    if asked != "auto":
+        device = torch.device(asked)
+        _check_device(device)
+        return _indexed(device), f"device {asked}: as the recipe says"
+    if "device" in kept and _is_available(torch.device(kept["device"])):
+        return torch.device(kept["device"]), f"device {kept['device']}: as before the resume"
+    if torch.cuda.is_available():
+        return torch.device("cuda:0"), "device cuda:0: the first CUDA device"
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), "device mps: Apple's GPU"
+    return torch.device("cpu"), "device cpu: no GPU is available"
+
+
+def _indexed(device: torch.device) -> torch.device:
+    return torch.device("cuda:0") if str(device) == "cuda" else device
+
+
+def _is_available(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return True
+
+
+def _check_device(device: torch.device) -> None:
+    if _is_available(device):
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = f"{count} CUDA device{'s' if count != 1 else ''}"
+    if device.type == "mps":
+        found = "no Apple GPU"
+    raise RunError(
+        f"train.device '{device}' is not available: PyTorch finds {found}",
+        remedy='set train.device = "auto", or install a PyTorch build for your GPU',
+    )
+
+
+def _precision(asked: str, device: torch.device, kept: Mapping[str, Any]) -> tuple[str, str]:
+    if asked == "fp16" and device.type != "cuda":
+        raise RunError(
+            f"train.precision 'fp16' needs a CUDA device, but the device is {device}",
+            remedy='set train.precision = "auto"',
+        )
+    if asked != "auto":
+        return asked, f"precision {asked}: as the recipe says"
+    if "precision" in kept:
+        return kept["precision"], f"precision {kept['precision']}: as before the resume"
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return "bf16", "precision bf16: native on this GPU"
+        return "fp16", "precision fp16: this GPU has no native bf16"
+    if device.type == "cpu" and _cpu_has_bf16():
+        return "bf16", "precision bf16: native on this CPU"
+    return "fp32", f"precision fp32: no native bf16 on this {device.type}"
+
+
+def _cpu_has_bf16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _compile(run: RunContext, device: torch.device, kept: Mapping[str, Any]) -> tuple[bool, str]:
+    asked = run.train.compile
+    if asked != "auto":
+        return asked, f"compile {_yes(asked)}: as the recipe says"
+    if "compile" in kept:
+        return bool(kept["compile"]), f"compile {_yes(bool(kept['compile']))}: as before the resume"
+    if device.type != "cuda":
+        return False, "compile no: on this device the eager kernels are as fast"
+    if run.total_steps < _STEPS_WORTH_COMPILING:
+        return False, f"compile no: {run.total_steps} steps are too few to be worth it"
+    return True, f"compile yes: {run.total_steps} steps are worth it"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_cpu_name()}, {threads} thread{'s' if threads != 1 else ''}" + (
+        ", MPS" if device.type == "mps" else ""
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux: the platform module knows a name
+    return platform.processor() or platform.machine() or f"{os.cpu_count()} cores"

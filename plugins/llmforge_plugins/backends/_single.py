@@ -1,0 +1,49 @@
+"""The backend of one process on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from llmforge.interfaces import Engine, LanguageModel, RunContext
+from llmforge_plugins.backends._allocator import keep_freed_memory
+from llmforge_plugins.backends._engine import SingleEngine
+from llmforge_plugins.backends._resolve import resolve
+
+
+class SingleBackend:
+    """Implements :class:`llmforge.interfaces.Backend` for one device."""
+
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+
+    def prepare(
+        self,
+        model_factory: Callable[[], LanguageModel],
+        optimizer_factory: Callable[[list[tuple[str, Any]]], Any],
+        schedule: Callable[[int], float],
+    ) -> Engine:
+        """Build the model on the host, so that it starts alike everywhere, and move it.
+
+        Raises:
+            RunError: the recipe asks for a device or precision this machine does not have.
+        """
+        resolution = resolve(self._run)
+        device = torch.device(resolution.device)
+        if device.type == "cpu":
+            keep_freed_memory()
+        elif device.type == "cuda":
+            torch.cuda.set_device(device)
+        model = model_factory()
+        cast("nn.Module", model).to(device)
+        model.train()
+        return SingleEngine(
+            model,
+            optimizer_factory(list(model.named_parameters())),
+            schedule,
+            resolution=resolution,
+            grad_clip=self._run.train.grad_clip,
+        )

@@ -1,0 +1,94 @@
+"""Cross-entropy of a linear output layer, chunk by chunk, so that logits never exist in full.
+
+The logits of a small model are by far its largest tensor: 2,048 positions over 50,000 tokens take
+400 MB in fp32, and plain autograd holds several of that size. Here a chunk of positions goes
+through matrix product, softmax and both gradients while it is in cache; what is kept for the
+backward pass is as large as the inputs. The idea is that of Liger Kernel (Hsu et al. 2024) and
+"Cut Your Losses in Large-Vocabulary Language Models" (Wijmans et al. 2024).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmforge.interfaces import IGNORE_INDEX
+from llmforge_plugins.models._linear import matmul_transposed, weight_gradient
+
+_CHUNK_ON_CPU = 512  # positions; the logits of 8,192 tokens then stay in a shared cache
+_CHUNK_ELSEWHERE = 4096
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed cross-entropy in nats of ``hidden @ weight.T`` against ``targets``.
+
+    Under autocast the logits are computed in its precision; softmax and sums always are in fp32.
+
+    Args:
+        hidden: [positions, width].
+        weight: [vocabulary, width]; its gradient comes in its own precision.
+        targets: int64 [positions]; ``IGNORE_INDEX`` where unscored.
+    """
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Computes the gradients in the forward pass; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss and keep the gradients of both inputs."""
+        device = hidden.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
+        chunk = _CHUNK_ON_CPU if device == "cpu" else _CHUNK_ELSEWHERE
+        wants_gradients = any(ctx.needs_input_grad)
+        with torch.autocast(device, enabled=False):
+            cast = weight.to(dtype)
+            loss = hidden.new_zeros((), dtype=_wide(dtype))
+            grad_hidden, grad_weight = torch.empty_like(hidden), None
+            for start in range(0, hidden.shape[0], chunk):
+                rows = slice(start, start + chunk)
+                part = hidden[rows].to(dtype)
+                loss_sum, logits_grad, scored = _softmax_loss(part, cast, targets[rows])
+                loss += loss_sum
+                if wants_gradients:
+                    grad_hidden[rows] = matmul_transposed(logits_grad, cast.t()) * scored
+                    of_chunk = weight_gradient(logits_grad, part * scored)
+                    grad_weight = _sum(grad_weight, of_chunk, weight.dtype)
+        ctx.gradients = grad_hidden, grad_weight
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Scale the kept gradients, in place: they are used once."""
+        hidden, weight = ctx.gradients
+        del ctx.gradients
+        return hidden.mul_(grad), weight.mul_(grad), None
+
+
+def _softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loss, gradient of the logits (unscored rows included) and a column of scored rows."""
+    logits = matmul_transposed(hidden, weight)
+    wide = logits.to(_wide(logits.dtype))
+    scored = targets != IGNORE_INDEX
+    labels = targets.where(scored, 0)[:, None]
+    # log-sum-exp from the largest logit and its probability: that one cannot underflow
+    largest, of_label = wide.amax(1), wide.gather(1, labels)[:, 0]
+    torch.softmax(wide, 1, out=wide)
+    losses = largest - wide.amax(1).log_() - of_label
+    wide.scatter_add_(1, labels, wide.new_full(labels.shape, -1.0))
+    grad = wide if wide is logits else logits.copy_(wide)
+    return losses.where(scored, 0.0).sum(), grad, scored[:, None].to(grad.dtype)
+
+
+def _sum(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``total + part`` in ``dtype``; chunks are summed in the weight's own precision."""
+    return part.to(dtype) if total is None else total.add_(part)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

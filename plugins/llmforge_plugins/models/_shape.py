@@ -1,0 +1,112 @@
+"""The shape of a decoder-only transformer: its presets and what can be counted without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+PRESETS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "nano": {"layers": 3, "width": 128, "heads": 4},
+        "tiny": {"layers": 4, "width": 256, "heads": 4},
+        "small": {"layers": 8, "width": 512, "heads": 8},
+        "medium": {"layers": 12, "width": 768, "heads": 12},
+        "large": {"layers": 16, "width": 1024, "heads": 16},
+    }
+)
+"""What each preset sets; any option given beside ``preset`` replaces the preset's value."""
+
+_ROUND_TO = 64  # hidden widths that are multiples of this keep matrix kernels on their fast path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Every number that decides a transformer's parameters and arithmetic.
+
+    Attributes:
+        layers: number of blocks.
+        width: size of the residual stream.
+        heads: query heads; ``width / heads`` is the size of one.
+        kv_heads: key and value heads; each serves ``heads / kv_heads`` query heads.
+        feed_forward: hidden width of the feed-forward part.
+        context: longest sequence in tokens.
+        positions: rotary embeddings in every attention, or one learned table at the input.
+        norm: normalisation before attention, before the feed-forward part and at the end.
+        activation: SwiGLU (two input matrices, one gates the other) or GELU (one).
+        tie_embeddings: whether the output matrix is the embedding matrix.
+        dropout: share of activations dropped while training.
+        bias: whether linear maps and LayerNorm have a bias.
+        rope_theta: base of the rotary frequencies.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+    context: int
+    positions: Literal["rope", "learned"] = "rope"
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    tie_embeddings: bool = True
+    dropout: float = 0.0
+    bias: bool = False
+    rope_theta: float = 10_000.0
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def qkv_width(self) -> int:
+        """Outputs of the map that makes queries, keys and values at once."""
+        return (self.heads + 2 * self.kv_heads) * self.head_size
+
+    @property
+    def up_width(self) -> int:
+        """Outputs of the first feed-forward map: gate and value at once for SwiGLU."""
+        return self.feed_forward * (2 if self.activation == "swiglu" else 1)
+
+    def matrix_parameters(self) -> int:
+        """Return the weights of all blocks' linear maps, biases left out."""
+        per_layer = self.width * (self.qkv_width + self.width + self.up_width + self.feed_forward)
+        return self.layers * per_layer
+
+    def parameters(self, vocab_size: int) -> int:
+        """Return the number of trainable parameters with ``vocab_size`` tokens."""
+        embeddings = vocab_size * self.width * (1 if self.tie_embeddings else 2)
+        if self.positions == "learned":
+            embeddings += self.context * self.width
+        scales = 2 if self.norm == "layernorm" and self.bias else 1
+        norms = (2 * self.layers + 1) * self.width * scales
+        biases = self.qkv_width + self.width + self.up_width + self.width
+        return (
+            embeddings
+            + self.matrix_parameters()
+            + norms
+            + (self.layers * biases if self.bias else 0)
+        )
+
+    def flops_per_token(self, vocab_size: int) -> float:
+        """Return forward and backward floating-point operations for one token.
+
+        Two per weight forward and four backward, attention over the whole context added, as
+        Chowdhery et al., "PaLM" (2022), appendix B; looking tokens up costs nothing.
+        """
+        weights = self.matrix_parameters() + vocab_size * self.width
+        return 6.0 * weights + 12.0 * self.layers * self.width * self.context
+
+
+def default_feed_forward(width: int, activation: str) -> int:
+    """Return the hidden width that gives the feed-forward part 8 ``width``² weights.
+
+    That is 4 ``width`` for GELU and, with SwiGLU's third matrix, 8/3 ``width`` (Shazeer, "GLU
+    Variants Improve Transformer", 2020), rounded to a multiple of 64 where that is at least 64.
+    """
+    if activation == "gelu":
+        return 4 * width
+    exact = 8 * width / 3
+    return max(_ROUND_TO, round(exact / _ROUND_TO) * _ROUND_TO)

@@ -1,0 +1,199 @@
+"""The transformer itself: embedding, blocks of attention and feed-forward, output, loss.
+
+What makes it fast lies beside it: ``_linear`` (matrix products), ``_attention`` and
+``_cross_entropy``; ``_cache`` holds keys and values for generation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmforge.interfaces import IGNORE_INDEX, Batch
+from llmforge_plugins.models._attention import causal_attention, rotary_tables, rotate
+from llmforge_plugins.models._cache import CacheStep, KeyValueCache
+from llmforge_plugins.models._cross_entropy import linear_cross_entropy
+from llmforge_plugins.models._linear import Linear, linear
+from llmforge_plugins.models._shape import Shape
+
+Angles = tuple[Tensor, Tensor]  # cosines and sines of the positions at hand
+
+_NORM_EPSILON = 1e-5
+_INIT_STD = 0.02
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped queries (Ainslie et al., "GQA", 2023)."""
+
+    def __init__(self, shape: Shape, *, layer: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.size = shape.heads, shape.kv_heads, shape.head_size
+        self.layer, self.dropout = layer, shape.dropout
+        self.qkv = Linear(shape.width, shape.qkv_width, bias=shape.bias)
+        self.out = Linear(shape.width, shape.width, bias=shape.bias)
+
+    def forward(self, x: Tensor, angles: Angles | None, step: CacheStep | None) -> Tensor:
+        """Mix each position of [rows, positions, width] with those before it."""
+        qkv = self.qkv(x).view(*x.shape[:2], self.heads + 2 * self.kv_heads, self.size)
+        if step is not None:
+            return self.out(self._cached(qkv, angles, step))
+        dropout = self.dropout if self.training else 0.0
+        return self.out(causal_attention(qkv, self.heads, angles, dropout=dropout))
+
+    def _cached(self, qkv: Tensor, angles: Angles | None, step: CacheStep) -> Tensor:
+        queries, keys, values = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        if angles is not None:
+            queries, keys = rotate(queries, *angles), rotate(keys, *angles)
+        held = step.extend(self.layer, keys.transpose(1, 2), values.transpose(1, 2))
+        mixed = functional.scaled_dot_product_attention(
+            queries.transpose(1, 2),
+            *held,
+            attn_mask=step.mask,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps around GELU, or three around SwiGLU, its first two made as one."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gated = shape.activation == "swiglu"
+        self.up = Linear(shape.width, shape.up_width, bias=shape.bias)
+        self.down = Linear(shape.feed_forward, shape.width, bias=shape.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map every position of [rows, positions, width] on its own."""
+        hidden = self.up(x)
+        if not self.gated:
+            return self.down(functional.gelu(hidden))
+        gate, value = hidden.chunk(2, dim=-1)
+        return self.down(functional.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each normalised before and added after."""
+
+    def __init__(self, shape: Shape, *, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = _norm(shape)
+        self.attention = Attention(shape, layer=layer)
+        self.feed_forward_norm = _norm(shape)
+        self.feed_forward = FeedForward(shape)
+        self.drop = nn.Dropout(shape.dropout)
+
+    def forward(self, x: Tensor, angles: Angles | None, step: CacheStep | None) -> Tensor:
+        """Return the residual stream [rows, positions, width] after this layer."""
+        x = x + self.drop(self.attention(self.attention_norm(x), angles, step))
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class TransformerModel(nn.Module):
+    """A decoder-only language model; implements :class:`llmforge.interfaces.LanguageModel`.
+
+    Args:
+        shape: its sizes and variants.
+        vocab_size: tokens it reads and predicts.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, shape: Shape, *, vocab_size: int) -> None:
+        super().__init__()
+        self.shape, self.context, self.vocab_size = shape, shape.context, vocab_size
+        self.embedding = nn.Embedding(vocab_size, shape.width)
+        if shape.positions == "learned":
+            self.positions = nn.Embedding(shape.context, shape.width)
+        else:
+            cos, sin = rotary_tables(shape.head_size, shape.context, shape.rope_theta)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
+        self.drop = nn.Dropout(shape.dropout)
+        self.blocks = nn.ModuleList(Block(shape, layer=layer) for layer in range(shape.layers))
+        self.norm = _norm(shape)
+        if not shape.tie_embeddings:
+            self.head = Linear(shape.width, vocab_size, bias=False)
+        self._initialise()
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the summed cross-entropy in nats and the number of scored targets."""
+        targets = batch["targets"].flatten()
+        hidden = self._hidden(batch["inputs"], None).flatten(0, 1)
+        return (
+            linear_cross_entropy(hidden, self._output_weight(), targets),
+            (targets != IGNORE_INDEX).sum(),
+        )
+
+    def forward(self, inputs: Tensor, *, cache: KeyValueCache | None = None) -> Tensor:
+        """Return logits [rows, positions, vocabulary]; with a cache, extend it."""
+        return linear(self._hidden(inputs, cache), self._output_weight())
+
+    def new_cache(self, rows: int, length: int) -> KeyValueCache:
+        """Return an empty cache for ``rows`` sequences of at most ``length`` positions."""
+        return KeyValueCache(
+            layers=self.shape.layers,
+            rows=rows,
+            length=length,
+            heads=self.shape.kv_heads,
+            size=self.shape.head_size,
+        )
+
+    def flops_per_token(self) -> float:
+        """Return the floating-point operations of forward and backward for one token."""
+        return self.shape.flops_per_token(self.vocab_size)
+
+    def _hidden(self, inputs: Tensor, cache: KeyValueCache | None) -> Tensor:
+        length = inputs.shape[1]
+        if length > self.context:
+            raise ValueError(f"{length} positions exceed the model's context of {self.context}")
+        step = None
+        positions: Tensor | slice = slice(0, length)
+        if cache is not None:
+            step = cache.begin(length, context=self.context, device=inputs.device)
+            positions = step.positions
+        x = self.embedding(inputs)
+        angles = None
+        if self.shape.positions == "learned":
+            x = x + self.positions.weight[positions]
+        else:
+            dtype = _compute_dtype(x)
+            angles = self.cos[positions].to(dtype), self.sin[positions].to(dtype)
+        x = self.drop(x)
+        for block in self.blocks:
+            x = block(x, angles, step)
+        hidden: Tensor = self.norm(x)
+        return hidden
+
+    def _output_weight(self) -> Tensor:
+        return self.embedding.weight if self.shape.tie_embeddings else self.head.weight
+
+    def _initialise(self) -> None:
+        """Draw weights as GPT-2 does (Radford et al. 2019).
+
+        Normal with deviation 0.02; maps that write to the residual stream are scaled down by
+        the root of their number, so that its variance does not grow with depth.
+        """
+        into_residual = ("attention.out.weight", "feed_forward.down.weight")
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() > 1:
+                scale = math.sqrt(2 * self.shape.layers) if name.endswith(into_residual) else 1.0
+                nn.init.normal_(parameter, std=_INIT_STD / scale)
+
+
+def _norm(shape: Shape) -> nn.Module:
+    if shape.norm == "layernorm":
+        return nn.LayerNorm(shape.width, eps=_NORM_EPSILON, bias=shape.bias)
+    return nn.RMSNorm(shape.width, eps=_NORM_EPSILON)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """Return the precision of matrix products: autocast's where it is on, else that of ``x``."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
