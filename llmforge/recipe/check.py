@@ -15,7 +15,7 @@ from llmforge.options import Options, problems_from
 from llmforge.recipe import secrets
 from llmforge.recipe.layers import Layers
 from llmforge.recipe.lines import KeyPath, dotted
-from llmforge.recipe.model import Origin, Selection
+from llmforge.recipe.model import Selection
 from llmforge.recipe.places import Places
 from llmforge.recipe.rules import Draft, broken_rules
 from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS, NoKeys
@@ -44,13 +44,13 @@ class Check:
         self._label = label
         self._complete = complete
         self._values: dict[str, Any] = layers.values
-        self._found: list[tuple[Origin | None, Problem]] = []
+        self._found: list[Problem] = []
         self._classes: dict[tuple[str, str], type[Options]] = {}
         self.tables: dict[str, Options] = {}
         self.selections: dict[str, tuple[Selection, ...]] = {}
         self.spare: dict[tuple[str, str], Options] = {}
         self._run()
-        self.problems = self._in_order()
+        self.problems = sorted(self._found, key=_position)
 
     def _run(self) -> None:
         self._refuse_secrets()
@@ -205,8 +205,7 @@ class Check:
         self, path: KeyPath, table: Mapping[str, Any], options: type[Options]
     ) -> Options | None:
         """Return the typed table, or None after reporting what is wrong with it."""
-        aliases = {item.alias for item in options.model_fields.values()}
-        unknown = [key for key in table if key not in options.model_fields and key not in aliases]
+        unknown = [key for key in table if key not in options.model_fields]
         for key in unknown:
             self._add((*path, key), "unknown key", self._places.remedy(key, table=path))
         known = {key: value for key, value in table.items() if key not in unknown}
@@ -230,15 +229,8 @@ class Check:
         origin = self._layers.origin(path)
         where = str(origin) if origin else self._label
         problem = Problem(message=message, key=dotted(path), where=where, remedy=remedy)
-        if all(problem != known for _, known in self._found):
-            self._found.append((origin, problem))
-
-    def _in_order(self) -> list[Problem]:
-        def position(found: tuple[Origin | None, Problem]) -> tuple[str, int]:
-            origin = found[0]
-            return (origin.text, origin.line or 0) if origin else ("", 0)
-
-        return [problem for _, problem in sorted(self._found, key=position)]
+        if problem not in self._found:
+            self._found.append(problem)
 
 
 def leaves(tables: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -249,6 +241,12 @@ def leaves(tables: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[tuple[Ke
             yield from leaves(value, path)
         else:
             yield path, value
+
+
+def _position(problem: Problem) -> tuple[str, int]:
+    """Return a key that sorts problems by file and line; those of a profile come after."""
+    file, _, line = problem.where.rstrip(")").rpartition(":")
+    return (file, int(line)) if line.isdecimal() else (problem.where, 0)
 
 
 def _first(value: Any) -> str:

@@ -12,7 +12,8 @@ from llmforge.component import KINDS
 from llmforge.errors import Problem, RecipeError
 from llmforge.options import Options, closest
 from llmforge.recipe.check import Check, leaves
-from llmforge.recipe.layers import Document, Layers, Override, as_overrides, read_documents
+from llmforge.recipe.documents import Document, read_documents
+from llmforge.recipe.layers import Layers, Override, as_overrides
 from llmforge.recipe.lines import dotted
 from llmforge.recipe.model import Origin, Recipe, Selection
 from llmforge.recipe.schema import (

@@ -13,6 +13,8 @@ from llmforge.recipe.schema import CORE_TABLES, KIND_KEYS, NoKeys
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
+_TRAINING = ("model", "data", "train")  # a recipe with one needs all; without any it generates
+
 Schema = dict[str, Any]
 
 
@@ -36,9 +38,12 @@ def recipe_schema() -> Schema:
         "$schema": DIALECT,
         "title": "llmforge recipe",
         **_table("", {"extends": extends, **tables, "profile": profiles}),
-        "if": {"not": {"required": ["extends"]}},
+        "if": {
+            "not": {"required": ["extends"]},
+            "anyOf": [{"required": [name]} for name in _TRAINING],
+        },
         "then": {
-            "required": ["model", "data", "train"],
+            "required": list(_TRAINING),
             "properties": {
                 "model": {"required": ["name"]},
                 "data": {"required": ["name"]},

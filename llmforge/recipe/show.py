@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmforge.recipe.documents import label_of
 from llmforge.recipe.identity import identity, run_id
-from llmforge.recipe.layers import label_of
 from llmforge.recipe.lines import KeyPath, dotted
 from llmforge.recipe.load import (
     DEFAULT,

@@ -87,6 +87,15 @@ def test_a_misplaced_or_misspelt_key_is_answered_with_the_right_one(
     assert all(item.where == "--set" for item in found if item.remedy == remedy)
 
 
+def test_problems_of_a_profile_come_in_the_order_of_its_lines(parts: Path) -> None:
+    blank = "\n" * (98 - LAST)
+    more = f"{blank}[profile.p]\ntrain.b = 1\nrun.a = 1\n"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(parts / "r.toml", more=more), profile="p")
+    assert [item.key for item in caught.value.problems] == ["train.b", "run.a"]
+    assert caught.value.problems[1].where == "profile p (r.toml:101)"
+
+
 def test_options_of_unselected_components_are_checked(parts: Path) -> None:
     found = problem(parts, "[optimizer.other]\ndampin = 3\n")
     assert (found.key, found.remedy) == ("optimizer.other.dampin", "did you mean 'damping'?")
