@@ -1,0 +1,254 @@
+"""Curves of a run as PNG files: loss, perplexity, learning rate.
+
+Matplotlib's figures are used directly, without pyplot: no global state, no window system.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmforge.insight.metrics import Row, metric_rows
+from llmforge.rundir import RunDirectory
+from llmforge.rundir.atomic import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TRAIN, _VALIDATION, _RATE = "#4477aa", "#cc5533", "#228866"
+_INK, _MUTED, _GRID = "#222222", "#666666", "#e4e4e4"
+_SIZE, _DPI = (7.2, 4.2), 150
+
+_SPARSE, _FEW = 12, 60
+"""Up to these many points a line gets markers, and is drawn without smoothing."""
+
+_HIGHEST_LOSS = 50.0
+"""Nats per token; the perplexity of a higher loss says nothing and overflows the axis."""
+
+_LONGEST_TITLE = 72
+
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _MUTED,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+}
+
+Points = tuple[list[int], list[float]]
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A picture: its file's name, title, what the vertical axis shows, and how it is drawn.
+
+    ``draw`` returns False when there is nothing to draw.
+    """
+
+    name: str
+    title: str
+    label: str
+    draw: Callable[[Axes, Sequence[Row]], bool]
+
+
+def write_curves(directory: RunDirectory) -> list[Path]:
+    """Draw the curves of a run into its ``plots`` folder and return the files written.
+
+    Values that are not finite are left out, and so is a curve without any other.
+
+    Raises:
+        RunError: ``metrics.jsonl`` is damaged.
+    """
+    import matplotlib
+
+    rows = metric_rows(directory.metrics)
+    written = []
+    with matplotlib.rc_context(_STYLE):
+        for curve in _CURVES:
+            image = _image(curve, rows, run_id=directory.id)
+            if image is not None:
+                directory.plots.mkdir(parents=True, exist_ok=True)
+                path = directory.plots / f"{curve.name}.png"
+                write_bytes(path, image, durable=False)
+                written.append(path)
+    return written
+
+
+def points(rows: Sequence[Row], name: str) -> Points:
+    """Return steps and values of one metric where it has a finite value."""
+    found = [
+        (int(row["step"]), float(row[name]))
+        for row in rows
+        if isinstance(row.get(name), int | float) and math.isfinite(row[name])
+    ]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def smoothed(values: Sequence[float], *, reach: int) -> list[float]:
+    """Return the mean of each value and up to ``reach`` neighbours on either side.
+
+    At the beginning, where a loss falls fast, as many are taken after a value as before it, so
+    that the line does not lag; at the end what is missing after it is left out.
+    """
+    sums = [0.0, *accumulate(values)]
+    result = []
+    for index in range(len(values)):
+        near = min(reach, index)
+        begin, end = index - near, min(index + near + 1, len(values))
+        result.append((sums[end] - sums[begin]) / (end - begin))
+    return result
+
+
+def _image(curve: _Curve, rows: Sequence[Row], *, run_id: str) -> bytes | None:
+    """Return the PNG of a curve, or None when there is nothing to draw."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if not curve.draw(axes, rows):
+        return None
+    axes.set_title(curve.title, loc="left", fontsize=12, fontweight="bold", pad=10)
+    axes.set_title(_elided(run_id), loc="right", fontsize=8, color=_MUTED, pad=10)
+    axes.set_ylabel(curve.label)
+    _step_axis(axes)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _step_axis(axes: Axes) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
+
+    long = axes.get_xlim()[1] > 100_000
+    axes.set_xlabel("optimizer step")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep="") if long else StrMethodFormatter("{x:,.0f}"))
+    axes.tick_params(length=0, which="both")
+
+
+def _loss(axes: Axes, rows: Sequence[Row]) -> bool:
+    train, validation = points(rows, "train/loss"), points(rows, "val/loss")
+    return _draw(axes, train, validation, digits=4)
+
+
+def _perplexity(axes: Axes, rows: Sequence[Row]) -> bool:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    train, validation = (_bounded(points(rows, name)) for name in ("train/loss", "val/loss"))
+    axes.set_yscale("log")
+    if not _draw(axes, train, validation, digits=2, scale=math.exp):
+        return False
+    low, high = axes.get_ylim()
+    marks = (1, 2, 5) if high / low < 1e4 else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=marks, numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return True
+
+
+def _learning_rate(axes: Axes, rows: Sequence[Row]) -> bool:
+    from matplotlib.ticker import FuncFormatter
+
+    steps, rates = points(rows, "lr")
+    if not steps:
+        return False
+    axes.plot(steps, rates, color=_RATE, marker=_marker(steps))
+    axes.set_ylim(bottom=0.0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1e}" if value else "0"))
+    return True
+
+
+def _draw(
+    axes: Axes,
+    train: Points,
+    validation: Points,
+    *,
+    digits: int,
+    scale: Callable[[float], float] = float,
+) -> bool:
+    """Draw losses, each value put through ``scale`` after smoothing."""
+    if train[0]:
+        _draw_training(axes, train, scale)
+    if validation[0]:
+        _draw_validation(axes, validation, scale, digits=digits)
+    if not train[0] and not validation[0]:
+        return False
+    axes.legend(loc="upper right")
+    return True
+
+
+def _draw_training(axes: Axes, train: Points, scale: Callable[[float], float]) -> None:
+    steps, values = train
+    raw = [scale(value) for value in values]
+    if len(steps) <= _FEW:
+        axes.plot(steps, raw, color=_TRAIN, label="training", marker=_marker(steps))
+        return
+    line = [scale(value) for value in smoothed(values, reach=max(2, len(values) // 50))]
+    axes.plot(steps, raw, color=_TRAIN, alpha=0.25, linewidth=1.0)
+    axes.plot(steps, line, color=_TRAIN, label="training, smoothed")
+
+
+def _draw_validation(
+    axes: Axes, validation: Points, scale: Callable[[float], float], *, digits: int
+) -> None:
+    steps, values = validation[0], [scale(value) for value in validation[1]]
+    marker = "." if len(steps) <= _FEW else ""
+    axes.plot(steps, values, color=_VALIDATION, label="validation", marker=marker)
+    lowest = min(range(len(values)), key=values.__getitem__)
+    axes.plot(
+        steps[lowest],
+        values[lowest],
+        linestyle="",
+        marker="o",
+        markersize=9,
+        markerfacecolor="none",
+        markeredgecolor=_VALIDATION,
+        markeredgewidth=1.6,
+        label=f"best: {values[lowest]:,.{digits}f} at step {steps[lowest]:,}",
+    )
+
+
+def _bounded(losses: Points) -> Points:
+    kept = [pair for pair in zip(*losses, strict=True) if pair[1] < _HIGHEST_LOSS]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def _marker(steps: Sequence[int]) -> str:
+    if len(steps) == 1:
+        return "o"
+    return "." if len(steps) <= _SPARSE else ""
+
+
+def _elided(text: str) -> str:
+    if len(text) <= _LONGEST_TITLE:
+        return text
+    half = _LONGEST_TITLE // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+_CURVES = (
+    _Curve("loss", "Loss", "cross-entropy, nats per token", _loss),
+    _Curve("perplexity", "Perplexity", "perplexity, log scale", _perplexity),
+    _Curve("learning_rate", "Learning rate", "learning rate", _learning_rate),
+)
