@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llmforge.checkpoint.copying import copy_memory
 from llmforge.checkpoint.files import CHUNK, FileEntry, write_file
 from llmforge.errors import CheckpointError
 
@@ -92,15 +93,21 @@ class HostBuffer:
     def copy_from(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy ``tensors`` into the block; when this returns they may change again.
 
-        The copies use all of PyTorch's threads and release the GIL.
+        The copies run on a few threads and release the GIL.
 
         Raises:
             CheckpointError: a tensor has a type the format cannot hold.
         """
         self.prepare(tensors)
+        plain: list[tuple[int, int, int]] = []
         with torch.no_grad():
             for place, view in zip(self._places, self._views, strict=True):
-                view.copy_(tensors[place.name], non_blocking=True)
+                tensor = tensors[place.name]
+                if tensor.device.type == "cpu" and tensor.is_contiguous() and not tensor.is_neg():
+                    plain.append((view.data_ptr(), tensor.data_ptr(), place.end - place.begin))
+                else:
+                    view.copy_(tensor, non_blocking=True)
+        copy_memory(plain, threads=torch.get_num_threads())
         for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
             torch.cuda.synchronize(device)
 

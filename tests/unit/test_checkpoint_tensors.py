@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from llmforge.checkpoint.copying import split
 from llmforge.checkpoint.tensors import HostBuffer
 from llmforge.errors import CheckpointError
 
@@ -157,3 +158,23 @@ def test_tensors_of_a_gpu_are_copied_through_pinned_memory(tmp_path: Path) -> No
     buffer.write(tmp_path / "x.safetensors")
     assert buffer._flat.is_pinned()
     assert_same(load_file(tmp_path / "x.safetensors"), state())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_blocks_are_split_into_equal_shares_without_gap_or_overlap(count: int) -> None:
+    blocks = [(1000, 5000, 10), (2000, 6000, 0), (3000, 7000, 101), (4000, 8000, 1)]
+    parts = split(blocks, count)
+    assert len(parts) == count
+    shares = [sum(size for _, _, size in part) for part in parts]
+    assert max(shares) - min(shares) <= count
+
+    def byte_pairs(items: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+        return [(target + i, source + i) for target, source, size in items for i in range(size)]
+
+    assert [pair for part in parts for pair in byte_pairs(part)] == byte_pairs(blocks)
+
+
+def test_a_large_state_is_copied_whole_by_several_threads(tmp_path: Path) -> None:
+    tensors = {str(i): torch.randn(300_001, generator=torch.manual_seed(i)) for i in range(5)}
+    write(tensors, tmp_path / "x.safetensors")
+    assert_same(load_file(tmp_path / "x.safetensors"), tensors)
