@@ -1,0 +1,165 @@
+"""Writes the reference pages from the code: ``python docs/reference.py`` (``--check`` compares).
+
+``cli.md`` comes from the commands' help by typer's own generator, ``recipes.md`` from the option
+models. A test runs the check, so a page never tells of an option that is not there.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmforge.component import KINDS
+from llmforge.options import Options, scope_of
+from llmforge.plugins import entries, load
+from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS
+
+HERE = Path(__file__).parent
+
+RECIPES = """# Recipes
+
+A recipe is one TOML file. Each kind of part has a table that names the component, and the
+component's options have a table of their own:
+
+```toml
+[optimizer]
+name = "adamw"
+
+[optimizer.adamw]
+lr = 1e-3
+```
+
+`tracker` and `callback` take several: `names = ["tensorboard"]`. Option tables of components that
+are not selected may stay and are checked too, so that switching is one word
+(`--set optimizer.name=muon`).
+
+**Layers.** `extends = "base.toml"` (a file beside it, or the name of a shipped recipe) lies
+lowest, then the file, then `[profile.NAME]` chosen with `--profile NAME`, then `--set KEY=VALUE`.
+Later wins, tables merge, lists replace. `forge recipe show RECIPE` prints the result with where
+each value came from; `forge recipe check` finds all problems at once; `forge recipe schema` prints
+a JSON Schema for editors.
+
+**Scope.** What a change of a key means for an existing run: *identity* makes another run, *safe*
+(logging, names, budgets) and *machine* (where and how it runs) go on with the same one.
+
+**Intervals** are numbers of steps, or `"1 epoch"`.
+
+**Secrets** come from the environment or `.env`, never from a recipe: a key that looks like one is
+refused.
+
+## Core tables
+"""
+
+BUILT_IN = """
+## Components
+
+`forge plugins list` shows what is installed, `forge plugins show KIND NAME` the same as here for
+any component, third-party ones included.
+"""
+
+
+def recipes_page() -> str:
+    """Return the recipe reference."""
+    parts = [RECIPES]
+    for name, model in {**CORE_TABLES, **KIND_KEYS}.items():
+        parts.append(f"\n### `[{name}]`\n\n{_first(model)}\n\n{_options(model)}")
+    parts.append(BUILT_IN)
+    for kind in KINDS:
+        own = [item for item in entries(kind).values() if item.distribution == "llmforge"]
+        for entry in sorted(own, key=lambda item: item.name):
+            component = load(kind, entry.name)
+            default = " (the default)" if DEFAULT_COMPONENTS.get(kind) == entry.name else ""
+            parts.append(
+                f"\n### `[{kind}.{entry.name}]`{default}\n\n{_first(component)}\n\n"
+                f"{_options(component.Options)}"
+            )
+    return "".join(parts)
+
+
+def cli_page() -> str:
+    """Return the command-line reference."""
+    import typer
+    from typer.cli import get_docs_for_click
+
+    from llmforge.cli.app import app
+
+    command = typer.main.get_command(app)
+    context = command.make_context("forge", [], resilient_parsing=True)
+    text = get_docs_for_click(obj=command, ctx=context, name="forge", title="Command line")
+    text = re.sub(r"</?span[^>]*>", "", text)
+    return text.strip() + "\n"
+
+
+def _first(item: Any) -> str:
+    return _inline((item.__doc__ or "").strip().split("\n\n")[0])
+
+
+def _inline(text: str | None) -> str:
+    """Return text on one line, code marked the Markdown way."""
+    return " ".join((text or "").replace("``", "`").split())
+
+
+def _options(model: type[Options]) -> str:
+    rows = list(_rows(model))
+    if not rows:
+        return "No options.\n"
+    head = "| key | type | default | scope | meaning |\n|---|---|---|---|---|\n"
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _rows(model: type[Options]) -> Iterator[tuple[str, str, str, str, str]]:
+    for name, field in model.model_fields.items():
+        default = (
+            "required"
+            if field.is_required()
+            else _value(field.get_default(call_default_factory=True))
+        )
+        meaning = _inline(field.description)
+        yield f"`{name}`", _type(field.annotation), default, scope_of(field).name, meaning
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return ""
+    text = str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+    return f"`{text}`"
+
+
+def _type(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _type(typing.get_args(annotation)[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{item}`" for item in typing.get_args(annotation))
+    if origin in (types.UnionType, typing.Union):
+        members = [item for item in typing.get_args(annotation) if item is not type(None)]
+        return " or ".join(_type(item) for item in members)
+    if origin is list:
+        return f"list of {_type(typing.get_args(annotation)[0])}"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+PAGES = {"recipes.md": recipes_page, "cli.md": cli_page}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with ``--check`` say which are out of date."""
+    stale = []
+    for name, page in PAGES.items():
+        text, path = page(), HERE / name
+        if "--check" not in arguments:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+    if stale:
+        print(f"out of date: {', '.join(stale)}; run: python docs/reference.py")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

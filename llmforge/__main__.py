@@ -1,0 +1,5 @@
+"""``python -m llmforge`` is ``forge``."""
+
+from llmforge.cli.app import main
+
+main()
