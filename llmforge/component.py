@@ -114,11 +114,12 @@ class Component:
                 remedy=f"pip install '{self.extra or module}'",
             )
             for module in self.requires
-            if not _importable(module)
+            if not importable(module)
         ]
 
 
-def _importable(module: str) -> bool:
+def importable(module: str) -> bool:
+    """Return whether ``module`` is installed, without importing it (its parents are imported)."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # the parent package is missing, or a stand-in has no spec

@@ -114,8 +114,10 @@ def commands() -> dict[str, EntryPoint]:
     Raises:
         PluginError: two distributions list the same name.
     """
-    found = _unique(_entries_of(COMMAND, COMMANDS_GROUP))
-    return {name: EntryPoint(name, entry.target, COMMANDS_GROUP) for name, entry in found.items()}
+    _unique(_entries_of(COMMAND, COMMANDS_GROUP))
+    return {
+        point.name: point for point in _points(COMMANDS_GROUP) if allowed(_distribution(point)[0])
+    }
 
 
 def build_manager(components: Iterable[Component]) -> pluggy.PluginManager:
