@@ -211,7 +211,7 @@ class Check:
         known = {key: value for key, value in table.items() if key not in unknown}
         try:
             # Through JSON, so that a TOML array may fill a tuple and a string a path.
-            valid = options.model_validate_json(json.dumps(known, default=str))
+            return options.model_validate_json(json.dumps(known, default=str))
         except ValidationError as error:
             prefix = dotted(path)
             for problem in problems_from(error, prefix=prefix, options=options, table=known):
@@ -219,7 +219,6 @@ class Check:
                 place = (*path, *inner.split(".")) if inner else path
                 self._add(place, problem.message, problem.remedy)
             return None
-        return None if unknown else valid
 
     def _table(self, name: str) -> Mapping[str, Any]:
         value = self._values.get(name, {})

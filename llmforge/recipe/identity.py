@@ -114,6 +114,4 @@ def _identifying(options: Options, prefix: str, scope: Scope) -> Iterator[tuple[
     kept = {name for name, info in fields.items() if scope_of(info, scope) == IDENTITY}
     values = options.model_dump(mode="json", include=kept, exclude_defaults=True)
     for name, value in values.items():
-        default = fields[name].get_default(call_default_factory=True, validated_data={})
-        if getattr(options, name) != default:
-            yield f"{prefix}.{name}", value
+        yield f"{prefix}.{name}", value

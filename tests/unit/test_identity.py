@@ -12,6 +12,7 @@ from pydantic import Field
 from recipe_parts import parts, parts_folder, write
 
 from llmforge import plugins
+from llmforge.options import Options
 from llmforge.recipe import differing, identity, load_recipe, run_id, to_toml, trial_id
 from llmforge.recipe.identity import format_rate
 from llmforge.recipe.model import Recipe
@@ -87,8 +88,12 @@ def test_a_new_option_with_a_default_changes_no_hash(
     before = load(parts)
     cls = type(before.selected("model").options)
 
+    class Nested(Options):
+        depth: int = 1
+
     class Grown(cls):  # type: ignore[misc, valid-type]
         brand_new: int = 3
+        nested: Nested = Nested()
         also_new: list[int] = Field(default_factory=list)
         limited: Annotated[int, Field(gt=0)] | None = None
 
@@ -97,6 +102,8 @@ def test_a_new_option_with_a_default_changes_no_hash(
     assert "brand_new" in after.tables["model"]["toy"]
     assert identity(after) == identity(before)
     assert identity(load(parts, "model.toy.brand_new=4")) != identity(before)
+    keys = identity(load(parts, "model.toy.nested.depth=2")).keys
+    assert keys["model.toy.nested"] == {"depth": 2}
 
 
 def test_the_schema_version_is_part_of_the_hash(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from recipe_parts import RECIPE, parts, parts_folder, write
 
-from llmforge.errors import Problem, RecipeError
+from llmforge import plugins
+from llmforge.errors import PluginError, Problem, RecipeError
 from llmforge.recipe import load_recipe
 
 __all__ = ["parts", "parts_folder"]  # fixtures
@@ -60,6 +61,7 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file(parts: Path)
         ("optimizer.lr=1e-3", "`lr` belongs in [optimizer.plain]"),
         ("lr=1e-3", "`lr` belongs in [optimizer.plain]"),
         ("model.toy.batch_size=3", "`batch_size` belongs in [train] or [eval]"),
+        ("generation.echo.every=3", "`every` belongs in [generation] or [eval] or [checkpoint]"),
         ("train.patience=3", "`patience` belongs in [early_stopping]"),
         ("model.prompts=['a']", "`prompts` belongs in [generation]"),
         ("train.batchsize=3", "did you mean 'batch_size'?"),
@@ -173,6 +175,21 @@ def test_a_component_that_cannot_be_imported_is_a_problem(parts: Path) -> None:
     found = problem(parts, "", "optimizer.name=missing")
     assert found.key == "optimizer.name"
     assert "cannot be loaded" in found.message
+
+
+def test_two_packages_with_one_name_are_one_problem(
+    parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = plugins.entries
+
+    def clash(kind: str) -> dict[str, plugins.Entry]:
+        if kind == "tracker":
+            raise PluginError("two tracker components are named 'paper'", remedy="uninstall one")
+        return entries(kind)
+
+    monkeypatch.setattr(plugins, "entries", clash)
+    found = [item for item in problems(parts, "[papers]\n") if item.key == "tracker"]
+    assert [item.message for item in found] == ["two tracker components are named 'paper'"]
 
 
 SECRETS = [
