@@ -6,6 +6,7 @@ Shared by the kinds ``data`` and ``tokenizer``. ``HF_ENDPOINT``, ``HF_HOME``, ``
 
 from __future__ import annotations
 
+import json
 import re
 import urllib.error
 import urllib.request
@@ -16,14 +17,8 @@ from typing import Literal
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
-from llmforge_plugins._interruptible import interruptible
+from llmforge_plugins._child import child
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -69,7 +64,7 @@ def fetch(
         return Path(cached)
     reason = _why_unreachable(repository, name, revision, kind, offline, timeout)
     if reason is None:
-        return interruptible(lambda: _download(repository, name, revision, kind))
+        return _download(repository, name, revision, kind)
     if isinstance(cached, str):
         return Path(cached)
     raise UnreachableError(reason)
@@ -106,13 +101,12 @@ def _probe(url: str, timeout: float) -> str | None:
 
 
 def _download(repository: str, name: str, revision: str, kind: str) -> Path:
-    try:
-        return Path(
-            huggingface_hub.hf_hub_download(repository, name, revision=revision, repo_type=kind)
-        )
-    except LocalEntryNotFoundError as error:
-        raise UnreachableError(str(error.__cause__ or error)) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
-        raise MissingError(str(error).strip().splitlines()[0]) from error
-    except Exception as error:  # HTTP and TLS libraries have no common base
-        raise UnreachableError(f"{type(error).__name__}: {error}") from error
+    script = Path(__file__).with_name("_hub_worker.py")
+    with child(script, repository, name, revision, kind) as worker:
+        code, output = worker.result()
+    answer = json.loads(output) if code == 0 else {"unreachable": f"the download ended with {code}"}
+    if "missing" in answer:
+        raise MissingError(answer["missing"])
+    if "unreachable" in answer:
+        raise UnreachableError(answer["unreachable"])
+    return Path(answer["path"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,7 @@ from llmforge.data.pieces import batches_of_pieces
 from llmforge.errors import DataError
 from llmforge.interfaces import RunContext
 from llmforge.recipe.schema import TrainTable
+from llmforge_plugins.tokenizers import _bpe
 from llmforge_plugins.tokenizers.bpe import Bpe
 from llmforge_plugins.tokenizers.bytes_ import Bytes
 from llmforge_plugins.tokenizers.hf import HuggingFace
@@ -385,3 +387,40 @@ def test_a_signal_ends_bpe_training_at_once(tmp_path):
     assert time.monotonic() - sent < 3
     process.stdout.close()
     assert not list((tmp_path / "tokenizers").glob("*"))
+
+
+def test_a_training_process_that_dies_is_a_data_error(run, monkeypatch):
+    class Deadly(Corpus):
+        """Kills the worker after the first text, as a full memory would."""
+
+        def iter_text(self, split: str) -> Iterator[str]:
+            for _ in range(1000):
+                yield from super().iter_text(split)
+                (worker,) = workers
+                worker._process.kill()
+
+    workers = []
+    original = _bpe.child
+
+    @contextmanager
+    def watched(*arguments):
+        with original(*arguments) as worker:
+            workers.append(worker)
+            yield worker
+
+    monkeypatch.setattr(_bpe, "child", watched)
+    with pytest.raises(DataError, match=r"ended with status -9"):
+        bpe(run, Deadly())
+    assert not list(run.cache.glob("tokenizers/*"))
+
+
+def test_a_training_process_whose_parent_died_gives_up():
+    worker = Path(_bpe.__file__).with_name("_bpe_worker.py")
+    options = Bpe.Options().model_dump_json()
+    text = b"cut off in the middle"
+    for sent in (b"", b"\0\0", (100).to_bytes(4, "big") + text):
+        process = subprocess.run(
+            [sys.executable, str(worker), options], input=sent, capture_output=True, check=False
+        )
+        assert process.returncode != 0
+        assert process.stdout == b""

@@ -8,16 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from llmforge import RunContext
 from llmforge.errors import DataError
 from llmforge.interfaces import Data
-from llmforge_plugins._interruptible import interruptible
+from llmforge_plugins._child import child
 from llmforge_plugins.tokenizers._fast import FastTokenizer
 
 _TRAINING_VERSION = 1
@@ -57,31 +55,29 @@ def _cached(directory: Path, run: RunContext) -> FastTokenizer | None:
 
 
 def _train(options: Any, data: Data) -> FastTokenizer:
-    inner = tokenizers.Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=options.vocab_size,
-        min_frequency=options.min_frequency,
-        special_tokens=[options.end_of_text],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    abandoned = Event()
-
-    def pieces() -> Iterator[str]:
-        for text in data.iter_text("train"):
-            # Pieces keep all cores busy on one long document; a word in two costs nothing.
-            for start in range(0, len(text), _PIECE_CHARACTERS):
-                if abandoned.is_set():
-                    raise InterruptedError("training was abandoned")
-                yield text[start : start + _PIECE_CHARACTERS]
-
-    try:
-        interruptible(lambda: inner.train_from_iterator(pieces(), trainer))
-    finally:
-        abandoned.set()
+    script = Path(__file__).with_name("_bpe_worker.py")
+    with child(script, options.model_dump_json()) as worker:
+        try:
+            for content in _pieces(data):
+                worker.input.write(len(content).to_bytes(4, "big") + content)
+            worker.input.write(bytes(4))
+        except BrokenPipeError:  # it died; its exit status says more
+            pass
+        code, output = worker.result()
+    if code != 0:
+        raise DataError(
+            f"training the tokenizer failed: its process ended with status {code}",
+            remedy="see the message above; -9 usually means that memory ran out",
+        )
+    inner = tokenizers.Tokenizer.from_str(output.decode("utf-8"))
     return FastTokenizer(inner, end_of_text=options.end_of_text)
+
+
+def _pieces(data: Data) -> Iterator[bytes]:
+    """Yield the training text in pieces that keep all cores busy, even if it is one document."""
+    for text in data.iter_text("train"):
+        for start in range(0, len(text), _PIECE_CHARACTERS):
+            yield text[start : start + _PIECE_CHARACTERS].encode("utf-8")
 
 
 def _store(tokenizer: FastTokenizer, directory: Path) -> None:
