@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from llmforge.checkpoint.files import size_text
@@ -40,7 +41,7 @@ _LIST = (
     Column("run", fold=True),
     Column("state", styles=STATE_STYLES),
     Column("step", right=True),
-    Column("val loss", right=True),
+    Column("loss", right=True),
     Column("perplexity", right=True),
     Column("started", right=True),
     Column("took", right=True),
@@ -170,7 +171,7 @@ def print_checkpoints(
         (
             f"{info.step:,}",
             size_text(info.size) if info.size else "",
-            info.created.replace("T", " ")[:16],
+            date_text(datetime.fromisoformat(info.created).timestamp()) if info.created else "",
             ", ".join(_kept_as(info)),
             info.problem or "ok",
         )
@@ -275,9 +276,11 @@ def _metrics(run: RunSummary, row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _steps(run: RunSummary) -> str:
-    if run.total_steps:
-        return f"{run.step:,}/{run.total_steps:,}"
-    return f"{run.step:,}" if run.step else ""
+    total = run.total_steps
+    if not total:
+        return str(run.step) if run.step else ""
+    short = total >= 10_000 and total % 1000 == 0
+    return f"{run.step}/{total // 1000}k" if short else f"{run.step}/{total}"
 
 
 def _progress(run: RunSummary) -> str:

@@ -1,0 +1,347 @@
+"""The run directory: records, states, completion, the lock, finding and clearing runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from run_parts import complete, make_run
+
+from llmforge.errors import RunError, RunLockedError, UsageError
+from llmforge.rundir import (
+    Recorder,
+    RunDirectory,
+    RunLock,
+    RunRecord,
+    clear_run,
+    completion_of,
+    current_state,
+    entry_of,
+    find_run,
+    is_locked,
+    list_runs,
+    newest_run,
+    next_attempt,
+    read_completion,
+    read_record,
+    write_record,
+)
+from llmforge.rundir.atomic import write_bytes, write_json, write_text
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from llmforge.rundir import RunLock
+with RunLock(Path(sys.argv[1]), sys.argv[2]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(root: Path, run_id: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(root), run_id], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+# Files ---------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new \ud800")
+    with pytest.raises(TypeError):
+        write_bytes(path, "no bytes")  # type: ignore[arg-type]
+    assert path.read_text() == "old"
+    assert [item.name for item in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": list(range(1000))})
+    write_json(path, {"a": 1})
+    assert path.read_text() == '{\n "a": 1\n}\n'
+
+
+# Records -------------------------------------------------------------------------------------
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    record = RunRecord("x", step=7, tags=["a"], metrics={"val/loss": 1.5}, resolved={"a": [1]})
+    write_record(directory, record)
+    assert read_record(directory) == record
+
+
+def test_keys_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"run_id": "x", "format_version": 1, "unheard": 1})
+    assert read_record(RunDirectory(tmp_path)).run_id == "x"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "no record"),
+        ("{}", "no record"),
+        ('{"run_id": "x", "format_version": 99}', "newer than this llmforge"),
+    ],
+)
+def test_a_record_that_is_none_is_refused_with_its_path(
+    tmp_path: Path, content: str, says: str
+) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunError, match=says) as caught:
+        read_record(RunDirectory(tmp_path))
+    assert "run.json" in str(caught.value)
+
+
+def test_the_heartbeat_moves_on_while_the_steps_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmforge.rundir.record.HEARTBEAT_SECONDS", 0.01)
+    directory = RunDirectory(tmp_path)
+    recorder = Recorder(directory, RunRecord("x"))
+    recorder.start()
+    first = read_record(directory).heartbeat["time"]
+    recorder.step = 5
+    deadline = time.monotonic() + 10
+    while read_record(directory).step != 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    recorder.stop()
+    after = read_record(directory)
+    assert after.step == 5
+    assert after.heartbeat["time"] > first
+    assert after.heartbeat["pid"] == os.getpid()
+
+
+def test_a_notice_is_kept_once(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    recorder = Recorder(directory, RunRecord("x"))
+    recorder.notice("sample used")
+    recorder.notice("sample used")
+    assert read_record(directory).notices == ["sample used"]
+
+
+# States --------------------------------------------------------------------------------------
+
+
+def test_a_running_run_is_running_while_its_process_holds_the_lock(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "x", state="running")
+    record = read_record(directory)
+    assert current_state(directory, record) == "crashed"
+    process = hold(tmp_path, "x")
+    try:
+        assert current_state(directory, record) == "running"
+    finally:
+        process.kill()
+        process.wait()
+    assert current_state(directory, record) == "crashed"
+
+
+def test_after_a_reboot_a_running_run_is_crashed(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "x", state="running")
+    record = read_record(directory)
+    record.heartbeat["boot_id"] = "another boot"
+    with RunLock(tmp_path, "x"):
+        assert current_state(directory, record) == "crashed"
+
+
+@pytest.mark.parametrize(("age", "state"), [(5.0, "running"), (600.0, "crashed")])
+def test_on_another_host_the_heartbeat_decides(tmp_path: Path, age: float, state: str) -> None:
+    beat = {"time": time.time() - age, "host": "elsewhere", "boot_id": "1", "pid": 1}
+    directory = make_run(tmp_path, "x", state="running", heartbeat=beat)
+    assert current_state(directory, read_record(directory)) == state
+
+
+# The lock ------------------------------------------------------------------------------------
+
+
+def test_a_second_process_is_told_who_trains_the_run(tmp_path: Path) -> None:
+    process = hold(tmp_path, "x")
+    try:
+        with (
+            pytest.raises(RunLockedError, match=f"process {process.pid}") as caught,
+            RunLock(tmp_path, "x"),
+        ):
+            pass
+        assert caught.value.exit_code == 3
+        with RunLock(tmp_path, "y"):
+            assert is_locked(tmp_path, "y")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    process = hold(tmp_path, "x")
+    process.kill()
+    process.wait()
+    assert not is_locked(tmp_path, "x")
+    with RunLock(tmp_path, "x"):
+        assert is_locked(tmp_path, "x")
+    assert not is_locked(tmp_path, "x")
+
+
+def test_looking_at_a_run_never_stops_it_from_starting(tmp_path: Path) -> None:
+    with RunLock(tmp_path, "x"):
+        pass
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            is_locked(tmp_path, "x")
+            time.sleep(0)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for _ in range(200):
+            with RunLock(tmp_path, "x"):
+                pass
+    finally:
+        stop.set()
+        watcher.join()
+
+
+# Finding -------------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_in_order_with_what_is_wrong_with_them(tmp_path: Path) -> None:
+    make_run(tmp_path, "b")
+    make_run(tmp_path, "a")
+    make_run(tmp_path, "c").record.write_text("{")
+    (tmp_path / "no-run").mkdir()
+    (tmp_path / "file").touch()
+    entries = list_runs(tmp_path)
+    assert [(entry.directory.id, entry.state) for entry in entries] == [
+        ("a", "completed"),
+        ("b", "completed"),
+        ("c", "unreadable"),
+    ]
+    assert "cannot be read" in entries[2].problem
+
+
+def test_a_root_that_is_not_there_has_no_runs(tmp_path: Path) -> None:
+    assert list_runs(tmp_path / "none") == []
+    assert list_runs(tmp_path / "none", archived=True) == []
+
+
+def test_a_completed_run_is_remembered_without_its_directory(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "b")
+    complete(directory, reason="stopped early: val/loss", state="early-stopped")
+    make_run(tmp_path, "c")
+    shutil.rmtree(directory.path)
+    entry = list_runs(tmp_path)[0]
+    assert (entry.directory.id, entry.gone, entry.state) == ("b", True, "early-stopped")
+    assert entry.record.metrics["best"] == {"metric": "val/loss", "value": 3.4, "step": 500}
+    assert find_run(tmp_path, "b", gone=True).id == "b"
+    with pytest.raises(RunError, match=r"directory .* is gone"):
+        find_run(tmp_path, "b")
+
+
+def test_a_damaged_completion_is_listed_and_says_how_to_go_on(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "x")
+    complete(directory)
+    (tmp_path / ".completed" / "x.json").write_text('{"run_id": "x"}')
+    shutil.rmtree(directory.path)
+    with pytest.raises(RunError, match="forge runs clear x"):
+        read_completion(tmp_path, "x")
+    assert list_runs(tmp_path)[0].state == "unreadable"
+    assert clear_run(tmp_path, "x") is not None
+    assert list_runs(tmp_path) == []
+
+
+def test_a_run_is_found_by_a_unique_beginning(tmp_path: Path) -> None:
+    make_run(tmp_path, "single_bs4_cw16_lr1e-03-aaaaaa")
+    make_run(tmp_path, "single_bs8_cw16_lr1e-03-bbbbbb")
+    found = find_run(tmp_path, "single_bs4_cw16_lr1e-03")
+    assert found.id == "single_bs4_cw16_lr1e-03-aaaaaa"
+
+
+def test_a_whole_id_wins_over_longer_ones(tmp_path: Path) -> None:
+    make_run(tmp_path, "run")
+    make_run(tmp_path, "run-2")
+    assert find_run(tmp_path, "run").id == "run"
+
+
+def test_an_ambiguous_beginning_lists_the_matches_and_their_differing_keys(tmp_path: Path) -> None:
+    for run_id, lr in (("single_a", 1e-3), ("single_b", 3e-4)):
+        keys = {"optimizer.adamw.lr": lr, "train.batch_size": 4}
+        make_run(tmp_path, run_id, identity={"hash": "0", "keys": keys}, started=1_700_000_000.0)
+    with pytest.raises(UsageError) as caught:
+        find_run(tmp_path, "single")
+    message = caught.value.message
+    assert "matches 2 runs" in message
+    assert "optimizer.adamw.lr=0.0003" in message
+    assert "2023-11-1" in message
+    assert "batch_size" not in message
+
+
+def test_an_unknown_run_suggests_the_nearest(tmp_path: Path) -> None:
+    make_run(tmp_path, "wikitext")
+    with pytest.raises(RunError) as caught:
+        find_run(tmp_path, "wikitxt")
+    assert caught.value.remedy == "did you mean 'wikitext'?"
+
+
+def test_the_newest_run_is_the_one_started_last(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no runs"):
+        newest_run(tmp_path)
+    make_run(tmp_path, "a", started=2000.0)
+    make_run(tmp_path, "b", started=1000.0)
+    make_run(tmp_path, "c").record.write_text("{")
+    assert newest_run(tmp_path).id == "a"
+
+
+# Clearing ------------------------------------------------------------------------------------
+
+
+def test_clearing_keeps_everything_aside_and_begins_the_next_attempt(tmp_path: Path) -> None:
+    for attempt in (1, 2):
+        directory = make_run(tmp_path, "x", attempt=attempt)
+        completion = complete(directory, attempt=attempt)
+        assert next_attempt(tmp_path, "x") == attempt
+        aside = clear_run(tmp_path, "x")
+        assert aside == tmp_path / ".archive" / f"x.attempt-{attempt}"
+        assert completion_of(RunDirectory(aside)) == completion
+    assert next_attempt(tmp_path, "x") == 3
+    assert list_runs(tmp_path) == []
+    assert read_completion(tmp_path, "x") is None
+    archived = list_runs(tmp_path, archived=True)
+    assert [entry.record.attempt for entry in archived] == [1, 2]
+    assert find_run(tmp_path, "x.attempt-2").path == archived[1].directory.path
+
+
+def test_clearing_a_run_without_a_directory_keeps_its_completion(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "x")
+    complete(directory)
+    shutil.rmtree(directory.path)
+    aside = clear_run(tmp_path, "x")
+    assert aside is not None
+    assert (aside / "completion.json").exists()
+    entry = entry_of(RunDirectory(aside))
+    assert (entry.state, entry.gone) == ("completed", True)
+
+
+def test_clearing_nothing_does_nothing(tmp_path: Path) -> None:
+    assert clear_run(tmp_path, "x") is None
+    assert not (tmp_path / ".archive").exists()
+
+
+def test_a_run_being_trained_is_not_cleared(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "x", state="running")
+    with RunLock(tmp_path, "x"), pytest.raises(RunLockedError):
+        clear_run(tmp_path, "x")
+    assert directory.record.exists()
