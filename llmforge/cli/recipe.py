@@ -43,7 +43,8 @@ def check(
             try:
                 summary = _summary(source, profile=name, assignments=assignments or [])
             except RecipeError as error:
-                problems += [problem for problem in error.problems if problem not in problems]
+                known = {(problem.where, problem.key) for problem in problems}
+                problems += [item for item in error.problems if (item.where, item.key) not in known]
             else:
                 typer.echo(f"{source}{f' (profile {name})' if name else ''}: ok, {summary}")
     if problems:

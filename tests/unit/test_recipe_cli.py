@@ -36,6 +36,14 @@ def test_check_goes_through_every_profile(parts: Path) -> None:
     assert "(profile good): ok, run id single_bs4_cw32" in run("check", source, "-p", "good")
 
 
+def test_check_says_a_mistake_once_however_many_profiles_share_it(parts: Path) -> None:
+    more = "[profile.a]\ntrain.batch_size = 8\n[profile.b]\ntrain.batch_size = 16\n"
+    source = write(parts / "r.toml", more=more)
+    with pytest.raises(RecipeError) as caught:
+        run("check", source, "--set", "train.micro_batch_size=3")
+    assert [item.key for item in caught.value.problems] == ["train.micro_batch_size"]
+
+
 def test_check_collects_the_problems_of_all_recipes(parts: Path) -> None:
     first = write(parts / "a.toml", more="[trian]\n")
     second = write(parts / "b.toml", "not toml\n")
