@@ -1,42 +1,24 @@
-"""Finding components by entry point, loading the ones a recipe names, and one manager per run.
+"""Loading the components a recipe names, and one pluggy manager per run.
 
 Loading is llmforge's own: pluggy's loader skips duplicate names silently and loads everything.
-``FORGE_PLUGINS`` restricts which distributions are looked at: a comma-separated list of names;
-llmforge's own components always stay available, and an empty value allows nothing else.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pluggy
 
-from llmforge import hookspecs
+from llmforge import hookspecs, installed
 from llmforge.component import KINDS, Component, Kind
 from llmforge.errors import PluginError
+from llmforge.installed import COMMAND, COMMANDS_GROUP, Entry, entries_of, unique
 from llmforge.options import closest
-
-COMMAND = "command"
-COMMANDS_GROUP = "llmforge.commands"
-_OWN = "llmforge"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A component as its distribution's metadata lists it; nothing is imported yet."""
-
-    kind: str
-    name: str
-    target: str
-    distribution: str
-    version: str
 
 
 def listed(kind: str | None = None) -> list[Entry]:
@@ -47,22 +29,15 @@ def listed(kind: str | None = None) -> list[Entry]:
     """
     groups = {item.name: item.group for item in KINDS.values()} | {COMMAND: COMMANDS_GROUP}
     chosen = groups if kind is None else {kind: groups[kind]}
-    found = [entry for name, group in chosen.items() for entry in _entries_of(name, group)]
+    found = [entry for name, group in chosen.items() for entry in entries_of(name, group)]
     return sorted(found, key=lambda entry: (list(groups).index(entry.kind), entry.name))
 
 
 def refresh() -> None:
     """Forget what is installed, so that a package installed since is found."""
-    for cached in (_all_points, _entries, _load):
+    installed.refresh()
+    for cached in (_entries, _load):
         cached.cache_clear()
-
-
-def allowed(distribution: str) -> bool:
-    """Return whether ``FORGE_PLUGINS`` lets this distribution's plugins load."""
-    value = os.environ.get("FORGE_PLUGINS")
-    if value is None or distribution == _OWN:
-        return True
-    return _normalised(distribution) in {_normalised(item) for item in value.split(",")}
 
 
 def entries(kind: str) -> dict[str, Entry]:
@@ -106,18 +81,6 @@ def suggestion(kind: str, name: str) -> str:
         return f"did you mean '{near}'?"
     listed = ", ".join(names) or "none installed"
     return f"available: {listed}; 'forge plugins list' shows where each comes from"
-
-
-def commands() -> dict[str, EntryPoint]:
-    """Return the entry points of third-party CLI commands by name, not loaded.
-
-    Raises:
-        PluginError: two distributions list the same name.
-    """
-    _unique(_entries_of(COMMAND, COMMANDS_GROUP))
-    return {
-        point.name: point for point in _points(COMMANDS_GROUP) if allowed(_distribution(point)[0])
-    }
 
 
 def build_manager(components: Iterable[Component]) -> pluggy.PluginManager:
@@ -216,27 +179,7 @@ class Notifier:
 
 @lru_cache(maxsize=64)
 def _entries(kind: Kind, _restriction: str | None) -> dict[str, Entry]:
-    return _unique(_entries_of(kind.name, kind.group))
-
-
-def _unique(entries: Iterable[Entry]) -> dict[str, Entry]:
-    found: dict[str, Entry] = {}
-    for entry in entries:
-        other = found.setdefault(entry.name, entry)
-        if other.target != entry.target:
-            raise PluginError(
-                f"two {entry.kind}s are named '{entry.name}': {other.target} of "
-                f"{other.distribution} and {entry.target} of {entry.distribution}",
-                remedy="uninstall one of them, or set FORGE_PLUGINS to the one to load",
-            )
-    return found
-
-
-def _entries_of(kind: str, group: str) -> Iterator[Entry]:
-    for point in _points(group):
-        distribution, version = _distribution(point)
-        if allowed(distribution):
-            yield Entry(kind, point.name, point.value, distribution, version)
+    return unique(entries_of(kind.name, kind.group))
 
 
 @lru_cache(maxsize=256)
@@ -255,22 +198,3 @@ def _load(entry: Entry) -> type[Component]:
         raise PluginError(f"{label} is of kind '{getattr(loaded, 'kind', None)}'")
     loaded.name = entry.name
     return loaded
-
-
-@lru_cache(maxsize=1)
-def _all_points() -> Any:
-    return entry_points()
-
-
-def _points(group: str) -> Iterable[EntryPoint]:
-    return _all_points().select(group=group)
-
-
-def _distribution(point: EntryPoint) -> tuple[str, str]:
-    if point.dist is None:
-        return "unknown", ""
-    return _normalised(point.dist.name), point.dist.version
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()

@@ -16,7 +16,7 @@ from llmforge.cli.generate import generate
 from llmforge.cli.logs import set_verbosity
 from llmforge.cli.train import train
 from llmforge.errors import EXIT_FAILURE, ForgeError
-from llmforge.plugins import commands
+from llmforge.installed import commands
 
 _PLUGIN_PANEL = "Commands of plugins"
 
@@ -56,7 +56,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, resume, inspect and sample language models, each experiment one TOML recipe.",
-    epilog="Begin with: [bold]forge train wikitext_tiny[/bold]",
+    epilog="Begin with: forge train wikitext_tiny",
     pretty_exceptions_enable=False,
 )
 app.command(rich_help_panel="Experiments")(train)

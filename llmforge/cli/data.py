@@ -26,7 +26,7 @@ def prepare(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Download and tokenise the data of [bold]RECIPE[/bold], so that training starts at once."""
+    """Download and tokenise the data of RECIPE, so that training starts at once."""
     from llmforge.cli.common import emit_json
     from llmforge.recipe import load_recipe
     from llmforge.run.prepare import prepare_ahead

@@ -55,7 +55,8 @@ def show(
     from llmforge.cli.common import emit_json
     from llmforge.cli.describe import describe, text_of
     from llmforge.errors import UsageError
-    from llmforge.plugins import COMMAND, entries, suggestion, unknown_component
+    from llmforge.installed import COMMAND
+    from llmforge.plugins import entries, suggestion, unknown_component
 
     if _known_kind(kind) == COMMAND:
         raise UsageError("a command explains itself", remedy=f"run: forge {name} --help")
@@ -98,8 +99,8 @@ def new(
 def _known_kind(kind: str) -> Any:
     from llmforge.component import KINDS
     from llmforge.errors import UsageError
+    from llmforge.installed import COMMAND
     from llmforge.options import closest
-    from llmforge.plugins import COMMAND
 
     known = [*KINDS, COMMAND]
     if kind in known:

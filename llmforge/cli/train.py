@@ -76,7 +76,7 @@ def train(
         bool, _option("--dry-run", help="Check everything, train nothing.", panel=_RUN)
     ] = False,
 ) -> None:
-    """Train [bold]RECIPE[/bold]; the same command again resumes it, or says it is done.
+    """Train RECIPE; the same command again resumes it, or says it is done.
 
     Exit codes: 0 done or already done, 1 failure, 2 bad recipe or usage, 3 the run is being
     trained by another process, 75 interrupted with the checkpoint saved.

@@ -13,6 +13,10 @@ class Data(Protocol):
         splits: names among ``train``, ``validation`` and ``test``; ``train`` is required.
         fingerprint: a hash of the contents: equal for equal text, wherever it lies.
         description: one line for the log, for example ``WikiText-2 (raw), 2 files``.
+
+    It may have a ``resolution``, a JSON-serialisable mapping of what it decided by itself (the
+    hub or the bundled sample, say). The core keeps it with the run and gives it back on resume as
+    ``run.resolved["data"]``.
     """
 
     splits: Sequence[str]

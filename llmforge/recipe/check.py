@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from llmforge import plugins
 from llmforge.component import KINDS, Kind
 from llmforge.errors import PluginError, Problem
+from llmforge.installed import Entry
 from llmforge.options import Options, problems_from
 from llmforge.recipe import secrets
 from llmforge.recipe.layers import Layers
@@ -151,7 +152,7 @@ class Check:
             except PluginError as error:
                 self._add(path, error.message, error.remedy)
 
-    def _entries(self, kind: str) -> Mapping[str, plugins.Entry]:
+    def _entries(self, kind: str) -> Mapping[str, Entry]:
         try:
             return plugins.entries(kind)
         except PluginError as error:

@@ -203,7 +203,7 @@ class _Start:
         self._restore_components(point.state)
         facts = model_facts(engine.model, prepared)
         micro = first_micro_batch(self._recipe, record.resolved, device=engine.device.type)
-        self._note_resolved(engine, micro)
+        self._note_resolved(engine, prepared, micro)
         self._recorder.step = self._first_step = point.state.step
         self._recorder.update(
             fingerprints=prepared.fingerprints,
@@ -226,7 +226,7 @@ class _Start:
         if problems:
             raise RecipeError(problems, source=str(self._recipe.source))
 
-    def _note_resolved(self, engine: Engine, micro: int) -> None:
+    def _note_resolved(self, engine: Engine, prepared: PreparedData, micro: int) -> None:
         found = engine.resolution
         self._recorder.record.resolved = {
             "device": found.device,
@@ -235,6 +235,7 @@ class _Start:
             "hardware": found.hardware,
             "reasons": list(found.reasons),
             "micro_batch_size": micro,
+            "data": getattr(prepared.data, "resolution", {}),
         }
 
     def _restore_components(self, state: TrainerState) -> None:

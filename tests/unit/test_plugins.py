@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmforge import Component, hookimpl, plugins
+from llmforge import Component, hookimpl, installed, plugins
 from llmforge.errors import PluginError
 from llmforge.events import MetricsLogged
 
@@ -167,7 +167,7 @@ def test_a_broken_component_is_named_with_its_distribution(install, module, mess
 
 def test_commands_are_found_without_being_imported(install) -> None:
     install("acme-tools", "[llmforge.commands]\nacme = acme_command:app\n", {"acme_command": ""})
-    assert plugins.commands()["acme"].value == "acme_command:app"
+    assert installed.commands()["acme"].value == "acme_command:app"
     assert "acme_command" not in sys.modules
 
 
@@ -175,7 +175,7 @@ def test_a_command_that_two_distributions_list_names_both(install) -> None:
     install("acme-tools", "[llmforge.commands]\nacme = a:app\n", {})
     install("zebra-tools", "[llmforge.commands]\nacme = z:app\n", {})
     with pytest.raises(PluginError, match=r"commands are named 'acme': .*acme-tools|zebra-tools"):
-        plugins.commands()
+        installed.commands()
 
 
 def test_every_built_in_entry_point_is_listed_under_its_kind() -> None:
