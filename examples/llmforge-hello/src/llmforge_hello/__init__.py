@@ -1,0 +1,1 @@
+"""The example of a plugin package: a tracker, a model and a command."""
