@@ -97,13 +97,14 @@ class SingleEngine:
         return EngineState(_state.model_state(self.model), tensors, values)
 
     def load_state(self, state: EngineState) -> None:
-        """Take over ``state``.
+        """Take over ``state``; nothing is changed if it does not fit.
 
         Raises:
             CheckpointError: a name or shape does not fit this model or optimizer.
         """
-        _state.load_model_state(self.model, state.model)
+        _state.check_model_state(self.model, state.model)
         _state.load_optimizer_state(self.model, self.optimizer, state.optimizer, state.values)
+        _state.load_model_state(self.model, state.model)
         if self._scaler.is_enabled() and "scaler" in state.values:
             self._scaler.load_state_dict(dict(state.values["scaler"]))
         self.discard()

@@ -24,8 +24,8 @@ def model_state(model: LanguageModel) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in model.named_parameters()} | buffers
 
 
-def load_model_state(model: LanguageModel, saved: Mapping[str, Tensor]) -> None:
-    """Copy ``saved`` into the model.
+def check_model_state(model: LanguageModel, saved: Mapping[str, Tensor]) -> None:
+    """Look whether ``saved`` fits the model.
 
     Raises:
         CheckpointError: the names or shapes are not exactly the model's.
@@ -39,8 +39,12 @@ def load_model_state(model: LanguageModel, saved: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"tensor '{name}' of the checkpoint is not part of the model")
         if tensor.shape != own[name].shape:
             raise CheckpointError(_misshapen(f"tensor '{name}'", tensor, own[name]))
+
+
+def load_model_state(model: LanguageModel, saved: Mapping[str, Tensor]) -> None:
+    """Copy ``saved``, which :func:`check_model_state` found to fit, into the model."""
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in model_state(model).items():
             tensor.copy_(saved[name])
 
 

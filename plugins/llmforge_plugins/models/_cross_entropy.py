@@ -64,9 +64,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Scale the kept gradients, in place: they are used once."""
+        """Scale the kept gradients, in place: they can be used once only."""
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this loss are used up; compute the loss anew")
         hidden, weight = ctx.gradients
-        del ctx.gradients
+        ctx.gradients = None
         return hidden.mul_(grad), weight.mul_(grad), None
 
 

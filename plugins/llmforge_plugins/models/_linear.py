@@ -36,14 +36,14 @@ def matmul_transposed(left: Tensor, right: Tensor) -> Tensor:
 
     ``right`` may be a transposed view at no cost; a transposed ``left`` costs oneDNN a copy.
     """
-    if left.dtype == torch.float32 and left.device.type == "cpu" and onednn_is_faster():
+    if _takes_onednn(left):
         return _onednn(left, right, None)
     return left @ right.t()
 
 
 def weight_gradient(grad: Tensor, inputs: Tensor) -> Tensor:
     """Return ``grad.T @ inputs``, possibly as a transposed view, without autograd."""
-    if grad.dtype != torch.float32 or grad.device.type != "cpu" or not onednn_is_faster():
+    if not _takes_onednn(grad):
         return grad.t() @ inputs
     # oneDNN copies its left factor into row order: let that be the smaller one
     if grad.shape[1] <= inputs.shape[1]:
@@ -53,8 +53,7 @@ def weight_gradient(grad: Tensor, inputs: Tensor) -> Tensor:
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``inputs @ weight.T + bias`` over the last dimension, with autograd."""
-    plain_fp32 = inputs.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if plain_fp32 and inputs.device.type == "cpu" and onednn_is_faster():
+    if _takes_onednn(inputs) and not torch.is_autocast_enabled("cpu"):
         outputs: Tensor = _OneDnnLinear.apply(inputs, weight, bias)
         return outputs
     return functional.linear(inputs, weight, bias)
@@ -93,3 +92,12 @@ class _OneDnnLinear(torch.autograd.Function):
 def _onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise.default(left, right, bias, "none", [], "")
     return product
+
+
+def _takes_onednn(tensor: Tensor) -> bool:
+    return (
+        tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()  # the compiler takes this operator for inference only
+        and onednn_is_faster()
+    )

@@ -1,0 +1,111 @@
+"""AdamW and Muon: which parameters get what; their contract is tested elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformer_parts import small_model, tokens
+
+from llmforge.testing import make_component
+from llmforge_plugins.optimizers._muon import is_hidden_matrix
+from llmforge_plugins.optimizers.adamw import AdamW
+from llmforge_plugins.optimizers.muon import Muon
+
+
+def built(component: type, run: Any, model: torch.nn.Module, **options: Any) -> Any:
+    plugin = make_component(component, options)
+    return plugin.forge_build_optimizer(run=run, parameters=list(model.named_parameters()))
+
+
+def step(model: Any, optimizer: torch.optim.Optimizer) -> None:
+    model.loss({"inputs": tokens(2, 12), "targets": tokens(2, 12, 4)})[0].backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("component", [AdamW, Muon])
+def test_matrices_decay_and_scales_and_biases_do_not(
+    component: type, forge_run_context: Any
+) -> None:
+    model = small_model(bias=True, norm="layernorm")
+    optimizer = built(component, forge_run_context, model, weight_decay=0.3)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (0.3 if parameter.dim() > 1 else 0.0)
+
+
+def test_adamw_takes_its_options_and_is_fused(forge_run_context: Any) -> None:
+    optimizer = built(
+        AdamW, forge_run_context, small_model(), lr=0.01, beta1=0.8, beta2=0.9, eps=1e-6
+    )
+    for group in optimizer.param_groups:
+        assert (group["initial_lr"], group["betas"], group["eps"]) == (0.01, (0.8, 0.9), 1e-6)
+        assert group["fused"]
+
+
+def test_adamw_steps_as_the_formula_says(forge_run_context: Any) -> None:
+    weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0]]))
+    plugin = make_component(AdamW, {"lr": 0.1, "weight_decay": 0.5})
+    optimizer = plugin.forge_build_optimizer(run=forge_run_context, parameters=[("w", weight)])
+    weight.grad = torch.tensor([[3.0, 0.5]])
+    optimizer.step()
+    # after one step both moments are the gradient's own: the update is its sign
+    expected = torch.tensor([[1.0, -2.0]]) * (1 - 0.1 * 0.5) - 0.1
+    torch.testing.assert_close(weight.detach(), expected)
+
+
+@pytest.mark.parametrize("options", [{"lr": 0.0}, {"beta1": 1.0}, {"weight_decay": -0.1}])
+def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
+    for component in (AdamW, Muon):
+        with pytest.raises(ValidationError):
+            component.Options(**options)
+
+
+def test_muon_is_for_hidden_matrices_only() -> None:
+    model = small_model(tie_embeddings=False, positions="learned", bias=True)
+    chosen = {name for name, p in model.named_parameters() if is_hidden_matrix(name, p)}
+    maps = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.down")
+    assert chosen == {f"blocks.{layer}.{part}.weight" for layer in range(2) for part in maps}
+
+
+@pytest.mark.parametrize("name", ["h.wte.weight", "lm_head.weight", "embed_tokens.weight"])
+def test_embeddings_of_other_models_are_known_by_name(name: str) -> None:
+    assert not is_hidden_matrix(name, torch.nn.Parameter(torch.zeros(4, 4)))
+
+
+def test_muon_moves_a_matrix_equally_in_all_directions(forge_run_context: Any) -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    plugin = make_component(Muon, {"lr": 1.0, "weight_decay": 0.0, "adjust_lr": "original"})
+    optimizer = plugin.forge_build_optimizer(run=forge_run_context, parameters=[("w", weight)])
+    gradient = torch.randn(8, 8)
+    weight.grad = gradient.clone()
+    optimizer.step()
+    moved = torch.linalg.svdvals(weight.detach())
+    assert float(moved.min()) > 0.5 * float(moved.max())
+    assert float((weight.detach() * gradient).sum()) < 0
+
+
+def test_muon_shares_state_and_groups_with_both_parts(forge_run_context: Any) -> None:
+    model = small_model()
+    optimizer = built(Muon, forge_run_context, model, lr=0.02, adamw_lr=0.003)
+    assert [group["initial_lr"] for group in optimizer.param_groups] == [0.02, 0.003, 0.003]
+    step(model, optimizer)
+    names = {name: set(optimizer.state[p]) for name, p in model.named_parameters()}
+    assert names["blocks.0.attention.qkv.weight"] == {"momentum_buffer"}
+    assert names["embedding.weight"] == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_a_rate_of_zero_reaches_both_parts_after_loading_a_state(forge_run_context: Any) -> None:
+    model = small_model()
+    optimizer = built(Muon, forge_run_context, model)
+    step(model, optimizer)
+    optimizer.load_state_dict(optimizer.state_dict())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = [p.detach().clone() for p in model.parameters()]
+    step(model, optimizer)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
