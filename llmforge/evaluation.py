@@ -14,9 +14,10 @@ from llmforge.checkpoint import Checkpoint
 from llmforge.data.tokens import TokenSplit, prepare_tokens
 from llmforge.errors import DataError
 from llmforge.generate import LoadedModel, load_checkpoint
-from llmforge.interfaces import Batch, Data
-from llmforge.plugins import build_manager, call_factory, load
+from llmforge.interfaces import Batch
+from llmforge.plugins import build_manager, load
 from llmforge.run.evaluation import evaluate
+from llmforge.run.parts import open_data
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import write_json
 
@@ -93,7 +94,7 @@ def record_evaluation(checkpoint: Checkpoint, result: dict[str, Any]) -> Path:
 def _tokens(loaded: LoadedModel, split: str, notice: Callable[[str], None]) -> TokenSplit:
     selection = loaded.recipe.selected("data")
     manager = build_manager([load("data", selection.name)(selection.options)])
-    data: Data = call_factory(manager, "forge_build_data", run=loaded.run)
+    data = open_data(manager, loaded.run)
     splits = prepare_tokens(
         data, loaded.tokenizer, cache=loaded.run.cache, notice=notice, check_stop=lambda: None
     )

@@ -98,7 +98,7 @@ def train(
                 "--name": ("run.name", name),
                 "--extend": ("train.extend_to", extend),
                 "--model": ("model.{model}.preset", preset),
-                "--samples": ("data.{data}.max_documents", samples),
+                "--samples": ("data.max_documents", samples),
             }
             overrides = _overrides(source, profile, assignments or [], shortcuts)
             loaded = load_recipe(source, profile=profile, overrides=overrides)
@@ -159,7 +159,7 @@ def _overrides(
     names: dict[str, str] = {}
     if any("{" in key for key, _ in given.values()):
         base = load_recipe(recipe, profile=profile, overrides=overrides)
-        names = {kind: base.selected(kind).name for kind in ("model", "data")}
+        names = {"model": base.selected("model").name}
     for flag, (key, value) in given.items():
         path = tuple(key.format(**names).split("."))
         overrides.append(Override(path, value, origin=flag))

@@ -19,6 +19,7 @@ from llmforge.recipe.model import Origin, Recipe, Selection
 from llmforge.recipe.schema import (
     CORE_TABLES,
     CheckpointTable,
+    DataKeys,
     EarlyStoppingTable,
     EvalTable,
     GenerationKeys,
@@ -99,6 +100,7 @@ def load_recipe(
         eval=cast("EvalTable", check.tables["eval"]),
         early_stopping=cast("EarlyStoppingTable", check.tables["early_stopping"]),
         checkpoint=cast("CheckpointTable", check.tables["checkpoint"]),
+        data=cast("DataKeys", check.tables["data"]),
         generation=cast("GenerationKeys", check.tables["generation"]),
         tracker=cast("TrackerKeys", check.tables["tracker"]),
         storage=cast("StorageKeys", check.tables["storage"]),

@@ -10,6 +10,7 @@ from typing import Any
 from llmforge.options import Options, plain
 from llmforge.recipe.schema import (
     CheckpointTable,
+    DataKeys,
     EarlyStoppingTable,
     EvalTable,
     GenerationKeys,
@@ -60,6 +61,7 @@ class Recipe:
     eval: EvalTable
     early_stopping: EarlyStoppingTable
     checkpoint: CheckpointTable
+    data: DataKeys
     generation: GenerationKeys
     tracker: TrackerKeys
     storage: StorageKeys

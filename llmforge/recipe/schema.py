@@ -148,6 +148,13 @@ class CheckpointTable(Options):
     _check_every = field_validator("every")(check_interval)
 
 
+class DataKeys(Options):
+    """Keys of ``[data]`` shared by every kind of data."""
+
+    max_documents: Positive | None = None
+    """Train on this many documents only, the first ones; ``--samples`` sets it too."""
+
+
 class GenerationKeys(Options):
     """Keys of ``[generation]`` shared by every generator."""
 
@@ -194,6 +201,7 @@ CORE_TABLES: Mapping[str, type[Options]] = {
 }
 
 KIND_KEYS: Mapping[str, type[Options]] = {
+    "data": DataKeys,
     "generation": GenerationKeys,
     "tracker": TrackerKeys,
     "storage": StorageKeys,

@@ -13,6 +13,7 @@ import pluggy
 import torch
 
 from llmforge.data.batches import TrainBatches, train_batches
+from llmforge.data.limited import LimitedData
 from llmforge.data.tokens import TokenSplit, prepare_tokens
 from llmforge.errors import DataError
 from llmforge.interfaces import Data, Engine, LanguageModel, RunContext, Tokenizer
@@ -51,7 +52,7 @@ def prepare_data(
         DataError: data is missing or too little.
         StopNow: a signal arrived.
     """
-    data: Data = call_factory(manager, "forge_build_data", run=run)
+    data = open_data(manager, run)
     check_stop()
     tokenizer = run_tokenizer(manager, run, directory, data)
     check_stop()
@@ -68,6 +69,13 @@ def prepare_data(
         pin_memory=torch.cuda.is_available(),
     )
     return PreparedData(data=data, tokenizer=tokenizer, splits=splits, batches=batches)
+
+
+def open_data(manager: pluggy.PluginManager, run: RunContext) -> Data:
+    """Open the data of a run, cut to ``data.max_documents`` when the recipe says so."""
+    data: Data = call_factory(manager, "forge_build_data", run=run)
+    limit = run.config["data"].get("max_documents")
+    return data if limit is None else LimitedData(data, max_documents=limit)
 
 
 def run_tokenizer(
