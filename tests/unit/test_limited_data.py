@@ -1,0 +1,32 @@
+"""``data.max_documents`` cuts the training split of any data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmforge.data.limited import LimitedData
+
+
+class Letters:
+    splits = ("train", "validation")
+    fingerprint = "letters"
+    description = "letters"
+    resolution = {"source": "path"}
+
+    def iter_text(self, split: str) -> Iterator[str]:
+        yield from ("a", "b", "c") if split == "train" else ("x", "y", "z")
+
+
+def test_only_the_first_training_documents_are_given() -> None:
+    limited = LimitedData(Letters(), max_documents=2)
+    assert list(limited.iter_text("train")) == ["a", "b"]
+    assert list(limited.iter_text("validation")) == ["x", "y", "z"]
+
+
+def test_another_limit_is_other_data() -> None:
+    fingerprints = {LimitedData(Letters(), max_documents=n).fingerprint for n in (1, 2)}
+    assert len(fingerprints | {Letters.fingerprint}) == 3
+
+
+def test_what_the_data_decided_is_kept() -> None:
+    assert LimitedData(Letters(), max_documents=1).resolution == {"source": "path"}
