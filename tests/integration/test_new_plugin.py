@@ -1,0 +1,54 @@
+"""``forge plugins new`` writes packages that install, pass their tests and work from a recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from environments import Environment, fresh_environment
+
+from llmforge.cli.scaffold import TEMPLATED, write_package
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a new package of every kind, each with a command."""
+    directory = tmp_path_factory.mktemp("packages")
+    for kind in TEMPLATED:
+        write_package(f"new-{kind}", kind=kind, parent=directory, command=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def environment(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment with all of them installed by pip, as their README says."""
+    made = fresh_environment(tmp_path_factory.mktemp("environment") / "venv")
+    editable = [part for package in sorted(packages.iterdir()) for part in ("-e", package)]
+    made.install(*editable, cwd=packages)
+    return made
+
+
+def test_every_package_passes_its_own_tests(environment: Environment, packages: Path) -> None:
+    options = ("-q", "-p", "no:cacheprovider", "--import-mode=importlib")
+    done = environment.run("-m", "pytest", *options, *sorted(packages.iterdir()), cwd=packages)
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
+
+
+def test_every_component_and_command_is_listed(environment: Environment, packages: Path) -> None:
+    listed = json.loads(environment.forge("plugins", "list", "--json", cwd=packages).stdout)
+    found = {(entry["kind"], entry["name"]) for entry in listed}
+    for kind in TEMPLATED:
+        assert {(kind, f"new-{kind}"), ("command", f"new-{kind}")} <= found
+
+
+def test_every_recipe_is_valid(environment: Environment, packages: Path) -> None:
+    recipes = sorted(packages.glob("*/recipe.toml"))
+    done = environment.forge("recipe", "check", *recipes, cwd=packages)
+    assert done.stdout.count("recipe.toml: ok") == len(TEMPLATED)
+
+
+def test_a_command_runs(environment: Environment, packages: Path) -> None:
+    done = environment.forge("new-tracker", "Ada", cwd=packages)
+    assert done.stdout == "Hello, Ada, from llmforge-new-tracker.\n"
