@@ -94,7 +94,7 @@ def number(value: object, *, digits: int = 4) -> str:
         return "" if value is None else str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    if value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5:
+    if value and math.isfinite(value) and not 1e-2 <= abs(value) < 1e5:
         return f"{value:.2e}"
     return f"{value:,.{digits}f}"
 

@@ -143,7 +143,7 @@ def print_run(console: Console, entry: RunEntry) -> None:
     resolved = {name: value for name, value in record.resolved.items() if name != "reasons"}
     print_section(console, "Resolved automatically", _plain(resolved))
     reasons = record.resolved.get("reasons", [])
-    print_section(console, "because", _numbered(reasons))
+    print_section(console, "Reasons", _numbered(reasons))
     print_section(console, "Fingerprints", _plain(record.fingerprints))
     print_section(console, "Goodput", _plain(record.goodput))
     print_section(console, "Provenance", _present(dict(_provenance(record.provenance))))
