@@ -1,5 +1,43 @@
-"""``python -m llmforge`` is ``forge``."""
+"""``python -m llmforge`` and the script ``forge``: the command line, from its first instant on.
 
-from llmforge.cli.app import main
+A scheduler may stop ``forge train`` while Python is still importing. Nothing has been begun then,
+and the exit code must say so as it does later: put me in the queue again.
+"""
 
-main()
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from llmforge.errors import EXIT_INTERRUPTED
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def main() -> None:
+    """Run the command line."""
+    if "train" in sys.argv[1:]:
+        for number in _SIGNALS:
+            signal.signal(number, _stop)
+    from llmforge.cli.app import main as run
+
+    try:
+        run()
+    finally:
+        # What the run came to is decided; only the interpreter's own end is left to interrupt.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    name = signal.Signals(number).name
+    sys.stderr.write(f"forge: stopped by {name} before anything was begun\n")
+    sys.stderr.flush()
+    os._exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmforge.errors import Interrupted
 from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.run.metrics import read_rows
 from llmforge.run.plan import Plan, make_plan
 from llmforge.run.report import Reporter
-from llmforge.run.signals import StopSignals
+from llmforge.run.signals import StopNow, StopSignals
 from llmforge.rundir import (
     Completion,
     RunDirectory,
@@ -178,9 +179,12 @@ def train(
             plan, resume, allow_data_change, reporter=reporter or Reporter(), signals=signals
         )
     with StopSignals() as own:
-        return _started(
-            plan, resume, allow_data_change, reporter=reporter or Reporter(), signals=own
-        )
+        try:
+            return _started(
+                plan, resume, allow_data_change, reporter=reporter or Reporter(), signals=own
+            )
+        except StopNow as stop:
+            raise Interrupted(f"stopped by {stop} before anything was begun") from None
 
 
 def generate(

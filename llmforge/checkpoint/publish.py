@@ -8,7 +8,6 @@ hidden directory lies around is left over from a process that is gone.
 from __future__ import annotations
 
 import datetime
-import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,13 +27,12 @@ from llmforge.checkpoint.format import (
 )
 from llmforge.checkpoint.manifest import MANIFEST, Manifest, encode_manifest, read_manifest
 from llmforge.errors import CheckpointError
-from llmforge.rundir.atomic import sync_directory, write_text
+from llmforge.rundir.atomic import DISK_FULL, sync_directory, write_text
 
 _OLD = ".old-"
 _NEW = ".tmp-"
 _DELETED = ".del-"
 _WEIGHTS = tensor_file("model")
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 FileWriter = Callable[[Path], FileEntry]
 """Writes the file it is given and returns its entry, the file forced to the disk."""
@@ -235,7 +233,7 @@ _SPACE_REMEDY = (
 
 def _saving_error(directory: Path, step: int, error: OSError) -> CheckpointError:
     reason = error.strerror or str(error)
-    if error.errno not in _FULL:
+    if error.errno not in DISK_FULL:
         return CheckpointError(
             f"the checkpoint of step {step} could not be written to {directory}: {reason}",
             remedy="the checkpoints there already are untouched",

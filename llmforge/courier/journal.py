@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llmforge.events import Event, RunStarted, decode, encode
+from llmforge.rundir.atomic import append_line
 
 _CHUNK = 1 << 20
 
@@ -28,7 +29,7 @@ class JournalWriter:
         """Append ``event`` as one line."""
         line = encode(event).encode() + b"\n"
         with self._lock:
-            self._file.write(line)
+            append_line(self._file, line)
 
     def close(self) -> None:
         """Close the file; appending afterwards is an error."""

@@ -17,7 +17,7 @@ import torch
 from llmforge.checkpoint import CheckpointWriter, SaveRequest
 from llmforge.data.batches import TrainBatches
 from llmforge.data.tokens import TokenSplit
-from llmforge.errors import TrainingError
+from llmforge.errors import ForgeError, TrainingError
 from llmforge.events import EvaluationEnded, Event, MetricsLogged
 from llmforge.interfaces import Engine
 from llmforge.recipe import Recipe
@@ -25,7 +25,7 @@ from llmforge.recipe.schema import interval_steps
 from llmforge.run.evaluation import evaluate
 from llmforge.run.report import Reporter, Stopwatch
 from llmforge.run.seeds import TRAINING, derive
-from llmforge.run.signals import StopSignals
+from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.state import Best, TrainerState
 
 log = logging.getLogger("llmforge.run")
@@ -47,9 +47,10 @@ class Sinks:
         row: takes the deterministic row and the timing row of a step.
         event: takes an event for callbacks and the courier.
         samples: generates and records samples at a step; None when there is nothing to sample.
-        micro_batch: told the micro-batch that turned out to fit.
+        micro_batch: told the micro-batch that turned out to fit; keeps it for the next start.
         extra_metrics: asks components for further values at a step.
         stop_reason: asks components whether to stop.
+        failure: returns what ends the run once it is saved, such as a tracker's failure, or None.
         component_state: asks components for the state to keep.
         metadata: makes a checkpoint's ``metadata.json`` from the state.
     """
@@ -60,6 +61,7 @@ class Sinks:
     micro_batch: Callable[[int], None]
     extra_metrics: Callable[[int], Mapping[str, float]]
     stop_reason: Callable[[int], str | None]
+    failure: Callable[[], ForgeError | None]
     component_state: Callable[[], dict[str, Any]]
     metadata: Callable[[TrainerState], dict[str, Any]]
 
@@ -105,7 +107,6 @@ class TrainingLoop:
         self._batches = batches
         self._validation = validation
         self._state = state
-        self._total = total_steps
         self._micro = micro_batch_size
         self._writer = writer
         self._signals = signals
@@ -116,7 +117,8 @@ class TrainingLoop:
         train = recipe.train
         self._batch_size = train.batch_size
         self._targets = train.batch_size * recipe.context
-        self._target_step = _target(recipe, total_steps)
+        self._last_step = recipe.train.extend_to or total_steps
+        self._stop_at = min(recipe.train.stop_at or self._last_step, self._last_step)
         per_epoch = batches.steps_per_epoch
         self._per_epoch = per_epoch
         self._eval_every = _steps(recipe.eval.every, per_epoch)
@@ -137,13 +139,17 @@ class TrainingLoop:
         Raises:
             TrainingError: the loss is no longer finite, or not even one sequence fits.
             CheckpointError: a checkpoint could not be written.
+            ForgeError: what ``sinks.failure`` returned.
         """
         with self._signals.deferred():
-            if not self._state.boundary_done:
-                self._boundary()
+            self._finish_boundary()
             while True:
                 if self._signals.requested is not None:
                     return self._interrupted(self._signals.requested)
+                failure = self._sinks.failure()
+                if failure is not None:
+                    self._save_unless_saved()
+                    raise failure
                 ending = self._ending()
                 if ending is not None:
                     self._save_unless_saved()
@@ -209,7 +215,7 @@ class TrainingLoop:
         step = self._state.step
         return (
             step % self._recipe.train.log_every == 0
-            or step == self._target_step
+            or step == self._last_step
             or self._ends_epoch()
             or _divides(self._eval_every, step)
             or _divides(self._save_every, step)
@@ -219,33 +225,58 @@ class TrainingLoop:
     def _ends_epoch(self) -> bool:
         return self._state.step % self._per_epoch == 0
 
+    def _finish_boundary(self) -> None:
+        """Do or tell again what an earlier start may have left undone at this very step."""
+        state = self._state
+        if not state.boundary_done:
+            self._boundary()
+        elif state.row is not None:
+            evaluated = {
+                name: value for name, value in state.last_evaluation.items() if name in state.row
+            }
+            is_best = state.best is not None and state.best.step == state.step
+            self._tell(state.row, evaluated, {}, is_best=is_best, now=time.time())
+            self._sample_if_due()
+
     def _boundary(self) -> None:
         state = self._state
         state.boundary_done = False
         self._require_finite()
         row = self._training_row()
-        values: dict[str, float] | None = None
+        values: dict[str, float] = {}
         is_best = False
         if self._validation is not None and self._evaluation_is_due():
-            values = self._evaluate(self._validation)
-            if values is None:
+            measured = self._evaluate(self._validation)
+            if measured is None:
                 return  # a signal: the boundary is done again when the run resumes
+            values = measured
             row |= values
             is_best = self._judge(values)
         self._forget_window()
         state.row = row
         state.boundary_done = True
+        state.samples_due = self._sinks.samples is not None and _divides(
+            self._sample_every, state.step
+        )
         self._decide()
         if is_best or _divides(self._save_every, state.step) or state.finished:
             self._save(is_best=is_best, required=bool(state.finished))
         self._emit(row, values, is_best=is_best)
-        if self._sinks.samples is not None and _divides(self._sample_every, state.step):
-            self._sinks.samples(state.step)
-            self._watch.lap("samples")
+        self._sample_if_due()
+
+    def _sample_if_due(self) -> None:
+        if self._sinks.samples is None or not self._state.samples_due:
+            return
+        try:
+            self._sinks.samples(self._state.step)
+        except StopNow:
+            return  # the loop sees the request and saves; they are made when the run resumes
+        self._state.samples_due = False
+        self._watch.lap("samples")
 
     def _evaluation_is_due(self) -> bool:
         step = self._state.step
-        return step == self._target_step or _divides(self._eval_every, step)
+        return step == self._last_step or _divides(self._eval_every, step)
 
     def _evaluate(self, split: TokenSplit) -> dict[str, float] | None:
         self._reporter.phase(f"evaluating at step {self._state.step}")
@@ -284,17 +315,15 @@ class TrainingLoop:
             )
         if reason is not None:
             state.finished = {"state": "early-stopped", "reason": reason}
-        elif state.step >= (self._recipe.train.extend_to or self._total):
+        elif state.step >= self._last_step:
             state.finished = {"state": "completed", "reason": f"all {state.step} steps taken"}
 
     def _ending(self) -> Ending | None:
         state = self._state
         if state.finished is not None:
             return Ending(**state.finished)
-        if state.step >= self._target_step:
-            return Ending(
-                state="interrupted", reason=f"stop_at = {self._target_step} steps reached"
-            )
+        if state.step >= self._stop_at:
+            return Ending(state="interrupted", reason=f"stop_at = {self._stop_at} steps reached")
         return None
 
     def _interrupted(self, signal_name: str) -> Ending:
@@ -325,28 +354,41 @@ class TrainingLoop:
             self._epoch.zero_()
             self._state.epoch["targets"] = 0
 
-    def _emit(self, row: dict[str, Any], values: dict[str, float] | None, *, is_best: bool) -> None:
+    def _emit(self, row: dict[str, Any], values: dict[str, float], *, is_best: bool) -> None:
         timing = self._timing(row["step"])
         self._sinks.row(row, timing)
-        numbers = {name: value for name, value in row.items() if name != "step"}
-        for name in values or {}:
-            numbers.pop(name)
-        now = timing["time"]
         speed = {
             name: value
             for name, value in timing.items()
             if name not in ("step", "time", "eta_seconds")
         }
-        self._sinks.event(MetricsLogged(step=row["step"], values=numbers | speed, time=now))
-        if values is not None:
+        self._tell(row, values, speed, is_best=is_best, now=timing["time"])
+        if values:
+            self._reporter.evaluation(row["step"], values, is_best=is_best)
+        self._reporter.step(row, timing, total=self._stop_at)
+        self._watch.lap("logging")
+
+    def _tell(
+        self,
+        row: Mapping[str, Any],
+        evaluated: Mapping[str, float],
+        speed: Mapping[str, Any],
+        *,
+        is_best: bool,
+        now: float,
+    ) -> None:
+        """Give the events of a row out; trackers that have them already get none of it again."""
+        step = row["step"]
+        numbers = {
+            name: value for name, value in row.items() if name != "step" and name not in evaluated
+        }
+        self._sinks.event(MetricsLogged(step=step, values={**numbers, **speed}, time=now))
+        if evaluated:
             self._sinks.event(
                 EvaluationEnded(
-                    step=row["step"], split="validation", values=values, time=now, is_best=is_best
+                    step=step, split="validation", values=evaluated, time=now, is_best=is_best
                 )
             )
-            self._reporter.evaluation(row["step"], values, is_best=is_best)
-        self._reporter.step(row, timing, total=self._target_step)
-        self._watch.lap("logging")
 
     def _timing(self, step: int) -> dict[str, Any]:
         seconds, parts = self._watch.read()
@@ -362,7 +404,7 @@ class TrainingLoop:
             "seconds": round(seconds, 6),
             "step_seconds": round(training / steps, 6),
             "tokens_per_second": round(rate, 1),
-            "eta_seconds": round(average * (self._target_step - step), 1),
+            "eta_seconds": round(average * (self._stop_at - step), 1),
         }
         timing |= {
             f"{part}_share": round(spent / seconds, 6) for part, spent in sorted(parts.items())
@@ -409,11 +451,6 @@ class TrainingLoop:
         if saved:
             self._last_saved = state.step
         self._watch.lap("checkpoint")
-
-
-def _target(recipe: Recipe, total_steps: int) -> int:
-    """Return the step at which this start of the run ends by itself."""
-    return recipe.train.stop_at or recipe.train.extend_to or total_steps
 
 
 def _steps(interval: int | str | None, per_epoch: int) -> int | None:

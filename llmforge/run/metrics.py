@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llmforge.rundir.atomic import append_line
+
 _HISTORY_POINTS = 200
 
 
@@ -20,7 +22,7 @@ class RowFile:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append one row; it is in the page cache when this returns."""
-        self._file.write(json.dumps(row, separators=(", ", ": ")).encode() + b"\n")
+        append_line(self._file, json.dumps(row, separators=(", ", ": ")).encode() + b"\n")
 
     def sync(self) -> None:
         """Force the rows to the disk; called from the checkpoint's thread."""

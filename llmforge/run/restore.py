@@ -19,6 +19,7 @@ from llmforge.errors import CheckpointError
 from llmforge.interfaces import Engine, EngineState
 from llmforge.run.plan import Plan
 from llmforge.run.state import TrainerState
+from llmforge.rundir import withdraw_completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,14 @@ def starting_point(plan: Plan, *, resume: Path | None) -> StartingPoint:
     """
     if resume is not None:
         chosen = _chosen(plan, resume)
+        # Before anything is set aside: a rewound run is not done, even if it is killed now.
+        withdraw_completion(plan.root, plan.run_id)
         rewind(plan.directory.checkpoints, chosen.step)
-        return _from(chosen, ())
+        return _from(plan, chosen, ())
     restored = newest_valid(plan.directory.checkpoints)
     if restored is None:
         return StartingPoint(state=TrainerState(), engine_values={}, checkpoint=None)
-    return _from(restored.checkpoint, restored.warnings)
+    return _from(plan, restored.checkpoint, restored.warnings)
 
 
 def load_into(engine: Engine, point: StartingPoint) -> None:
@@ -82,10 +85,14 @@ def _chosen(plan: Plan, path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _from(checkpoint: Checkpoint, warnings: tuple[str, ...]) -> StartingPoint:
+def _from(plan: Plan, checkpoint: Checkpoint, warnings: tuple[str, ...]) -> StartingPoint:
     body = read_trainer(checkpoint.path)
+    state = TrainerState.from_json(body)
+    extend_to = plan.recipe.train.extend_to
+    if state.finished is not None and extend_to is not None and state.step < extend_to:
+        state.finished, state.stale_evaluations = None, 0  # asked to go on, with fresh patience
     return StartingPoint(
-        state=TrainerState.from_json(body),
+        state=state,
         engine_values=dict(body.get("engine", {})),
         checkpoint=checkpoint,
         warnings=warnings,

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,11 @@ from llmforge.checkpoint import (
     SelfDescription,
     preflight_space,
 )
-from llmforge.errors import Interrupted, RecipeError, RunError
+from llmforge.errors import ForgeError, Interrupted, RecipeError, RunError
 from llmforge.events import (
     ArtifactWritten,
     CheckpointSaved,
     RunEnded,
-    RunFailed,
     RunStarted,
 )
 from llmforge.interfaces import Engine, RunContext
@@ -64,7 +63,7 @@ from llmforge.rundir import (
     read_record,
     write_completion,
 )
-from llmforge.rundir.atomic import write_json, write_text
+from llmforge.rundir.atomic import DISK_FULL, write_json, write_text
 
 log = logging.getLogger("llmforge.run")
 
@@ -118,8 +117,7 @@ def start_run(
         Interrupted: a signal stopped it; what was trained is saved.
         ForgeError: anything else that a user can mend.
     """
-    plan.root.mkdir(parents=True, exist_ok=True)
-    with RunLock(plan.root, plan.run_id):
+    with _full_disk_told(plan), RunLock(plan.root, plan.run_id):
         directory = plan.directory
         record = _open_record(plan)
         directory.path.mkdir(parents=True, exist_ok=True)
@@ -158,10 +156,10 @@ class _Start:
         )
 
     def run(self, *, resume: Path | None, allow_data_change: bool) -> RunOutcome:
-        self._recorder.start()
         telemetry: Telemetry | None = None
         interrupted = False
         try:
+            self._recorder.start()
             telemetry = Telemetry(
                 self._directory, self._recipe, manager=self._manager, recorder=self._recorder
             )
@@ -169,18 +167,14 @@ class _Start:
         except (StopNow, Interrupted) as error:
             interrupted = True
             reason = error.message if isinstance(error, Interrupted) else f"stopped by {error}"
-            self._end(telemetry, state="interrupted", reason=reason)
+            self._end_early(telemetry, state="interrupted", reason=reason)
             raise Interrupted(reason, remedy="the same command goes on from here") from None
         except BaseException as error:
-            reason = f"{type(error).__name__}: {error}"
-            if telemetry is not None:
-                telemetry.event(RunFailed(step=self._recorder.step, message=reason))
-            self._end(telemetry, state="failed", reason=reason)
+            reason = error.message if isinstance(error, ForgeError) else repr(error)
+            self._end_early(telemetry, state="failed", reason=reason)
             raise
         finally:
-            self._recorder.stop()
-            if telemetry is not None:
-                telemetry.close(interrupted=interrupted)
+            self._close(telemetry, interrupted=interrupted)
 
     def _phases(
         self, telemetry: Telemetry, *, resume: Path | None, allow_data_change: bool
@@ -237,6 +231,10 @@ class _Start:
             "micro_batch_size": micro,
             "data": getattr(prepared.data, "resolution", {}),
         }
+
+    def _note_micro_batch(self, size: int) -> None:
+        resolved = {**self._recorder.record.resolved, "micro_batch_size": size}
+        self._recorder.update(resolved=resolved)
 
     def _restore_components(self, state: TrainerState) -> None:
         for selected in self._components.values():
@@ -321,9 +319,10 @@ class _Start:
             row=telemetry.row,
             event=telemetry.event,
             samples=sampling.at if recipe.generation.every else None,
-            micro_batch=lambda size: self._recorder.record.resolved.update(micro_batch_size=size),
+            micro_batch=self._note_micro_batch,
             extra_metrics=lambda step: self._extra_metrics(run, step),
-            stop_reason=lambda step: self._stop_reason(telemetry, run, step),
+            stop_reason=lambda step: self._stop_reason(run, step),
+            failure=telemetry.tracker_failure,
             component_state=lambda: self._component_state(run),
             metadata=describe,
         )
@@ -365,6 +364,7 @@ class _Start:
         preflight_space(self._directory.checkpoints, 2 * 3 * weights)
 
         def saved(checkpoint: SavedCheckpoint) -> None:
+            telemetry.sync_rows()
             log.debug("checkpoint %s saved in %.2f s", checkpoint.path.name, checkpoint.seconds)
             telemetry.event(
                 CheckpointSaved(
@@ -396,8 +396,7 @@ class _Start:
             values |= found
         return values
 
-    def _stop_reason(self, telemetry: Telemetry, run: RunContext, step: int) -> str | None:
-        telemetry.raise_tracker_failure()
+    def _stop_reason(self, run: RunContext, step: int) -> str | None:
         reasons = self._manager.hook.forge_stop_reason(run=run, step=step)
         return next(iter(reasons), None)
 
@@ -430,7 +429,8 @@ class _Start:
         with self._signals.deferred():
             metrics = self._metrics(state, ending)
             write_json(self._directory.summary, metrics)
-            self._end(telemetry, state=ending.state, reason=ending.reason, metrics=metrics)
+            telemetry.ended(self._ended(ending.state, ending.reason, metrics))
+            self._record_end(telemetry, ending.state, ending.reason, metrics)
             if finished:
                 write_completion(self._plan.root, self._completion(state, ending, metrics))
         return RunOutcome(
@@ -477,18 +477,34 @@ class _Start:
             next_command=f"forge generate {self._plan.run_id}",
         )
 
-    def _end(
-        self,
-        telemetry: Telemetry | None,
-        *,
-        state: str,
-        reason: str,
-        metrics: Mapping[str, Any] | None = None,
+    def _end_early(self, telemetry: Telemetry | None, *, state: str, reason: str) -> None:
+        """Tell and record that this start ended without finishing, as far as the disk lets it."""
+        with self._signals.deferred():
+            if telemetry is not None:
+                failure = reason if state == "failed" else None
+                telemetry.ended(self._ended(state, reason, {}), failure=failure)
+            try:
+                self._record_end(telemetry, state, reason, {})
+            except OSError as error:
+                log.warning("run.json does not say how the run ended: %s", error)
+
+    def _close(self, telemetry: Telemetry | None, *, interrupted: bool) -> None:
+        with self._signals.deferred():
+            self._recorder.stop()
+        if telemetry is None:
+            return
+        try:
+            telemetry.close(interrupted=interrupted)
+        except StopNow:
+            telemetry.abandon()  # how the run ended is recorded already, and stays so
+
+    def _ended(self, state: str, reason: str, metrics: Mapping[str, Any]) -> RunEnded:
+        return RunEnded(state=state, reason=reason, step=self._recorder.step, metrics=metrics)
+
+    def _record_end(
+        self, telemetry: Telemetry | None, state: str, reason: str, metrics: Mapping[str, Any]
     ) -> None:
-        """Record how this start ended, whatever happened."""
         step = self._recorder.step
-        if telemetry is not None:
-            telemetry.event(RunEnded(state=state, reason=reason, step=step, metrics=metrics or {}))
         now = time.time()
         goodput = dict(self._recorder.record.goodput)
         spent = telemetry.compute_seconds if telemetry else 0.0
@@ -545,6 +561,21 @@ def _open_record(plan: Plan) -> RunRecord:
     record.profile, record.tags = plan.recipe.profile, list(plan.recipe.run.tags)
     record.provenance = provenance(distributions)
     return record
+
+
+@contextlib.contextmanager
+def _full_disk_told(plan: Plan) -> Iterator[None]:
+    """Turn the error of a full disk, wherever it shows, into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise RunError(
+            f"no room to write {error.filename or plan.directory.path}: {error.strerror}",
+            remedy="free some space, or choose another disk with run.root; the checkpoints are "
+            "untouched, and the same command goes on from the newest",
+        ) from error
 
 
 def _own_row(state: TrainerState) -> dict[str, Any] | None:

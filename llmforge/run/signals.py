@@ -2,7 +2,8 @@
 
 Before the first step, and while samples and plots are made, a signal raises where it arrives. In
 between, inside :meth:`StopSignals.deferred`, it only sets :attr:`StopSignals.requested`, which the
-loop asks after every step and every evaluated batch. A second Ctrl-C always raises.
+loop asks after every step and every evaluated batch. A second Ctrl-C always raises; a second
+SIGTERM is only noted, so that it does not break off what the first one has begun to save.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        again = self.requested is not None and number == signal.SIGINT
+        again = self.requested is not None
         self.requested = signal.Signals(number).name
-        if again or not self._deferred:
+        if number == signal.SIGINT if again else not self._deferred:
             raise StopNow(self.requested)

@@ -36,7 +36,8 @@ class TrainerState:
         stale_evaluations: evaluations since the best one.
         last_evaluation: values of the newest evaluation.
         boundary_done: False when logging or evaluation of ``step`` is still to be done.
-        row: the metrics row of ``step`` when it has one; written again on resume.
+        row: the metrics row of ``step`` when it has one; written and told again on resume.
+        samples_due: True when samples of ``step`` are still to be made.
         finished: ``{"state", "reason"}`` once the run needs no further step.
         components: state of components by name.
     """
@@ -52,6 +53,7 @@ class TrainerState:
     last_evaluation: dict[str, float] = field(default_factory=dict)
     boundary_done: bool = True
     row: dict[str, Any] | None = None
+    samples_due: bool = False
     finished: dict[str, str] | None = None
     components: dict[str, Any] = field(default_factory=dict)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
-from llmforge.courier import Courier, JournalWriter
+from llmforge.courier import Courier, JournalWriter, cut_torn_line
 from llmforge.errors import PluginError, Problem
-from llmforge.events import Event
+from llmforge.events import Event, RunEnded, RunFailed, RunStarted
 from llmforge.plugins import Notifier
 from llmforge.recipe import Recipe
 from llmforge.run.metrics import LossHistory, RowFile, cut_rows, read_rows
@@ -49,6 +50,7 @@ class Telemetry:
         self._rows: RowFile | None = None
         self._timing: RowFile | None = None
         self._tracker_failure: str | None = None
+        self._announced = False
         self.history = LossHistory()
         self.compute_seconds = 0.0
         trackers = recipe.selections.get("tracker", ())
@@ -65,6 +67,7 @@ class Telemetry:
         """
         cut_rows(self._directory.metrics, from_step=step)
         cut_rows(self._directory.samples, from_step=step + 1)
+        cut_torn_line(self._directory.timing)
         for earlier in read_rows(self._directory.metrics):
             self.history.add(earlier)
         self._rows = RowFile(self._directory.metrics)
@@ -85,26 +88,41 @@ class Telemetry:
         values = {name: value for name, value in row.items() if isinstance(value, int | float)}
         self._recorder.record.metrics = {**self._recorder.record.metrics, **values}
 
-    def event(self, event: Event) -> None:
-        """Give ``event`` to the callbacks and to the journal.
+    def sync_rows(self) -> None:
+        """Force the metrics rows to the disk; for the checkpoint's thread."""
+        if self._rows is not None:
+            self._rows.sync()
 
-        Raises:
-            PluginError: a tracker failed and the recipe asks for that to stop the run.
-        """
+    def event(self, event: Event) -> None:
+        """Give ``event`` to the callbacks and to the journal."""
+        self._announced = self._announced or isinstance(event, RunStarted)
         self._journal.append(event)
         self._notify(event.hook, event=event)
 
-    def raise_tracker_failure(self) -> None:
-        """Stop the run for a failed tracker when ``tracker.on_error`` is ``raise``.
+    def ended(self, event: RunEnded, *, failure: str | None = None) -> None:
+        """Tell how this start ended, if it was ever announced; a full disk may swallow that."""
+        if not self._announced:
+            return
+        try:
+            if failure is not None:
+                self.event(RunFailed(step=event.step, message=failure))
+            self.event(event)
+        except OSError as error:
+            log.warning("the trackers are not told how the run ended: %s", error)
 
-        Raises:
-            PluginError: a tracker failed.
-        """
-        if self._tracker_failure is not None and self._recipe.tracker.on_error == "raise":
-            raise PluginError(
-                self._tracker_failure,
-                remedy='the run is saved; set tracker.on_error = "warn" to go on without it',
-            )
+    def tracker_failure(self) -> PluginError | None:
+        """Return a failed tracker's error when ``tracker.on_error`` says that it ends the run."""
+        if self._tracker_failure is None or self._recipe.tracker.on_error != "raise":
+            return None
+        return PluginError(
+            self._tracker_failure,
+            remedy='the run is saved; set tracker.on_error = "warn" to go on without it',
+        )
+
+    def abandon(self) -> None:
+        """End the courier now; what the trackers lack stays in the journal for the next start."""
+        if self.courier is not None:
+            self.courier.kill()
 
     def close(self, *, interrupted: bool) -> None:
         """Let the trackers deliver the rest within their bound, and say what was not delivered."""
@@ -144,7 +162,7 @@ class Telemetry:
 def log_to(path: Path, level: str) -> Iterator[None]:
     """Write llmforge's log lines to ``path`` too, while the block runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.setLevel(level.upper())
     logger = logging.getLogger("llmforge")
@@ -156,4 +174,13 @@ def log_to(path: Path, level: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk makes incomplete, and not a traceback for every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)

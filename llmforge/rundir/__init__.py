@@ -1,7 +1,12 @@
 """The run directory: layout, record, completion, lock, and finding runs."""
 
 from llmforge.rundir.clear import clear_run, next_attempt
-from llmforge.rundir.completion import Completion, read_completion, write_completion
+from llmforge.rundir.completion import (
+    Completion,
+    read_completion,
+    withdraw_completion,
+    write_completion,
+)
 from llmforge.rundir.index import RunEntry, completion_of, entry_of, find_run, list_runs, newest_run
 from llmforge.rundir.layout import RunDirectory
 from llmforge.rundir.lock import RunLock, is_locked
@@ -25,6 +30,7 @@ __all__ = [
     "next_attempt",
     "read_completion",
     "read_record",
+    "withdraw_completion",
     "write_completion",
     "write_record",
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers of a disk, a quota or a limit that takes no more."""
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
@@ -40,6 +44,22 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace ``path`` with ``value`` as indented JSON; see :func:`write_text`."""
     write_text(path, json.dumps(value, indent=1, default=str) + "\n", durable=durable)
+
+
+def append_line(file: BinaryIO, line: bytes) -> None:
+    """Append ``line`` to an unbuffered ``file``: all of it, or nothing when the disk is full.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    written = 0
+    try:
+        while written < len(line):
+            written += file.write(line[written:])
+    except OSError:
+        if written:
+            file.truncate(os.fstat(file.fileno()).st_size - written)
+        raise
 
 
 def sync_directory(path: Path) -> None:

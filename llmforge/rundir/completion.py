@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.errors import RunError
-from llmforge.rundir.atomic import write_json
+from llmforge.rundir.atomic import sync_directory, write_json
 from llmforge.rundir.layout import completion_path
 
 FORMAT_VERSION = 1
@@ -72,3 +72,11 @@ def write_completion(root: Path, completion: Completion) -> None:
     path = completion_path(root, completion.run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dataclasses.asdict(completion))
+
+
+def withdraw_completion(root: Path, run_id: str) -> None:
+    """Forget that a run is done; for the process that holds its lock and trains on."""
+    path = completion_path(root, run_id)
+    if path.exists():
+        path.unlink()
+        sync_directory(path.parent)
