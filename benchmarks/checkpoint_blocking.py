@@ -75,56 +75,79 @@ def steps_for(seconds: float, *, busy: Callable[[], bool]) -> list[float]:
     return times
 
 
+class Contest:
+    """llmforge's writer on one state, and how long each checkpoint took to become valid."""
+
+    def __init__(self, directory: Path, megabytes: float) -> None:
+        self.directory = directory
+        self.model, self.optimizer = make_state(megabytes)
+        self.saved: list[float] = []
+        self.step = 0
+        self.writer = CheckpointWriter(
+            directory / "checkpoints",
+            description=SelfDescription(recipe="", recipe_hash=""),
+            retention=Retention(keep_last=1),
+            on_saved=lambda item: self.saved.append(item.seconds * 1e3),
+        )
+
+    def submit(self) -> None:
+        """Submit the next checkpoint."""
+        self.step += 1
+        self.writer.submit(
+            SaveRequest(
+                step=self.step,
+                model=self.model,
+                optimizer=self.optimizer,
+                trainer={},
+                metadata={},
+            )
+        )
+
+    def blocking(self, rounds: int) -> None:
+        """Print how long the step loop is held up by each way of saving."""
+        prepare = timed(lambda: self.writer.prepare(self.model, self.optimizer))
+        submits, plain = [], []
+        state = {"model": self.model, "optimizer": self.optimizer}
+        for _ in range(rounds):
+            submits.append(timed(self.submit))
+            self.writer.flush()
+            plain.append(timed(lambda: save_with_torch(state, self.directory / "x.pt")))
+        report("prepare (once, before step 0)", [prepare])
+        report("first submit", submits[:1])
+        report("submit", submits[1:])
+        report("until valid on the disk", self.saved)
+        report("torch.save + fsync", plain)
+
+    def interference(self, rounds: int) -> None:
+        """Print the time of a step with the disk idle and while a checkpoint is written."""
+        idle: list[float] = []
+        busy: list[float] = []
+        for _ in range(rounds):
+            idle += steps_for(0.3, busy=lambda: True)
+            self.submit()
+            busy += steps_for(10, busy=lambda: len(self.saved) < self.step)
+            self.writer.flush()
+        report("a step, disk idle", idle)
+        report("a step, while a checkpoint is written", busy)
+
+
 def main() -> None:
-    """Run the comparison and print the tables."""
+    """Run the comparison and print the table."""
     parser = argparse.ArgumentParser(description="blocking time of a checkpoint")
     parser.add_argument("--megabytes", type=float, default=167)
     parser.add_argument("--rounds", type=int, default=12)
     arguments = parser.parse_args()
-    model, optimizer = make_state(arguments.megabytes)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.values()) * 3
-
-    def request(step: int) -> SaveRequest:
-        return SaveRequest(step=step, model=model, optimizer=optimizer, trainer={}, metadata={})
-
     with tempfile.TemporaryDirectory(dir=".") as name:
-        saved: list[float] = []
-        writer = CheckpointWriter(
-            Path(name) / "checkpoints",
-            description=SelfDescription(recipe="", recipe_hash=""),
-            retention=Retention(keep_last=1),
-            on_saved=lambda item: saved.append(item.seconds * 1e3),
+        contest = Contest(Path(name), arguments.megabytes)
+        count = len(contest.model) + len(contest.optimizer)
+        print(
+            f"{arguments.megabytes:g} MB in {count} tensors, {torch.get_num_threads()} threads, "
+            f"load {os.getloadavg()[0]:.1f}"
         )
-        prepare = timed(lambda: writer.prepare(model, optimizer))
-        blocking: list[float] = []
-        plain: list[float] = []
-        for step in range(1, arguments.rounds + 1):
-            blocking.append(timed(lambda step=step: writer.submit(request(step))))
-            writer.flush()
-            state = {"model": model, "optimizer": optimizer}
-            plain.append(timed(lambda state=state: save_with_torch(state, Path(name) / "x.pt")))
-        threads = torch.get_num_threads()
-        print(f"state {size / 1e6:.0f} MB, {len(model) * 4} tensors, {threads} threads")
         print(f"{'milliseconds':<46} {'median':>8} {'min':>8} {'max':>8}")
-        report("prepare (once, before step 0)", [prepare])
-        report("first submit", blocking[:1])
-        report("submit", blocking[1:])
-        report("until valid on the disk", saved)
-        report("torch.save + fsync", plain)
-
-        idle: list[float] = []
-        busy: list[float] = []
-        for step in range(100, 100 + arguments.rounds):
-            idle += steps_for(0.3, busy=lambda: True)
-            before = len(saved)
-            writer.submit(request(step))
-            busy += steps_for(10, busy=lambda before=before: len(saved) == before)
-            writer.flush()
-        report("a step, disk idle", idle)
-        report("a step, while a checkpoint is written", busy)
-        means = statistics.mean(idle), statistics.mean(busy)
-        print(f"mean step: {means[0]:.1f} idle, {means[1]:.1f} while writing")
-        writer.close()
+        contest.blocking(arguments.rounds)
+        contest.interference(arguments.rounds)
+        contest.writer.close()
 
 
 if __name__ == "__main__":

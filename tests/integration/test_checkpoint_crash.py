@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import random
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from llmforge.checkpoint import (
-    SavedCheckpoint,
+    CheckpointWriter,
+    Retention,
+    SaveRequest,
+    SelfDescription,
     list_checkpoints,
     load_tensors,
     newest_valid,
@@ -22,56 +26,54 @@ from llmforge.checkpoint import (
 KILLS = 15
 
 
-def main(directory: Path) -> None:
+def save_forever(directory: Path, announcements: Connection) -> None:
     """Save checkpoint after checkpoint, some of them twice, and announce what became valid."""
-    from llmforge.checkpoint import CheckpointWriter, Retention, SaveRequest, SelfDescription
-
     restored = newest_valid(directory)
     step = restored.checkpoint.step if restored else 0
-    if restored:
-        assert restored.warnings == (), restored.warnings
-
-    def announce(saved: SavedCheckpoint) -> None:
-        print(saved.step, flush=True)
-
     model = {"a": torch.empty(300_000), "b": torch.empty(7, dtype=torch.int64)}
     moments = {"a/exp_avg": torch.empty(300_000)}
-    with CheckpointWriter(
+    writer = CheckpointWriter(
         directory,
         description=SelfDescription(recipe="[run]\n", recipe_hash="0123"),
         retention=Retention(keep_last=1, keep_best=1),
-        on_saved=announce,
+        on_saved=lambda saved: announcements.send(saved.step),
         parent=step or None,
-    ) as writer:
-        print("ready", flush=True)
-        while True:
-            step += 1
-            for again in range(2 if step % 3 == 0 else 1):
-                for tensor in (*model.values(), *moments.values()):
-                    tensor.fill_(step)
-                request = SaveRequest(
-                    step=step,
-                    model=model,
-                    optimizer=moments,
-                    trainer={"step": step, "again": again},
-                    metadata={},
-                    is_best=step % 5 == 0,
-                    required=True,
-                )
-                writer.submit(request)
+    )
+    announcements.send(step)
+    while True:
+        step += 1
+        for again in range(2 if step % 3 == 0 else 1):
+            for tensor in (*model.values(), *moments.values()):
+                tensor.fill_(step)
+            request = SaveRequest(
+                step=step,
+                model=model,
+                optimizer=moments,
+                trainer={"step": step, "again": again},
+                metadata={},
+                is_best=step % 5 == 0,
+                required=True,
+            )
+            writer.submit(request)
 
 
 def run_and_kill(directory: Path, delay: float) -> int:
-    """Run :func:`main` for ``delay`` seconds after its start; return the last step announced."""
-    command = [sys.executable, __file__, str(directory)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(delay)
-        assert process.poll() is None
-        process.kill()
-        announced = [int(line) for line in process.stdout.read().splitlines()]
-    return max(announced, default=0)
+    """Save for ``delay`` seconds in a process, kill it, and return the last step it announced."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["llmforge.checkpoint.tensors"])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=save_forever, args=(directory, theirs))
+    process.start()
+    theirs.close()
+    announced = [ours.recv()]
+    time.sleep(delay)
+    assert process.is_alive()
+    process.kill()
+    process.join()
+    with contextlib.suppress(EOFError):
+        while True:
+            announced.append(ours.recv())
+    return announced[-1]
 
 
 def check_content(path: Path, step: int) -> None:
@@ -86,6 +88,7 @@ def test_a_kill_at_any_instant_leaves_the_newest_announced_checkpoint_or_a_later
     tmp_path: Path,
 ) -> None:
     directory = tmp_path / "run" / "checkpoints"
+    directory.mkdir(parents=True)
     dice = random.Random(time.time_ns())
     newest = 0
     in_progress = 0
@@ -107,7 +110,3 @@ def test_a_kill_at_any_instant_leaves_the_newest_announced_checkpoint_or_a_later
     assert [wrong for item in checkpoints for wrong in verify(item.path)] == []
     assert [item.step for item in checkpoints if item.is_best][-1] == newest - newest % 5
     assert not [path for path in directory.iterdir() if path.name.startswith(".")]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -170,6 +170,13 @@ def test_tensors_are_loaded_by_name(tmp_path: Path) -> None:
     assert tensors["n"].item() == 3
 
 
+def test_what_is_done_to_loaded_tensors_does_not_reach_the_file(tmp_path: Path) -> None:
+    path = tensor_checkpoint(tmp_path)
+    for tensor in load_tensors(path, "model").values():
+        tensor.zero_()
+    assert verify(path) == []
+
+
 def test_altered_tensors_are_not_loaded(tmp_path: Path) -> None:
     path = tensor_checkpoint(tmp_path)
     flip_bit(path / "model.safetensors")

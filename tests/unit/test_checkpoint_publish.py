@@ -186,6 +186,37 @@ def test_a_stop_before_any_rename_or_sync_leaves_a_sound_checkpoint(
     assert stops > 8
 
 
+def test_everything_is_forced_to_the_disk_before_the_rename_and_the_rename_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    real_sync, real_rename = os.fsync, Path.rename
+
+    def sync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append(f"sync {path.name}")
+        real_sync(descriptor)
+
+    def rename(path: Path, target: Path) -> Path:
+        events.append(f"rename to {target.name}")
+        return real_rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "rename", rename)
+    publish(tmp_path, draft=draft(100))
+    place = events.index("rename to step-00000100")
+    temporary = f".tmp-step-00000100-{os.getpid()}"
+    assert set(events[: place - 2]) == {
+        "sync model.safetensors",
+        "sync trainer.json",
+        "sync vocab.json",
+        "sync tokenizer",
+    }
+    assert events[place - 2 : place] == ["sync manifest.json", f"sync {temporary}"]
+    assert events[place + 1] == f"sync {tmp_path.name}"
+    assert events[-1] == f"sync {tmp_path.name}"  # After the pointer was replaced.
+
+
 def test_recover_puts_back_what_was_moved_away_and_removes_the_rest(tmp_path: Path) -> None:
     [checkpoint] = save(tmp_path, 100)
     checkpoint.path.rename(tmp_path / ".old-step-00000100")

@@ -229,6 +229,7 @@ def test_two_blocks_of_memory_serve_any_number_of_checkpoints(
     run = Run(tmp_path)
     first = request(0)
     run.writer.prepare(first.model, first.optimizer)
+    assert run.writer._idle[0].nbytes > 8000  # Laid out and allocated before the first submit.
     for step in range(1, 4):
         run.writer.submit(request(step))
         run.writer.flush()
