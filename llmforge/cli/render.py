@@ -51,8 +51,8 @@ def print_table(
     On a terminal the header ``val/loss`` takes two lines, which keeps numbers whole.
     """
     if not console.is_terminal:
-        for line in _plain_lines(columns, rows):
-            console.print(" " * indent + line)
+        lines = [" " * indent + line for line in _plain_lines(columns, rows)]
+        console.out("\n".join(lines), highlight=False)  # a print per row takes seconds
         return
     from rich.padding import Padding
     from rich.table import Table

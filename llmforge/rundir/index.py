@@ -49,10 +49,9 @@ def list_runs(root: Path, *, archived: bool = False) -> list[RunEntry]:
     """
     if archived:
         return [entry_of(RunDirectory(root / ARCHIVE / name)) for name in _names(root / ARCHIVE)]
-    entries = [entry_of(directory) for directory in run_directories(root)]
-    here = {entry.directory.id for entry in entries}
-    gone = [entry_of(RunDirectory(root / name)) for name in _completed(root) if name not in here]
-    return sorted(entries + gone, key=lambda entry: entry.directory.id) if gone else entries
+    names = sorted({*_names(root), *_completed(root)})
+    entries = [entry_of(RunDirectory(root / name)) for name in names]
+    return [entry for entry in entries if not entry.problem or _is_run(entry.directory)]
 
 
 def entry_of(directory: RunDirectory) -> RunEntry:
@@ -128,6 +127,10 @@ def _names(base: Path) -> list[str]:
             return sorted(item.name for item in found if not item.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _is_run(directory: RunDirectory) -> bool:
+    return directory.record.exists() or completion_path(directory.root, directory.id).exists()
 
 
 def _completed(root: Path) -> list[str]:
