@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from llmforge.data.limited import LimitedData
 
@@ -11,7 +12,7 @@ class Letters:
     splits = ("train", "validation")
     fingerprint = "letters"
     description = "letters"
-    resolution = {"source": "path"}
+    resolution: ClassVar = {"source": "path"}
 
     def iter_text(self, split: str) -> Iterator[str]:
         yield from ("a", "b", "c") if split == "train" else ("x", "y", "z")
