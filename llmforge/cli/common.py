@@ -7,12 +7,21 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from llmforge.run.console import console, error_console
+
+__all__ = [
+    "AsJson",
+    "Root",
+    "console",
+    "emit_json",
+    "error_console",
+    "interactive",
+    "run_root",
+]
 
 DEFAULT_ROOT = "runs"
 
@@ -36,25 +45,6 @@ def run_root(option: Path | None = None) -> Path:
 
         return Path(settings().run_root or DEFAULT_ROOT)
     return Path(DEFAULT_ROOT)
-
-
-def console() -> Console:
-    """Return a console on standard output that prints text as it is.
-
-    Piped text is never wrapped, so that paths and ids in it stay whole.
-    """
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
-
-
-def error_console() -> Console:
-    """Return a console on standard error; see :func:`console`."""
-    from rich.console import Console
-
-    return Console(
-        stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=not sys.stderr.isatty()
-    )
 
 
 def interactive() -> bool:

@@ -26,10 +26,9 @@ def evaluate(
 
     The result is also kept in the run's evaluation.json.
     """
-    from llmforge.cli.common import emit_json, run_root
+    from llmforge.cli.common import emit_json, error_console, run_root
     from llmforge.evaluation import evaluate_checkpoint, record_evaluation
     from llmforge.generate import locate
-    from llmforge.run.console import error_console
 
     found = locate(checkpoint, root=run_root(root))
     result = evaluate_checkpoint(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmforge.cli.common import emit_json, error_console, interactive, run_root
 from llmforge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -126,6 +126,14 @@ def generate(
             "--weights", help="A .pt file whose weights replace the checkpoint's.", panel=_MACHINE
         ),
     ] = None,
+    root: Annotated[
+        Path | None,
+        _option(
+            "--root",
+            help="Directory of all runs; else FORGE_RUN_ROOT, else 'runs'.",
+            panel=_MACHINE,
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         _option("--json", help="Print one JSON document.", panel=_OUTPUT),
@@ -155,6 +163,7 @@ def generate(
     job = _Job(
         recipe=_read_recipe(recipe),
         checkpoint=checkpoint,
+        root=root,
         changes={key: value for key, value in changes.items() if value is not None},
         samples=samples,
         seed=seed,
@@ -171,6 +180,7 @@ class _Job:
 
     recipe: GenerationRecipe | None
     checkpoint: str | None
+    root: Path | None
     changes: dict[str, Any]
     samples: int | None
     seed: int | None
@@ -187,13 +197,13 @@ class _Job:
         keys = self.recipe.generation if self.recipe else loaded.recipe.generation
         selection = self.recipe.generator if self.recipe else loaded.recipe.selected("generation")
         selection = changed_options(selection, self.changes)
-        interactive = sys.stdin.isatty() and sys.stdout.isatty() and not self.as_json
-        if not prompts and (self.recipe or not interactive):
+        converse = interactive() and not self.as_json
+        if not prompts and (self.recipe or not converse):
             prompts = keys.prompts
         _note(f"{loaded.run.id} at step {found.step}, {loaded.device}, {loaded.dtype}")
         if prompts:
             self._print(loaded, selection, keys, prompts)
-        elif interactive:
+        elif converse:
             _converse(loaded, selection, seed=self._seed(keys))
         else:
             raise UsageError(
@@ -202,12 +212,14 @@ class _Job:
             )
 
     def _address(self) -> tuple[str, Path]:
+        """Return what to sample from, and where runs are: flags, then the recipe, then defaults."""
         from llmforge.rundir import newest_run
-        from llmforge.settings import settings
 
-        default = self.recipe.run.root if self.recipe else "runs"
-        root = Path(settings().run_root or default).expanduser()
-        address = self.checkpoint or (self.recipe.generation.checkpoint if self.recipe else None)
+        root, address = self.root, self.checkpoint
+        if self.recipe is not None:
+            root = root or Path(self.recipe.run.root).expanduser()  # FORGE_RUN_ROOT is in it
+            address = address or self.recipe.generation.checkpoint
+        root = run_root(root)
         if address is None:
             address = newest_run(root).id
             _note(f"no run was named: taking the newest, {address}")
@@ -258,7 +270,10 @@ def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--prompts-file {file} cannot be read: {error}") from error
-        prompts += [line for line in lines if line.strip()]
+        found = [line for line in lines if line.strip()]
+        if not found:
+            raise UsageError(f"--prompts-file {file} holds no prompt", remedy="write one a line")
+        prompts += found
     return prompts
 
 
@@ -303,7 +318,7 @@ def _print_json(
         "options": plain(selection.options),
         "completions": [asdict(completion) for completion in completions],
     }
-    _write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    emit_json(document)
 
 
 def _print_texts(completions: Sequence[Completion]) -> None:
@@ -314,8 +329,7 @@ def _print_texts(completions: Sequence[Completion]) -> None:
 
 
 def _show_prompt(prompt: str) -> None:
-    bold: Callable[[str], str] = "\033[1m{}\033[0m".format
-    _write(bold(prompt) if sys.stdout.isatty() else prompt)
+    _write(f"\033[1m{prompt}\033[0m" if sys.stdout.isatty() else prompt)
 
 
 def _write(text: str) -> None:
@@ -324,6 +338,4 @@ def _write(text: str) -> None:
 
 
 def _note(text: str) -> None:
-    from llmforge.run.console import error_console
-
-    error_console().print(text, style="dim", markup=False)
+    error_console().print(text, style="dim")

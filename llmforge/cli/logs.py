@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from llmforge.run.console import console
+from llmforge.cli.common import console
 from llmforge.run.report import TerminalFilter
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
@@ -18,7 +18,7 @@ class ScreenHandler(logging.Handler):
         """Print one record."""
         style = _STYLES.get(record.levelno, "dim" if record.levelno < logging.INFO else "")
         prefix = "notice: " if record.levelno == logging.WARNING else ""
-        console().print(f"{prefix}{record.getMessage()}", style=style, markup=False)
+        console().print(f"{prefix}{record.getMessage()}", style=style)
 
 
 def set_verbosity(*, verbose: bool, quiet: bool) -> None:

@@ -186,12 +186,12 @@ def _describe(recipe: Recipe, plan: Plan) -> None:
 
 def _summarise(result: TrainResult) -> None:
     """Print what came out of the run, and what to type next."""
-    from llmforge.run.console import console
+    from llmforge.cli.common import console
 
     out = console()
     directory = result.run.directory
     best = result.metrics.get("best")
-    out.print(f"\n{result.run.id}: {result.state} ({result.reason})", style="bold", markup=False)
+    out.print(f"\n{result.run.id}: {result.state} ({result.reason})", style="bold")
     if best:
         out.print(f"  best {best['metric']} {best['value']:.4f} at step {best['step']}")
     for name in ("val/loss", "val/perplexity", "val/bits_per_byte"):
@@ -199,15 +199,15 @@ def _summarise(result: TrainResult) -> None:
             out.print(f"  final {name} {result.metrics[name]:.4f}")
     for sample in result.samples:
         out.print()
-        out.print(sample["prompt"], style="bold", end="", markup=False)
-        out.print(sample["text"], markup=False)
+        out.print(sample["prompt"], style="bold", end="")
+        out.print(sample["text"])
     out.print()
-    out.print(f"  run:      {directory.path}", markup=False)
+    out.print(f"  run:      {directory.path}")
     if directory.plots.is_dir():
-        out.print(f"  curves:   {directory.plots}", markup=False)
+        out.print(f"  curves:   {directory.plots}")
     for viewer in _viewers(result):
-        out.print(f"  view:     {viewer}", markup=False)
-    out.print(f"  generate: forge generate {result.run.id}", markup=False)
+        out.print(f"  view:     {viewer}")
+    out.print(f"  generate: forge generate {result.run.id}")
 
 
 def _viewers(result: TrainResult) -> list[str]:
