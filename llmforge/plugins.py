@@ -159,7 +159,7 @@ class Notifier:
 
     def __call__(self, hook: str, **arguments: Any) -> None:
         """Call ``hook`` on every component, each on its own."""
-        for name, caller in self._callers(hook):
+        for name, caller in _callers(self._manager, hook):
             try:
                 caller(**copy.deepcopy(arguments))
             except SystemExit as error:  # a library that gives up by exiting must not end the run
@@ -167,14 +167,22 @@ class Notifier:
             except Exception as error:  # a plugin may raise anything; it is reported, not lost
                 self._on_error(name, hook, error)
 
-    def _callers(self, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:
-        plugins = self._manager.get_plugins()
-        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
-            others = plugins - {implementation.plugin}
-            yield (
-                implementation.plugin_name,
-                self._manager.subset_hook_caller(hook, remove_plugins=others),
-            )
+
+def collect(manager: pluggy.PluginManager, hook: str, **arguments: Any) -> dict[str, Any]:
+    """Call a collecting hook; return each answer by component, as ``kind:name``.
+
+    A component that answers None is left out.
+    """
+    answers = {name: caller(**arguments) for name, caller in _callers(manager, hook)}
+    return {name: answer[0] for name, answer in answers.items() if answer}
+
+
+def _callers(manager: pluggy.PluginManager, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield each component that implements ``hook``, with a caller for it alone."""
+    plugins = manager.get_plugins()
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
+        others = plugins - {implementation.plugin}
+        yield implementation.plugin_name, manager.subset_hook_caller(hook, remove_plugins=others)
 
 
 @lru_cache(maxsize=64)

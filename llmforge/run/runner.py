@@ -30,7 +30,7 @@ from llmforge.events import (
     RunStarted,
 )
 from llmforge.interfaces import Engine, RunContext
-from llmforge.plugins import build_manager, entries
+from llmforge.plugins import build_manager, collect, entries
 from llmforge.recipe import to_toml
 from llmforge.run.hardware import peak_flops
 from llmforge.run.loop import Ending, Sinks, TrainingLoop
@@ -401,10 +401,7 @@ class _Start:
         return next(iter(reasons), None)
 
     def _component_state(self, run: RunContext) -> dict[str, Any]:
-        states: dict[str, Any] = {}
-        for implementation in self._manager.hook.forge_checkpoint_state.get_hookimpls():
-            states[implementation.plugin_name] = implementation.function(run=run)
-        return states
+        return collect(self._manager, "forge_checkpoint_state", run=run)
 
     # Finishing -----------------------------------------------------------------------------
 

@@ -289,6 +289,22 @@ def test_a_wrapper_around_a_factory_is_no_second_provider() -> None:
     assert plugins.call_factory(manager, "forge_build_schedule", run=None) == 42
 
 
+def test_collected_answers_are_told_apart_by_component() -> None:
+    class Stateful(Component, kind="callback"):
+        """Has state, and asks for no argument."""
+
+        @hookimpl
+        def forge_checkpoint_state(self):
+            return {"of": self.name} if self.name != "stateless" else None
+
+    components = [named(Stateful(), name) for name in ("a", "stateless", "b")]
+    manager = plugins.build_manager([*components, named(Shout(), "c")])
+    assert plugins.collect(manager, "forge_checkpoint_state", run=None) == {
+        "callback:a": {"of": "a"},
+        "callback:b": {"of": "b"},
+    }
+
+
 # The notifier
 
 
