@@ -1,57 +1,137 @@
-"""``forge``: the command line. Light by construction: heavy code is imported inside commands."""
+"""``forge``: the command line. Light by construction: a command's module loads when it is used."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from importlib.metadata import EntryPoint
-from typing import Annotated, Any
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from llmforge.cli import checkpoints, data, models, plugins, recipe, runs
-from llmforge.cli.evaluate import evaluate
-from llmforge.cli.generate import generate
-from llmforge.cli.logs import set_verbosity
-from llmforge.cli.train import train
-from llmforge.errors import EXIT_FAILURE, ForgeError
+from llmforge.errors import EXIT_FAILURE, ForgeError, PluginError, UsageError
 from llmforge.installed import commands
 
-_PLUGIN_PANEL = "Commands of plugins"
+_EXPERIMENTS = "Experiments"
+_PREPARING = "Preparing"
+_PLUGINS = "Commands of plugins"
 
 
-class PluginGroup(TyperGroup):
-    """The root group, which also offers the commands of installed plugins.
+@dataclass(frozen=True)
+class Command:
+    """A command before it is imported: what the help says of it, and where it is."""
 
-    The help lists them from package metadata; a command's module is imported when it is invoked.
+    name: str
+    target: str
+    help: str
+    panel: str
+
+
+OWN = {
+    command.name: command
+    for command in (
+        Command(
+            "train",
+            "llmforge.cli.train:train",
+            "Train RECIPE; the same command again resumes it, or says it is done.",
+            _EXPERIMENTS,
+        ),
+        Command(
+            "generate",
+            "llmforge.cli.generate:generate",
+            "Continue prompts with a trained model.",
+            _EXPERIMENTS,
+        ),
+        Command(
+            "evaluate",
+            "llmforge.cli.evaluate:evaluate",
+            "Measure loss, perplexity and bits per byte over a whole split.",
+            _EXPERIMENTS,
+        ),
+        Command(
+            "runs", "llmforge.cli.runs:app", "List, inspect, compare and clear runs.", _EXPERIMENTS
+        ),
+        Command(
+            "checkpoints", "llmforge.cli.checkpoints:app", "Look at checkpoints.", _EXPERIMENTS
+        ),
+        Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
+        Command("data", "llmforge.cli.data:app", "Download and tokenise data.", _PREPARING),
+        Command("models", "llmforge.cli.models:app", "Models and their presets.", _PREPARING),
+        Command(
+            "plugins", "llmforge.cli.plugins:app", "List, explain and create plugins.", _PREPARING
+        ),
+    )
+}
+
+
+class LazyGroup(TyperGroup):
+    """The root group: own commands and those of plugins, imported when they are used.
+
+    While the help is written, stand-ins tell what a command is for; a plugin's only tells which
+    package it comes from.
     """
+
+    _writing_help = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return llmforge's own commands, then those of plugins."""
-        own = super().list_commands(ctx)
-        return [*own, *(name for name in sorted(commands()) if name not in own)]
+        del ctx
+        return [*OWN, *(name for name in sorted(commands()) if name not in OWN)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command; for a plugin's, a stand-in that only the help looks at."""
-        own = super().get_command(ctx, cmd_name)
+        """Return a command, imported unless only the help asks."""
+        del ctx
+        own = OWN.get(cmd_name)
+        if own is not None:
+            if self._writing_help:
+                return TyperCommand(own.name, help=own.help, rich_help_panel=own.panel)
+            module, _, attribute = own.target.partition(":")
+            return _as_command(cmd_name, getattr(import_module(module), attribute))
         point = commands().get(cmd_name)
-        if own is not None or point is None:
-            return own
-        return _placeholder(cmd_name, point)
+        if point is None:
+            return None
+        if self._writing_help:
+            source = point.dist.name if point.dist else point.value
+            return TyperCommand(cmd_name, help=f"From {source}.", rich_help_panel=_PLUGINS)
+        try:
+            return _as_command(cmd_name, point.load())
+        except Exception as error:
+            raise PluginError(
+                f"the command '{cmd_name}' ({point.value}) cannot be loaded: "
+                f"{type(error).__name__}: {error}",
+                remedy="upgrade or uninstall the package it comes from",
+            ) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Load a plugin's command when it is the one to run."""
-        name = args[0] if args else ""
-        point = commands().get(name)
-        if point is not None and super().get_command(ctx, name) is None:
-            return name, _loaded(name, point), args[1:]
+        """Find the command to run.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], names, n=1)
+            raise UsageError(
+                f"no command '{args[0]}'",
+                remedy=f"did you mean '{near[0]}'?" if near else "'forge --help' lists them",
+            )
         return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help without importing any command."""
+        self._writing_help = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._writing_help = False
 
 
 app = typer.Typer(
     name="forge",
-    cls=PluginGroup,
+    cls=LazyGroup,
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -59,15 +139,6 @@ app = typer.Typer(
     epilog="Begin with: forge train wikitext_tiny",
     pretty_exceptions_enable=False,
 )
-app.command(rich_help_panel="Experiments")(train)
-app.command(rich_help_panel="Experiments")(generate)
-app.command(rich_help_panel="Experiments")(evaluate)
-app.add_typer(runs.app, name="runs", rich_help_panel="Experiments")
-app.add_typer(checkpoints.app, name="checkpoints", rich_help_panel="Experiments")
-app.add_typer(recipe.app, name="recipe", rich_help_panel="Preparing")
-app.add_typer(data.app, name="data", rich_help_panel="Preparing")
-app.add_typer(models.app, name="models", rich_help_panel="Preparing")
-app.add_typer(plugins.app, name="plugins", rich_help_panel="Preparing")
 
 
 def _version(value: bool) -> None:
@@ -94,7 +165,10 @@ def root(
     del version
     if debug:
         os.environ["FORGE_DEBUG"] = "1"
-    set_verbosity(verbose=verbose, quiet=quiet)
+    if verbose or quiet:
+        from llmforge.cli.logs import set_verbosity
+
+        set_verbosity(verbose=verbose, quiet=quiet)
 
 
 def main() -> None:
@@ -115,30 +189,16 @@ def main() -> None:
         sys.exit(EXIT_FAILURE)
 
 
-def _placeholder(name: str, point: EntryPoint) -> Any:
-    distribution = point.dist.name if point.dist else point.value
-
-    def run() -> None:
-        raise AssertionError("the group loads the real command before running it")
-
-    holder = typer.Typer(add_completion=False)
-    holder.command(name, help=f"From {distribution}.", rich_help_panel=_PLUGIN_PANEL)(run)
-    return typer.main.get_command(holder)
-
-
-def _loaded(name: str, point: EntryPoint) -> Any:
-    from llmforge.errors import PluginError
-
-    try:
-        target = point.load()
-    except Exception as error:
-        raise PluginError(
-            f"the command '{name}' ({point.value}) cannot be loaded: "
-            f"{type(error).__name__}: {error}",
-            remedy="upgrade or uninstall the package it comes from",
-        ) from error
+def _as_command(name: str, target: Any) -> Any:
+    """Return a typer app, or a function, as a command of the root group."""
+    holder = typer.Typer(add_completion=False, rich_markup_mode="rich")
     if isinstance(target, typer.Typer):
-        return typer.main.get_command(target)
-    holder = typer.Typer(add_completion=False)
-    holder.command(name)(target)
-    return typer.main.get_command(holder)
+        holder.add_typer(target, name=name)
+    else:
+        holder.command(name)(target)
+        holder.callback()(_nothing)
+    return cast("Any", typer.main.get_command(holder)).commands[name]
+
+
+def _nothing() -> None:
+    """Make a group of an app with one command."""
