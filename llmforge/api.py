@@ -13,9 +13,11 @@ from llmforge.run.metrics import read_rows
 from llmforge.run.plan import Plan, make_plan
 from llmforge.run.report import Reporter
 from llmforge.run.signals import StopNow, StopSignals
+from llmforge.run_root import run_root
 from llmforge.rundir import (
     Completion,
     RunDirectory,
+    RunLock,
     RunRecord,
     find_run,
     read_completion,
@@ -215,7 +217,7 @@ def generate(
     """
     from llmforge.generate import generate_texts, open_checkpoint
 
-    loaded = open_checkpoint(address, root=default_root(root), device=device, dtype=dtype)
+    loaded = open_checkpoint(address, root=run_root(root), device=device, dtype=dtype)
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     return generate_texts(loaded, texts, samples=samples, seed=seed, **options)
 
@@ -227,16 +229,7 @@ def load_run(run: str, *, root: str | Path | None = None) -> RunHandle:
         RunError: none matches.
         UsageError: several do.
     """
-    return RunHandle(find_run(default_root(root), run))
-
-
-def default_root(root: str | Path | None = None) -> Path:
-    """Return ``root``, else ``FORGE_RUN_ROOT``, else ``runs``."""
-    if root is not None:
-        return Path(root)
-    from llmforge.settings import settings
-
-    return Path(settings().run_root or "runs").expanduser()
+    return RunHandle(find_run(run_root(root), run))
 
 
 def _skipped(plan: Plan, done: Completion) -> TrainResult:
@@ -253,6 +246,8 @@ def _started(
     reporter: Reporter,
     signals: StopSignals,
 ) -> TrainResult:
+    with RunLock(plan.root, plan.run_id):
+        pass  # a run that another process trains is told at once, before torch is imported
     # Imported here: this is where torch comes in, and a skipped run does without it.
     from llmforge.run.runner import start_run
 

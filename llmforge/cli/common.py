@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from llmforge.run.console import console, error_console
+from llmforge.run_root import run_root
 
 __all__ = [
     "AsJson",
@@ -23,8 +23,6 @@ __all__ = [
     "run_root",
 ]
 
-DEFAULT_ROOT = "runs"
-
 Root = Annotated[
     Path | None,
     typer.Option(
@@ -32,19 +30,6 @@ Root = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def run_root(option: Path | None = None) -> Path:
-    """Return the directory of all runs: ``option``, else ``FORGE_RUN_ROOT``, else ``runs``."""
-    if option is not None:
-        return option
-    if value := os.environ.get("FORGE_RUN_ROOT"):
-        return Path(value)
-    if Path(".env").exists():  # may set FORGE_RUN_ROOT; worth a slow import only then
-        from llmforge.settings import settings
-
-        return Path(settings().run_root or DEFAULT_ROOT)
-    return Path(DEFAULT_ROOT)
 
 
 def interactive() -> bool:

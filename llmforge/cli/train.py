@@ -187,6 +187,8 @@ def _describe(recipe: Recipe, plan: Plan) -> None:
 def _summarise(result: TrainResult) -> None:
     """Print what came out of the run, and what to type next."""
     from llmforge.cli.common import console
+    from llmforge.insight.compare import read_recipe
+    from llmforge.insight.inventory import viewers_of
 
     out = console()
     directory = result.run.directory
@@ -205,20 +207,6 @@ def _summarise(result: TrainResult) -> None:
     out.print(f"  run:      {directory.path}")
     if directory.plots.is_dir():
         out.print(f"  curves:   {directory.plots}")
-    for viewer in _viewers(result):
+    for viewer in viewers_of(directory, read_recipe(directory)).values():
         out.print(f"  view:     {viewer}")
     out.print(f"  generate: forge generate {result.run.id}")
-
-
-def _viewers(result: TrainResult) -> list[str]:
-    """Return the commands that show what trackers wrote."""
-    from llmforge.plugins import load
-    from llmforge.recipe import load_recipe
-
-    directory = result.run.directory
-    recipe = load_recipe(directory.recipe)
-    return [
-        load("tracker", item.name).viewer.format(directory=directory.trackers / item.name)
-        for item in recipe.selections.get("tracker", ())
-        if load("tracker", item.name).viewer
-    ]

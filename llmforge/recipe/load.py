@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,8 @@ from llmforge.recipe.schema import (
     TrackerKeys,
     TrainTable,
 )
+from llmforge.run_root import VARIABLE, configured_root
 
-ROOT_VARIABLE = "FORGE_RUN_ROOT"
 DEFAULT = Origin("default")
 
 Overrides = Sequence[Override | str] | Mapping[str, Any]
@@ -166,9 +165,9 @@ def _merged(documents: list[Document], profile: str | None, overrides: list[Over
         layers.add(document.tables, origin=document.origin)
     if profile is not None:
         _add_profile(layers, documents, profile)
-    if root := os.environ.get(ROOT_VARIABLE):
+    if root := configured_root():
         layers.begin()
-        layers.add({"run": {"root": root}}, origin=lambda _: Origin(ROOT_VARIABLE))
+        layers.add({"run": {"root": root}}, origin=lambda _: Origin(VARIABLE))
     layers.begin()
     for override in overrides:
         if override.value is None:
