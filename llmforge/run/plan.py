@@ -111,7 +111,7 @@ def check_identity(plan: Plan, record: RunRecord) -> None:
     old: Mapping[str, object] = record.identity.get("keys", {})
     new = plan.identity.keys
     lines = [
-        f"    {key}: {old.get(key, 'default')!r} in the run, {new.get(key, 'default')!r} now"
+        f"    {key}: {_shown(old, key)} in the run, {_shown(new, key)} now"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]
@@ -119,6 +119,10 @@ def check_identity(plan: Plan, record: RunRecord) -> None:
         "\n".join([f"run {plan.run_id} was started with another recipe:", *lines]),
         remedy=f"choose another run.id, or start it afresh: forge runs clear {plan.run_id}",
     )
+
+
+def _shown(keys: Mapping[str, object], key: str) -> str:
+    return repr(keys[key]) if key in keys else "the default"
 
 
 def preflight_problems(

@@ -191,7 +191,7 @@ class _Start:
         run = with_steps(run, total_steps=total)
         point = starting_point(self._plan, resume=resume)
         for warning in point.warnings:
-            self._notice(warning)
+            self._recorder.notice(warning)  # restoring has logged it
         engine = prepare_engine(self._manager, run, prepared.tokenizer)
         load_into(engine, point)
         self._restore_components(point.state)

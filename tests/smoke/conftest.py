@@ -1,4 +1,4 @@
-"""Experiments whose undisturbed result several tests compare with."""
+"""Experiments that several tests start from or compare with."""
 
 from __future__ import annotations
 
@@ -6,26 +6,41 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fault_package import install_faults
 from forge_process import Workplace
 
-Reference = Callable[[str], dict[str, str]]
+Reference = Callable[[str], Workplace]
 
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Return a function from a precision to the result of a run that nothing disturbed."""
-    known: dict[str, dict[str, str]] = {}
+    """Return a function from a precision to a run that nothing disturbed; not to be changed."""
+    known: dict[str, Workplace] = {}
 
-    def result(precision: str) -> dict[str, str]:
+    def trained(precision: str) -> Workplace:
         if precision not in known:
-            workplace = Workplace(
-                tmp_path_factory.mktemp(f"reference-{precision}"), {"train.precision": precision}
-            )
+            path = tmp_path_factory.mktemp(f"reference-{precision}")
+            workplace = Workplace(path, {"train.precision": precision})
             workplace.train()
-            known[precision] = workplace.result()
+            known[precision] = workplace
         return known[precision]
 
-    return result
+    return trained
+
+
+@pytest.fixture(scope="session")
+def halfway(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A run in fp32 stopped at step 31, with checkpoints of steps 30 and 31; not to be changed."""
+    workplace = Workplace(tmp_path_factory.mktemp("halfway"))
+    workplace.train("--set", "train.stop_at=31")
+    assert [path.name for path in workplace.checkpoints] == ["step-00000030", "step-00000031"]
+    return workplace
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The PYTHONPATH on which the fault-injecting plugins are installed."""
+    return install_faults(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture

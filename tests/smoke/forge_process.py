@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,8 @@ class Workplace:
         path: the directory.
         settings: recipe keys that differ from :data:`RECIPE`, as ``--set`` takes them.
         environment: further variables for the processes.
+        recipe: the recipe.
+        lines: sentences of training text.
     """
 
     path: Path
@@ -101,6 +105,8 @@ class Workplace:
     lines: int = 400
 
     def __post_init__(self) -> None:
+        if (self.path / "recipe.toml").exists():
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "recipe.toml").write_text(self.recipe, encoding="utf-8")
         write_text(self.path / "train.txt", lines=self.lines, seed=1)
@@ -127,6 +133,11 @@ class Workplace:
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""
         return sorted(self.run.checkpoints.glob("step-????????"))
+
+    def copy(self, path: Path) -> Workplace:
+        """Return a copy of everything here at ``path``."""
+        shutil.copytree(self.path, path)
+        return dataclasses.replace(self, path=path)
 
     def start(self, *arguments: str, preexec: Callable[[], None] | None = None) -> ForgeProcess:
         """Start ``forge train`` on the recipe."""
@@ -284,10 +295,3 @@ def _tail(path: Path, start: int) -> str:
             return file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-
-
-def delays(seed: int) -> Iterator[float]:
-    """Yield random waits, in seconds, that spread instants over the step loop."""
-    draw = random.Random(seed)
-    while True:
-        yield draw.uniform(0.0, 0.7)

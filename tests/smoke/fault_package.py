@@ -1,0 +1,31 @@
+"""Plugins that misbehave on purpose, installed as a distribution of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "faulty_plugins"
+
+ENTRY_POINTS = """\
+[llmforge.models]
+faulty = forge_faults.model:Faulty
+
+[llmforge.trackers]
+notebook = forge_faults.trackers:Notebook
+raiser = forge_faults.trackers:Raiser
+sleeper = forge_faults.trackers:Sleeper
+killer = forge_faults.trackers:Killer
+
+[llmforge.callbacks]
+counter = forge_faults.callback:Counter
+"""
+
+
+def install_faults(directory: Path) -> str:
+    """Write the distribution's metadata to ``directory``; return the PYTHONPATH that has both."""
+    metadata = directory / "forge_faults-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: forge-faults\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    return os.pathsep.join([str(directory), str(SOURCES)])

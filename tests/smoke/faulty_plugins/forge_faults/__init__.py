@@ -1,0 +1,1 @@
+"""Components that fail in chosen ways; environment variables say when."""
