@@ -9,7 +9,7 @@ from typing import Any
 
 from llmforge.courier.cursor import Cursor
 from llmforge.courier.journal import last_start, read_events
-from llmforge.events import Event
+from llmforge.events import Event, RunStarted
 
 POLL_SECONDS = 0.25
 FIRST_RETRY_SECONDS = 0.5
@@ -62,15 +62,19 @@ class Delivery(threading.Thread):
 
     def run(self) -> None:
         """Deliver until closed and nothing is left."""
+        # What an earlier process left over needs its start told to this process's tracker first.
         opening = last_start(self._journal, self._cursor.offset)
-        if opening is not None and not self._deliver(opening):
-            return
         while True:
             closing = self._closing.is_set()
             for event, offset in read_events(self._journal, self._cursor.offset):
                 fresh = self._cursor.fresh(event) if event is not None else None
-                if fresh is not None and not self._deliver(fresh):
-                    return
+                if fresh is not None:
+                    told = [fresh]
+                    if opening is not None and not isinstance(fresh, RunStarted):
+                        told.insert(0, opening)
+                    if not all(self._deliver(item) for item in told):
+                        return
+                    opening = None
                 self._cursor.advance(fresh, offset, delivered=fresh is not None)
                 self._cursor.save()
             if closing:
@@ -85,7 +89,7 @@ class Delivery(threading.Thread):
             try:
                 self._call(event.hook, event)
                 return True
-            except Exception as error:  # a tracker may raise anything; it is reported
+            except (Exception, SystemExit) as error:  # a tracker may raise anything; it is reported
                 self._report(f"{event.hook}: {type(error).__name__}: {error}")
             if last_try:
                 return False
