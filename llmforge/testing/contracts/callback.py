@@ -8,12 +8,13 @@ import math
 import pluggy
 import pytest
 
+from llmforge import events
 from llmforge.component import Component
 from llmforge.errors import Problem
 from llmforge.interfaces import RunContext
 from llmforge.plugins import build_manager
 from llmforge.testing.context import make_component
-from llmforge.testing.contracts.tracker import EventsContract
+from llmforge.testing.contracts.tracker import EventsContract, Tell
 
 
 class CallbackContract(EventsContract):
@@ -45,8 +46,14 @@ class CallbackContract(EventsContract):
             assert answer
 
     def test_its_state_survives_a_checkpoint(
-        self, plugin: Component, manager: pluggy.PluginManager, run: RunContext
+        self,
+        plugin: Component,
+        manager: pluggy.PluginManager,
+        run: RunContext,
+        tell: Tell,
+        short_run: tuple[events.Event, ...],
     ) -> None:
+        tell(short_run[:-1])  # so that there is something to keep
         for state in manager.hook.forge_checkpoint_state(run=run):
             kept = json.loads(json.dumps(state))
             fresh = make_component(type(plugin), plugin.options.model_dump(exclude_unset=True))
