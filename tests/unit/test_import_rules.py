@@ -27,6 +27,7 @@ def test_the_code_keeps_the_import_rules() -> None:
         ("llmforge.recipe.x", "def f():\n    import llmforge.run", "imports llmforge.run, which"),
         ("llmforge.run.x", "import llmforge_plugins.models", "imports the plugin"),
         ("llmforge.run.x", "from llmforge import Component", "imports from llmforge itself"),
+        ("llmforge.novelty", "", "has no layer"),
         ("llmforge.run.utils", "", "named after its subject"),
         ("llmforge.cli.x", "from click import echo", "imports click"),
         ("llmforge_plugins.data.x", "import click", "imports click"),
