@@ -32,7 +32,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 def halfway(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """A run in fp32 stopped at step 31, with checkpoints of steps 30 and 31; not to be changed."""
     workplace = Workplace(tmp_path_factory.mktemp("halfway"))
-    workplace.train("--set", "train.stop_at=31")
+    workplace.train_here("--set", "train.stop_at=31")
     assert [path.name for path in workplace.checkpoints] == ["step-00000030", "step-00000031"]
     return workplace
 

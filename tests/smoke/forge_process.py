@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from same_process import run_here
+
 from llmforge.rundir import RunDirectory
 
 RUN_ID = "tiny"
@@ -141,10 +143,7 @@ class Workplace:
 
     def start(self, *arguments: str, preexec: Callable[[], None] | None = None) -> ForgeProcess:
         """Start ``forge train`` on the recipe."""
-        settings = [
-            part for key, text in self.settings.items() for part in ("--set", f"{key}={text}")
-        ]
-        return self.forge("train", "recipe.toml", *settings, *arguments, preexec=preexec)
+        return self.forge("train", "recipe.toml", *self._settings(), *arguments, preexec=preexec)
 
     def forge(self, *arguments: str, preexec: Callable[[], None] | None = None) -> ForgeProcess:
         """Start any ``forge`` command here."""
@@ -153,6 +152,19 @@ class Workplace:
     def train(self, *arguments: str, expect: int = 0) -> ForgeProcess:
         """Run ``forge train`` to its end and check its exit code."""
         return self.start(*arguments).finish(expect=expect)
+
+    def train_here(self, *arguments: str, expect: int = 0) -> str:
+        """Run ``forge train`` in this very process; check its exit code, return its output."""
+        return self.forge_here("train", "recipe.toml", *self._settings(), *arguments, expect=expect)
+
+    def forge_here(self, *arguments: str, expect: int = 0) -> str:
+        """Run any ``forge`` command in this very process."""
+        code, output = run_here(self, *arguments, variables=variables(self))
+        assert code == expect, f"exit code {code}, not {expect}\n{output}"
+        return output
+
+    def _settings(self) -> list[str]:
+        return [part for key, text in self.settings.items() for part in ("--set", f"{key}={text}")]
 
     def result(self) -> dict[str, str]:
         """Return hashes of all that a run killed and resumed must have in common with others."""
@@ -219,10 +231,14 @@ class ForgeProcess:
 
 
 def environment(workplace: Workplace) -> dict[str, str]:
-    """Return the variables ``forge`` gets: one thread, no network, everything in the workplace."""
+    """Return the environment of ``forge``: one thread, no network, everything in the workplace."""
     own = {name: text for name, text in os.environ.items() if not name.startswith("FORGE_")}
+    return {**own, **variables(workplace)}
+
+
+def variables(workplace: Workplace) -> dict[str, str]:
+    """Return what differs from the test's own environment."""
     return {
-        **own,
         "FORGE_RUN_ROOT": str(workplace.path / "runs"),
         "FORGE_CACHE": str(workplace.path / "cache"),
         "FORGE_OFFLINE": "1",

@@ -42,7 +42,7 @@ def test_a_damaged_newest_checkpoint_costs_a_warning_and_nothing_else(
     workplace = halfway.copy(tmp_path / "copy")
     damage(workplace.checkpoints[-1])
 
-    output = workplace.train().output
+    output = workplace.train_here()
 
     warnings = [line for line in output.splitlines() if "is damaged" in line]
     assert len(warnings) == 1, output
@@ -60,7 +60,7 @@ def test_no_sound_checkpoint_is_a_refusal_that_names_the_way_out(
     for checkpoint in workplace.checkpoints:
         flip_a_bit(checkpoint)
 
-    output = workplace.train(expect=1).output
+    output = workplace.train_here(expect=1)
 
     assert "Traceback" not in output
     assert "not starting over" in output
@@ -70,6 +70,6 @@ def test_no_sound_checkpoint_is_a_refusal_that_names_the_way_out(
     assert len(workplace.checkpoints) == 2
     assert workplace.rows[-1]["step"] == 30
 
-    workplace.forge("runs", "clear", "tiny", "--yes").finish(expect=0)
-    workplace.train("--set", "train.stop_at=3")
+    workplace.forge_here("runs", "clear", "tiny", "--yes")
+    workplace.train_here("--set", "train.stop_at=3")
     assert workplace.record["attempt"] == 2

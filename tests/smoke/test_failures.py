@@ -62,9 +62,9 @@ def all_verify(workplace: Workplace) -> bool:
 
 def test_nan_ends_the_run_and_never_reaches_a_checkpoint(tmp_path: Path, faulty: Workplace) -> None:
     sound = dataclasses.replace(faulty, path=tmp_path / "sound")
-    sound.train()
+    sound.train_here()
 
-    output = with_fault(faulty, FAULT_NAN_AT="9").train(expect=1).output
+    output = with_fault(faulty, FAULT_NAN_AT="9").train_here(expect=1)
 
     assert "not finite at or before step 9" in output
     assert "Traceback" not in output
@@ -72,13 +72,13 @@ def test_nan_ends_the_run_and_never_reaches_a_checkpoint(tmp_path: Path, faulty:
     assert faulty.checkpoints[-1].name == "step-00000008"
     assert all_verify(faulty)
     assert "NaN" not in faulty.run.metrics.read_text()
-    faulty.train()
+    faulty.train_here()
     assert faulty.result() == sound.result()
 
 
 def test_a_learning_rate_that_diverges_keeps_the_last_good_checkpoint(workplace: Workplace) -> None:
     settings = {"optimizer.adamw.lr": "1e30", "train.grad_clip": "0"}
-    output = dataclasses.replace(workplace, settings=settings).train(expect=1).output
+    output = dataclasses.replace(workplace, settings=settings).train_here(expect=1)
 
     assert "not finite" in output
     assert "lower learning rate" in output
@@ -95,17 +95,17 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
     smaller = dataclasses.replace(
         faulty, path=tmp_path / "smaller", settings={"train.micro_batch_size": "2"}
     )
-    smaller.train()
+    smaller.train_here()
 
     settings = {"train.micro_batch_size": given} if given else {}
     limited = with_fault(dataclasses.replace(faulty, settings=settings), FAULT_MEMORY="3")
-    output = limited.train("--set", "train.stop_at=9").output
+    output = limited.train_here("--set", "train.stop_at=9")
     assert "micro-batch is now 4" in output
     assert "micro-batch is now 2, the global batch stays 8" in output
     assert limited.record["resolved"]["micro_batch_size"] == 2
 
     going_on = with_fault(dataclasses.replace(faulty, settings={}), FAULT_MEMORY="3")
-    output = going_on.train().output
+    output = going_on.train_here()
     assert "batch 8 = 2 per micro-batch x 4 accumulated" in output
     assert "micro-batch is now" not in output  # what fits was remembered
     assert limited.result() == smaller.result()
@@ -119,7 +119,7 @@ def test_the_micro_batch_that_fits_is_on_disk_before_the_next_step(faulty: Workp
 
 
 def test_not_even_one_sequence_fits(faulty: Workplace) -> None:
-    output = with_fault(faulty, FAULT_MEMORY="-1").train(expect=1).output
+    output = with_fault(faulty, FAULT_MEMORY="-1").train_here(expect=1)
     assert "out of memory with one sequence at a time" in output
     assert "Traceback" not in output
 
@@ -177,7 +177,9 @@ def small_disk(path: Path) -> Iterator[None]:
 if _may_mount():
     # Elsewhere the test above covers a disk that takes no more.
 
-    @pytest.mark.parametrize("left", [0, 40_000, 300_000, 600_000])
+    @pytest.mark.parametrize(
+        "left", [0, *(pytest.param(more, marks=pytest.mark.slow) for more in (40_000, 300_000))]
+    )
     def test_a_full_disk_ends_the_run_and_space_brings_it_back(
         tmp_path: Path, halfway: Workplace, reference: Reference, left: int
     ) -> None:

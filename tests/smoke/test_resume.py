@@ -16,7 +16,7 @@ def test_a_run_stopped_by_stop_at_goes_on_as_if_it_never_stopped(
     assert workplace.record["state"] == "interrupted"
     assert "stop_at = 31" in workplace.record["exit_reason"]
 
-    workplace.train()
+    workplace.train_here()
 
     assert workplace.record["state"] == "completed"
     assert workplace.result() == reference("fp32").result()
@@ -28,19 +28,19 @@ def test_a_completed_run_is_extended_and_the_extension_survives_a_kill(
     straight = reference("fp32").copy(tmp_path / "straight")
     killed = reference("fp32").copy(tmp_path / "killed")
 
-    straight.train("--extend", "75")
+    straight.train_here("--extend", "75")
     process = killed.start("--extend", "75")
     assert process.wait_for(lambda _: any(c.name >= "step-00000066" for c in killed.checkpoints))
     process.kill()
-    killed.train("--extend", "75")
+    killed.train_here("--extend", "75")
 
     assert straight.rows[-1]["step"] == 75
     assert straight.rows[-1]["lr"] == straight.rows[-2]["lr"]
     assert straight.record["exit_reason"] == "all 75 steps taken"
     assert straight.rows[: len(reference("fp32").rows)] == reference("fp32").rows
     assert killed.result() == straight.result()
-    assert "already completed" in killed.train().output
-    assert "already completed" in killed.train("--extend", "75").output
+    assert "already completed" in killed.train_here()
+    assert "already completed" in killed.train_here("--extend", "75")
 
 
 def test_going_back_to_a_checkpoint_repeats_the_rest_and_sets_the_newer_ones_aside(
@@ -54,7 +54,7 @@ def test_going_back_to_a_checkpoint_repeats_the_rest_and_sets_the_newer_ones_asi
     assert process.wait_for(stepping)
     process.kill()
     assert (workplace.run.checkpoints / "step-00000060.superseded-1").is_dir()
-    output = workplace.train().output  # killed before its end: the run is not done any more
+    output = workplace.train_here()  # killed before its end: the run is not done any more
 
     assert "going on from step 57" in output
     assert workplace.result() == reference("fp32").result()
@@ -67,7 +67,7 @@ def test_another_recipe_under_the_same_id_is_refused_with_what_differs(
     before = workplace.record
 
     changes = ["--set", "optimizer.adamw.lr=0.001", "--set", "train.batch_size=4"]
-    output = workplace.train(*changes, expect=1).output
+    output = workplace.train_here(*changes, expect=1)
 
     assert "optimizer.adamw.lr: 0.003 in the run, the default now" in output
     assert "train.batch_size: 8 in the run, 4 now" in output
@@ -80,15 +80,15 @@ def test_changed_data_is_refused_unless_allowed(tmp_path: Path, halfway: Workpla
     workplace = halfway.copy(tmp_path / "copy")
     write_text(workplace.path / "train.txt", lines=400, seed=99)
 
-    output = workplace.train(expect=1).output
+    output = workplace.train_here(expect=1)
     assert "the data of this run changed" in output
     assert "--allow-data-change" in output
     assert "Traceback" not in output
     assert workplace.checkpoints[-1].name == "step-00000031"
 
-    workplace.train("--allow-data-change", "--set", "train.stop_at=33")
+    workplace.train_here("--allow-data-change", "--set", "train.stop_at=33")
     assert workplace.record["step"] == 33
-    workplace.train("--set", "train.stop_at=34")  # asked once
+    workplace.train_here("--set", "train.stop_at=34")  # asked once
 
 
 @pytest.mark.parametrize("kill", [False, True])
@@ -108,11 +108,11 @@ def test_early_stopping_is_remembered_across_starts(tmp_path: Path, kill: bool) 
         )
         process.kill()
 
-    output = workplace.train().output
+    output = workplace.train_here()
 
     # Evaluations at 5 (the best), 10, 15 and 20.
     assert workplace.record["state"] == "early-stopped"
     assert workplace.record["step"] == 20
     assert "val/loss has not improved for 3 evaluations" in output
     assert workplace.checkpoints[-1].name == "step-00000020"
-    assert "already completed" in workplace.train().output
+    assert "already completed" in workplace.train_here()

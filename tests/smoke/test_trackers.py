@@ -202,10 +202,10 @@ def test_on_error_raise_ends_the_run_after_a_checkpoint(
 def test_what_a_callback_counts_survives_a_kill(tracked: Workplace) -> None:
     counted = dataclasses.replace(tracked, settings={"callback.names": '["counter"]'})
     straight = dataclasses.replace(counted, path=tracked.path.with_name("straight"))
-    straight.train("--set", "train.stop_at=40")
+    straight.train_here("--set", "train.stop_at=40")
     process = counted.start("--set", "train.stop_at=40")
     assert process.wait_for(lambda _: len(counted.checkpoints) > 1)
     process.kill()
-    counted.train("--set", "train.stop_at=40")
+    counted.train_here("--set", "train.stop_at=40")
     assert counted.rows[-1]["counter/rows"] > 10
     assert counted.result() == straight.result()

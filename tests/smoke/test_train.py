@@ -66,17 +66,17 @@ def test_a_cleared_run_is_trained_afresh_and_the_old_one_kept(
     done = reference("fp32").copy(tmp_path / "copy")
     before = done.result()
 
-    cleared = done.forge("runs", "clear", "tiny", "--yes").finish(expect=0).output
+    cleared = done.forge_here("runs", "clear", "tiny", "--yes")
     aside = done.run.root / ".archive" / "tiny.attempt-1"
     assert "tiny" in cleared
     assert json.loads((aside / "run.json").read_text())["state"] == "completed"
     assert not done.run.path.exists()
 
-    done.train()
+    done.train_here()
     assert done.record["attempt"] == 2
     assert done.record["restarts"] == 1
     assert done.result() == before
-    assert "already completed" in done.train().output
+    assert "already completed" in done.train_here()
 
 
 FIVE_MISTAKES = """\
