@@ -10,6 +10,24 @@ from environments import Environment, fresh_environment
 
 from llmforge.cli.scaffold import TEMPLATED, write_package
 
+_LENGTH = """
+[run]
+id = "all"
+
+[eval]
+every = 4
+
+[train]
+max_steps = 12
+batch_size = 4
+log_every = 1
+"""
+
+_TEXT = "\n\n".join(
+    f"Paragraph {number} is about the number {number}, its double {2 * number} and its half."
+    for number in range(200)
+)
+
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -47,6 +65,26 @@ def test_every_recipe_is_valid(environment: Environment, packages: Path) -> None
     recipes = sorted(packages.glob("*/recipe.toml"))
     done = environment.forge("recipe", "check", *recipes, cwd=packages)
     assert done.stdout.count("recipe.toml: ok") == len(TEMPLATED)
+
+
+def test_all_of_them_work_together_in_one_run_that_stops_and_goes_on(
+    environment: Environment, packages: Path
+) -> None:
+    base = 'extends = "wikitext_tiny"\n'
+    recipes = [path.read_text(encoding="utf-8") for path in sorted(packages.glob("*/recipe.toml"))]
+    choices = [recipe.partition(base)[2] for recipe in recipes]
+    (packages / "all.toml").write_text("".join([base, *choices, _LENGTH]), encoding="utf-8")
+    (packages / "README.md").write_text(_TEXT, encoding="utf-8")
+    environment.forge("train", "all.toml", "--set", "train.stop_at=5", cwd=packages)
+    environment.forge("train", "all.toml", cwd=packages)
+    run = packages / "runs" / "all"
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["state"] == "completed"
+    rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["new-callback/lowest_loss"] <= rows[0]["train/loss"]
+    lines = (run / "trackers" / "new-tracker" / "metrics.txt").read_text().splitlines()
+    steps = [line.split(":")[0] for line in lines]
+    assert "step 5" in steps
+    assert steps[-1] == "step 12"
 
 
 def test_a_command_runs(environment: Environment, packages: Path) -> None:

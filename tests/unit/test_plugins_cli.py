@@ -113,9 +113,32 @@ def test_a_component_as_json_has_plain_values() -> None:
     assert isinstance(rate["default"], float)
 
 
-def test_an_option_of_a_machine_kind_is_of_machine_scope_by_default() -> None:
-    shown = json.loads(invoke("show", "backend", "single", "--json"))
-    assert {option["scope"] for option in shown["options"]} <= {"machine", "safe"}
+_PLAIN_TRACKER = '''
+from llmforge import Component, Options
+
+class Mine(Component, kind="tracker"):
+    """Of a test."""
+
+    class Options(Options):
+        colour: str
+        """What it looks like."""
+'''
+
+
+def test_an_option_without_scope_has_that_of_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[llmforge.trackers]\nmine = plain_tracker:Mine\n")
+    (tmp_path / "plain_tracker.py").write_text(_PLAIN_TRACKER)
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins.refresh()
+    lines = invoke("show", "tracker", "mine").splitlines()
+    assert "  colour  str  required  (safe)" in lines
+    monkeypatch.undo()
+    plugins.refresh()
 
 
 def test_an_unknown_component_is_answered_with_the_nearest() -> None:
