@@ -176,6 +176,12 @@ class TrainingLoop:
         state.sequences += self._batch_size
         state.row = None
         self._set_step(state.step)
+        if self._writer is not None and state.step == self._began[0] + 1:
+            # Only now does the optimizer have its state: touch the snapshot's memory once, here,
+            # so that the first checkpoint blocks no longer than the others.
+            tensors = self._engine.state()
+            self._writer.prepare(tensors.model, tensors.optimizer)
+            self._watch.lap("checkpoint")
 
     def _accumulate(self) -> bool:
         """Add up the gradients of one global batch; False when a micro-batch did not fit."""

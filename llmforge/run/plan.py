@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmforge.component import Component
-from llmforge.errors import Problem, RunError
+from llmforge.errors import RunError
 from llmforge.interfaces import RunContext
 from llmforge.plugins import load
 from llmforge.recipe import Identity, Recipe, identity, run_id
@@ -123,15 +123,3 @@ def check_identity(plan: Plan, record: RunRecord) -> None:
 
 def _shown(keys: Mapping[str, object], key: str) -> str:
     return repr(keys[key]) if key in keys else "the default"
-
-
-def preflight_problems(
-    components: Mapping[str, tuple[Component, ...]],
-) -> list[Problem]:
-    """Return a problem for every package that a selected component lacks."""
-    return [
-        problem
-        for selected in components.values()
-        for component in selected
-        for problem in component.missing_packages()
-    ]

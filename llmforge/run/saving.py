@@ -1,0 +1,68 @@
+"""The checkpoint writer of a run, told what belongs into each checkpoint."""
+
+from __future__ import annotations
+
+import logging
+
+from llmforge.checkpoint import (
+    CheckpointWriter,
+    Retention,
+    SavedCheckpoint,
+    SelfDescription,
+    preflight_space,
+)
+from llmforge.events import CheckpointSaved
+from llmforge.recipe import to_toml
+from llmforge.run.plan import Plan
+from llmforge.run.stage import Stage
+from llmforge.run.telemetry import Telemetry
+
+log = logging.getLogger("llmforge.run")
+
+_CHECKPOINTS_AT_ONCE = 2
+_TENSORS_PER_WEIGHT = 3
+
+
+def open_writer(plan: Plan, stage: Stage, telemetry: Telemetry) -> CheckpointWriter | None:
+    """Return the writer of the run's checkpoints, None when the recipe turns them off.
+
+    Raises:
+        CheckpointError: the disk has no room for two checkpoints, the old one and its successor,
+            of weights and two moments each.
+    """
+    recipe, directory = plan.recipe, plan.directory
+    if not recipe.checkpoint.enabled:
+        return None
+    weights = sum(
+        tensor.numel() * tensor.element_size() for tensor in stage.engine.state().model.values()
+    )
+    directory.checkpoints.mkdir(exist_ok=True)
+    preflight_space(directory.checkpoints, _CHECKPOINTS_AT_ONCE * _TENSORS_PER_WEIGHT * weights)
+
+    def saved(checkpoint: SavedCheckpoint) -> None:
+        telemetry.sync_rows()
+        log.debug("checkpoint %s saved in %.2f s", checkpoint.path.name, checkpoint.seconds)
+        telemetry.event(
+            CheckpointSaved(
+                step=checkpoint.step,
+                path=str(checkpoint.path.relative_to(directory.path)),
+                size=checkpoint.size,
+                is_best=checkpoint.is_best,
+                seconds=checkpoint.seconds,
+            )
+        )
+
+    parent = stage.point.checkpoint
+    return CheckpointWriter(
+        directory.checkpoints,
+        description=SelfDescription(
+            recipe=to_toml(recipe.tables),
+            recipe_hash=plan.identity.hash,
+            tokenizer=directory.tokenizer,
+        ),
+        retention=Retention(
+            keep_last=recipe.checkpoint.keep_last, keep_best=recipe.checkpoint.keep_best
+        ),
+        on_saved=saved,
+        parent=None if parent is None else parent.step,
+    )

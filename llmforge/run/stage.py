@@ -1,0 +1,127 @@
+"""Everything the steps need, built and restored: data, engine, and where to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmforge.interfaces import Engine, RunContext
+from llmforge.run.components import Components
+from llmforge.run.parts import (
+    PreparedData,
+    check_fingerprints,
+    first_micro_batch,
+    model_facts,
+    planned_steps,
+    prepare_data,
+    prepare_engine,
+    with_steps,
+)
+from llmforge.run.plan import Plan
+from llmforge.run.restore import StartingPoint, load_into, starting_point
+from llmforge.rundir import RunRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a start of a run works with.
+
+    Attributes:
+        run: the run as components see it, its length known.
+        prepared: tokens and batches.
+        engine: model and optimizer, restored.
+        point: the state to go on from.
+        total_steps: planned length.
+        micro_batch_size: sequences to compute at once.
+        facts: sizes of model and data, for the log and trackers.
+    """
+
+    run: RunContext
+    prepared: PreparedData
+    engine: Engine
+    point: StartingPoint
+    total_steps: int
+    micro_batch_size: int
+    facts: dict[str, Any]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return what ``auto`` became, for the run's record."""
+        found = self.engine.resolution
+        return {
+            "device": found.device,
+            "precision": found.precision,
+            "compile": found.compile,
+            "hardware": found.hardware,
+            "reasons": list(found.reasons),
+            "micro_batch_size": self.micro_batch_size,
+            "data": getattr(self.prepared.data, "resolution", {}),
+        }
+
+    def describe(self, plan: Plan, record: RunRecord) -> list[str]:
+        """Return the lines that say what is about to be trained, on what, and why so."""
+        found, train, micro = self.engine.resolution, plan.recipe.train, self.micro_batch_size
+        tokens = ", ".join(f"{name} {count:,}" for name, count in self.facts["tokens"].items())
+        if self.point.checkpoint is not None:
+            begin = f"going on from step {self.point.state.step}"
+        elif record.restarts > 1:
+            begin = "starting at step 0: no checkpoint was written yet"
+        else:
+            begin = "new run"
+        return [
+            f"run {plan.run_id}: {begin}",
+            f"{found.hardware}, {found.precision}, {'compiled' if found.compile else 'eager'}: "
+            + "; ".join(found.reasons),
+            f"data: {self.facts['data']}; tokens: {tokens}",
+            f"model: {self.facts['parameters']:,} parameters, "
+            f"vocabulary {self.facts['vocab_size']:,}",
+            f"batch {train.batch_size} = {micro} per micro-batch x {train.batch_size // micro} "
+            f"accumulated x 1 rank; {train.batch_size * plan.recipe.context:,} tokens a step",
+        ]
+
+
+def set_stage(
+    plan: Plan,
+    components: Components,
+    record: RunRecord,
+    *,
+    notice: Callable[[str], None],
+    check_stop: Callable[[], None],
+    resume: Path | None,
+    allow_data_change: bool,
+) -> Stage:
+    """Prepare data and engine, and restore the newest sound checkpoint.
+
+    Args:
+        plan: the run.
+        components: its components.
+        record: of the run; what ``auto`` became and the fingerprints are held to.
+        notice: tells the user what is worth knowing.
+        check_stop: raises when a signal has arrived.
+        resume: a checkpoint to go back to instead of the newest.
+        allow_data_change: go on although the fingerprints differ.
+
+    Raises:
+        ForgeError: data, a component or every checkpoint is not fit for use.
+        StopNow: a signal arrived.
+    """
+    run = plan.context(resolved=record.resolved, notice=notice)
+    components.preflight(run)
+    prepared = prepare_data(components.manager, run, plan.directory, check_stop=check_stop)
+    check_fingerprints(record.fingerprints, prepared.fingerprints, allow_change=allow_data_change)
+    total = planned_steps(plan.recipe, prepared.batches)
+    run = with_steps(run, total_steps=total)
+    point = starting_point(plan, resume=resume)
+    engine = prepare_engine(components.manager, run, prepared.tokenizer)
+    load_into(engine, point)
+    components.restore(point.state.components)
+    return Stage(
+        run=run,
+        prepared=prepared,
+        engine=engine,
+        point=point,
+        total_steps=total,
+        micro_batch_size=first_micro_batch(plan.recipe, record.resolved, device=engine.device.type),
+        facts=model_facts(engine.model, prepared),
+    )
