@@ -5,7 +5,7 @@ Nothing here imports torch or a plugin at run time.
 
 from llmforge.interfaces.backend import Backend, Engine, EngineState, Resolution, StepResult
 from llmforge.interfaces.data import Data
-from llmforge.interfaces.generation import Completion, Generator, GenerationRequest
+from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
 from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel
 from llmforge.interfaces.run import RunContext
 from llmforge.interfaces.storage import Storage
