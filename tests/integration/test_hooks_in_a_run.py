@@ -78,9 +78,10 @@ def start(directory: Path, record: str, *arguments: str, **settings: str) -> Sta
     """Run ``forge train`` in ``directory`` with the recording plugin installed."""
     path = directory / record
     path.touch()
+    plugin = str(Path(__file__).parent / "hook_recorder")
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parent / "hook_recorder"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH")])),
         "FORGE_OFFLINE": "1",
         "HOOK_RECORD": str(path),
         **settings,

@@ -39,8 +39,8 @@ def test_the_code_keeps_the_import_rules() -> None:
     ],
 )
 def test_each_breach_is_found(module: str, source: str, breach: str) -> None:
-    (found,) = violations({**sources(), module: source})
-    assert found.startswith(f"{module}: ")
+    known = {**sources(), module: source}
+    (found,) = [item for item in violations(known) if item.startswith(f"{module}: ")]
     assert breach in found
 
 
@@ -58,7 +58,8 @@ def test_each_breach_is_found(module: str, source: str, breach: str) -> None:
     ],
 )
 def test_what_is_allowed_is_not_a_breach(module: str, source: str) -> None:
-    assert violations({**sources(), module: source}) == []
+    known = {**sources(), module: source}
+    assert [item for item in violations(known) if item.startswith(f"{module}: ")] == []
 
 
 @pytest.mark.parametrize("lazily", [False, True])
