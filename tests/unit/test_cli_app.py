@@ -7,8 +7,9 @@ import sys
 
 import pytest
 import typer
-from llmforge.cli.app import OWN, app
 from typer.testing import CliRunner
+
+from llmforge.cli.app import OWN, app
 
 
 @pytest.mark.parametrize("name", OWN)

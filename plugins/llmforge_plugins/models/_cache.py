@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmforge_plugins.models._packed import PackedWeights
+
 
 class KeyValueCache:
     """Keys and values of every layer for the positions already seen.
@@ -21,9 +23,13 @@ class KeyValueCache:
         length: most positions of a sequence.
         heads: key and value heads.
         size: width of a head.
+
+    Attributes:
+        weights: the model's weights as generation multiplies them fastest.
     """
 
     def __init__(self, *, layers: int, rows: int, length: int, heads: int, size: int) -> None:
+        self.weights = PackedWeights()
         self._shape = (rows, heads, length, size)
         self._held: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._longest = 0
@@ -42,6 +48,15 @@ class KeyValueCache:
             )
         self._longest = max(values)
         self._lengths = None if min(values) == self._longest else lengths.clone()
+
+    def select(self, rows: Tensor) -> None:
+        """Make row ``i`` what row ``rows[i]`` was; int64, rows may be left out or repeated."""
+        self._shape = (len(rows), *self._shape[1:])
+        self._held = [
+            None if held is None else (held[0][rows], held[1][rows]) for held in self._held
+        ]
+        if self._lengths is not None:
+            self.set_lengths(self._lengths[rows.to(self._lengths.device)])
 
     def begin(self, new: int, *, context: int, device: torch.device) -> CacheStep:
         """Make room for ``new`` positions in every row.

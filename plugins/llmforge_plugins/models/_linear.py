@@ -11,11 +11,14 @@ from __future__ import annotations
 import platform
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from llmforge_plugins.models._packed import PackedWeights
 
 
 @cache
@@ -37,7 +40,7 @@ def matmul_transposed(left: Tensor, right: Tensor) -> Tensor:
     ``right`` may be a transposed view at no cost; a transposed ``left`` costs oneDNN a copy.
     """
     if _takes_onednn(left):
-        return _onednn(left, right, None)
+        return onednn(left, right, None)
     return left @ right.t()
 
 
@@ -47,8 +50,8 @@ def weight_gradient(grad: Tensor, inputs: Tensor) -> Tensor:
         return grad.t() @ inputs
     # oneDNN copies its left factor into row order: let that be the smaller one
     if grad.shape[1] <= inputs.shape[1]:
-        return _onednn(grad.t(), inputs.t(), None)
-    return _onednn(inputs.t(), grad.t(), None).t()
+        return onednn(grad.t(), inputs.t(), None)
+    return onednn(inputs.t(), grad.t(), None).t()
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -62,8 +65,10 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 class Linear(nn.Linear):
     """``nn.Linear`` over :func:`linear`."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, packed: PackedWeights | None = None) -> Tensor:
         """Return ``inputs @ weight.T + bias`` over the last dimension."""
+        if packed is not None:
+            return packed.linear(inputs, self.weight, self.bias)
         return linear(inputs, self.weight, self.bias)
 
 
@@ -74,7 +79,7 @@ class _OneDnnLinear(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the product and keep what the gradients need."""
         ctx.save_for_backward(inputs, weight)
-        return _onednn(inputs, weight, bias)
+        return onednn(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -83,13 +88,14 @@ class _OneDnnLinear(torch.autograd.Function):
         wants_inputs, wants_weight, wants_bias = ctx.needs_input_grad
         rows = grad.reshape(-1, grad.shape[-1])
         return (
-            _onednn(grad, weight.t(), None) if wants_inputs else None,
+            onednn(grad, weight.t(), None) if wants_inputs else None,
             weight_gradient(rows, inputs.reshape(rows.shape[0], -1)) if wants_weight else None,
             rows.sum(0) if wants_bias else None,
         )
 
 
-def _onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+def onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``left @ right.T + bias`` by oneDNN, without autograd."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise.default(left, right, bias, "none", [], "")
     return product
 

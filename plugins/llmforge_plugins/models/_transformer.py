@@ -17,6 +17,7 @@ from llmforge_plugins.models._attention import causal_attention, rotary_tables, 
 from llmforge_plugins.models._cache import CacheStep, KeyValueCache
 from llmforge_plugins.models._cross_entropy import linear_cross_entropy
 from llmforge_plugins.models._linear import Linear, linear
+from llmforge_plugins.models._packed import PackedWeights
 from llmforge_plugins.models._shape import Shape
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines of the positions at hand
@@ -37,9 +38,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, angles: Angles | None, step: CacheStep | None) -> Tensor:
         """Mix each position of [rows, positions, width] with those before it."""
-        qkv = self.qkv(x).view(*x.shape[:2], self.heads + 2 * self.kv_heads, self.size)
+        packed = None if step is None else step.cache.weights
+        qkv = self.qkv(x, packed).view(*x.shape[:2], self.heads + 2 * self.kv_heads, self.size)
         if step is not None:
-            return self.out(self._cached(qkv, angles, step))
+            return self.out(self._cached(qkv, angles, step), packed)
         dropout = self.dropout if self.training else 0.0
         return self.out(causal_attention(qkv, self.heads, angles, dropout=dropout))
 
@@ -66,13 +68,13 @@ class FeedForward(nn.Module):
         self.up = Linear(shape.width, shape.up_width, bias=shape.bias)
         self.down = Linear(shape.feed_forward, shape.width, bias=shape.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, packed: PackedWeights | None = None) -> Tensor:
         """Map every position of [rows, positions, width] on its own."""
-        hidden = self.up(x)
+        hidden = self.up(x, packed)
         if not self.gated:
-            return self.down(functional.gelu(hidden))
+            return self.down(functional.gelu(hidden), packed)
         gate, value = hidden.chunk(2, dim=-1)
-        return self.down(functional.silu(gate) * value)
+        return self.down(functional.silu(gate) * value, packed)
 
 
 class Block(nn.Module):
@@ -89,7 +91,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, angles: Angles | None, step: CacheStep | None) -> Tensor:
         """Return the residual stream [rows, positions, width] after this layer."""
         x = x + self.drop(self.attention(self.attention_norm(x), angles, step))
-        return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
+        packed = None if step is None else step.cache.weights
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x), packed))
 
 
 class TransformerModel(nn.Module):
@@ -131,7 +134,10 @@ class TransformerModel(nn.Module):
 
     def forward(self, inputs: Tensor, *, cache: KeyValueCache | None = None) -> Tensor:
         """Return logits [rows, positions, vocabulary]; with a cache, extend it."""
-        return linear(self._hidden(inputs, cache), self._output_weight())
+        hidden = self._hidden(inputs, cache)
+        if cache is not None:
+            return cache.weights.linear(hidden, self._output_weight())
+        return linear(hidden, self._output_weight())
 
     def new_cache(self, rows: int, length: int) -> KeyValueCache:
         """Return an empty cache for ``rows`` sequences of at most ``length`` positions."""
