@@ -48,7 +48,7 @@ def test_its_parts_are_listed_with_their_package(environment: Environment, place
     assert own == {
         ("tracker", "hello", "llmforge_hello.tracker:Hello"),
         ("model", "mingru", "llmforge_hello.model:MinGru"),
-        ("command", "hello", "llmforge_hello.command:app"),
+        ("command", "hello", "llmforge_hello.command:hello"),
     }
 
 

@@ -8,10 +8,7 @@ from typing import Annotated
 import typer
 from llmforge.errors import UsageError
 
-app = typer.Typer(help="Say hello, or show what the tracker 'hello' wrote.")
 
-
-@app.command()
 def hello(
     run: Annotated[
         Path | None, typer.Argument(metavar="RUN_DIRECTORY", help="A run tracked by 'hello'.")
