@@ -28,4 +28,5 @@ def install_faults(directory: Path) -> str:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: forge-faults\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
-    return os.pathsep.join([str(directory), str(SOURCES)])
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([str(directory), str(SOURCES), *filter(None, [inherited])])

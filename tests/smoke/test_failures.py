@@ -111,6 +111,21 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
     assert limited.result() == smaller.result()
 
 
+def test_gradients_gathered_before_memory_ran_out_are_dropped(
+    tmp_path: Path, faulty: Workplace
+) -> None:
+    settings = {"train.micro_batch_size": "2"}
+    smaller = dataclasses.replace(faulty, path=tmp_path / "smaller", settings=settings)
+    smaller.train_here()
+
+    settings = {"train.micro_batch_size": "4"}
+    second = with_fault(
+        dataclasses.replace(faulty, settings=settings), FAULT_MEMORY="3", FAULT_MEMORY_FROM="1"
+    )
+    assert "micro-batch is now 2" in second.train_here()
+    assert second.result() == smaller.result()
+
+
 def test_the_micro_batch_that_fits_is_on_disk_before_the_next_step(faulty: Workplace) -> None:
     process = with_fault(faulty, FAULT_MEMORY="3").start()
     assert process.wait_for(lambda _: bool(faulty.checkpoints))

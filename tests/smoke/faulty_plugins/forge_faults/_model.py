@@ -17,12 +17,13 @@ class FaultyModel(TinyModel):
         super().__init__(vocab_size, context=context)
         self._nan_at = int(os.environ.get("FAULT_NAN_AT", "0"))
         self._memory = int(os.environ.get("FAULT_MEMORY", "0"))
+        self._memory_from = int(os.environ.get("FAULT_MEMORY_FROM", "0"))
         self._computed = 0
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss, unless this is where it shall fail."""
         rows = batch["inputs"].shape[0]
-        if self._memory and rows > self._memory:
+        if self._memory and rows > self._memory and self._computed >= self._memory_from:
             raise torch.OutOfMemoryError(f"injected by forge_faults: {rows} sequences")
         total, count = super().loss(batch)
         if self.training:

@@ -14,7 +14,8 @@ class Faulty(Component, kind="model"):
     """A tiny model that yields NaN or pretends to run out of memory.
 
     ``FAULT_NAN_AT`` is the number of the training micro-batch whose loss is NaN;
-    ``FAULT_MEMORY`` is the largest number of sequences that fit.
+    ``FAULT_MEMORY`` is the largest number of sequences that fit once ``FAULT_MEMORY_FROM``
+    micro-batches were computed.
     """
 
     class Options(Options):
