@@ -79,7 +79,14 @@ class LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Return llmforge's own commands, then those of plugins."""
         del ctx
-        return [*OWN, *(name for name in sorted(commands()) if name not in OWN)]
+        try:
+            others = sorted(commands())
+        except PluginError as error:
+            if not self._writing_help:
+                raise
+            print(f"forge: {error}", file=sys.stderr)
+            others = []
+        return [*OWN, *(name for name in others if name not in OWN)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, imported unless only the help asks."""
@@ -111,8 +118,8 @@ class LazyGroup(TyperGroup):
         Raises:
             UsageError: there is none of that name.
         """
-        names = self.list_commands(ctx)
-        if args and args[0] not in names and not ctx.resilient_parsing:
+        known = not args or args[0] in OWN or ctx.resilient_parsing
+        if not known and args[0] not in (names := self.list_commands(ctx)):
             near = difflib.get_close_matches(args[0], names, n=1)
             raise UsageError(
                 f"no command '{args[0]}'",
@@ -192,12 +199,26 @@ def main() -> None:
 def _as_command(name: str, target: Any) -> Any:
     """Return a typer app, or a function, as a command of the root group."""
     holder = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    if isinstance(target, typer.Typer):
+    if _is_app(target) and not _is_one_command(target):
         holder.add_typer(target, name=name)
     else:
-        holder.command(name)(target)
+        function = target.registered_commands[0].callback if _is_app(target) else target
+        holder.command(name)(function)
         holder.callback()(_nothing)
     return cast("Any", typer.main.get_command(holder)).commands[name]
+
+
+def _is_app(target: Any) -> bool:
+    return isinstance(target, typer.Typer)
+
+
+def _is_one_command(app: typer.Typer) -> bool:
+    """Return whether an app is its one command, as typer itself takes it."""
+    return (
+        len(app.registered_commands) == 1
+        and not app.registered_groups
+        and app.registered_callback is None
+    )
 
 
 def _nothing() -> None:
