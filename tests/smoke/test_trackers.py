@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Reference
-from forge_process import Workplace, stepping
+from forge_process import Workplace, stepping, write_text
 
 
 @pytest.fixture
@@ -182,21 +182,37 @@ def test_a_killed_courier_costs_no_event_and_repeats_at_most_the_one_under_way(
     assert place.result() == reference("fp32").result()
 
 
-def test_on_error_raise_ends_the_run_after_a_checkpoint(
-    tracked: Workplace, reference: Reference
-) -> None:
-    place = with_trackers(tracked, "raiser", on_error="raise", close_timeout="1")
-    output = place.train(expect=1).output
+def test_on_error_raise_ends_the_run_after_a_checkpoint(tracked: Workplace) -> None:
+    never = {"checkpoint.every": "1000", "eval.every": "1000"}
+    rare = dataclasses.replace(tracked, settings=never)
+    output = (
+        with_trackers(rare, "raiser", on_error="raise", close_timeout="1").train(expect=1).output
+    )
 
     assert "tracker raiser failed" in output
     assert "Traceback" not in output
-    assert place.record["state"] == "failed"
-    newest = place.checkpoints[-1].name if place.checkpoints else "step-00000000"
-    assert newest == f"step-{place.record['step']:08d}"
+    record = rare.record
+    assert record["state"] == "failed"
+    saved = [f"step-{record['step']:08d}"] if record["step"] else []
+    assert [path.name for path in rare.checkpoints] == saved
 
-    going_on = with_trackers(tracked, "raiser", on_error="warn", close_timeout="1")
-    going_on.train()
-    assert place.result() == reference("fp32").result()
+    going_on = with_trackers(rare, "raiser", on_error="warn", close_timeout="1")
+    assert going_on.train_here("--set", "train.stop_at=59")
+    assert rare.record["step"] == 59
+
+
+def test_a_tracker_hears_nothing_of_a_start_that_was_never_announced(tracked: Workplace) -> None:
+    place = with_trackers(tracked, "notebook", "tensorboard")
+    (place.path / "train.txt").write_text("Too little.\n")
+    assert "DataError" not in place.train_here(expect=1)  # ends while the data is prepared
+    assert notebook(place) == []
+
+    write_text(place.path / "train.txt", lines=400, seed=1)
+    place.train_here("--allow-data-change", "--set", "train.stop_at=9")
+    entries = notebook(place)
+    assert entries[0]["hook"] == "run_start"
+    assert steps(entries, "metrics") == [row["step"] for row in place.rows]
+    assert tensorboard_steps(place.run.trackers / "tensorboard")["train/loss"]
 
 
 def test_what_a_callback_counts_survives_a_kill(tracked: Workplace) -> None:
