@@ -24,13 +24,18 @@ _VALUE = re.compile(
 )
 
 
+def is_secret_name(name: str) -> bool:
+    """Return whether a value called ``name`` must not be shown: a password, key or token."""
+    return bool(_NAME.search(name.replace("-", "_")))
+
+
 def find_secrets(tables: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
     """Return (key, what is wrong) for every value that looks like a secret, never the value."""
     for key, value in tables.items():
         path = (*prefix, key)
         if isinstance(value, Mapping):
             yield from find_secrets(value, path)
-        elif isinstance(value, str | list) and value and _NAME.search(key):
+        elif isinstance(value, str | list) and value and is_secret_name(key):
             yield path, "looks like a secret"
         elif any(_VALUE.search(text) for text in _texts(value)):
             yield path, "the value holds a credential"

@@ -14,8 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from llmforge.recipe.secrets import is_secret_name
+
 _PACKAGES = ("llmforge", "torch", "numpy", "tokenizers", "safetensors", "pluggy", "pydantic")
-_SECRET = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 _GIT_SECONDS = 5
 
@@ -45,15 +46,15 @@ def redacted(arguments: Sequence[str]) -> list[str]:
     shown: list[str] = []
     hide_next = False
     for argument in arguments:
-        name, equals, _ = argument.partition("=")
+        name, equals, _ = argument.removeprefix("--set=").partition("=")
+        is_secret = is_secret_name(name.lstrip("-").rsplit(".", 1)[-1])
         if hide_next:
             shown.append("***")
-            hide_next = False
-        elif equals and _SECRET.search(name.rsplit(".", 1)[-1]):
-            shown.append(f"{name}=***")
+        elif equals and is_secret:
+            shown.append(argument[: argument.index(name) + len(name)] + "=***")
         else:
-            hide_next = argument.startswith("--") and not equals and bool(_SECRET.search(argument))
             shown.append(_URL_LOGIN.sub("***@", argument))
+        hide_next = not hide_next and not equals and is_secret and argument.startswith("--")
     return shown
 
 

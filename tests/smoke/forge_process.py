@@ -284,8 +284,9 @@ def saving(process: ForgeProcess) -> bool:
 
 
 def tokenising(process: ForgeProcess) -> bool:
-    """The tokenizer is saved or about to be, and the token cache is being built."""
-    return bool(_names(process.workplace.path / "cache" / "tokens"))
+    """The data is open, and the token cache is being built or was built before."""
+    cache = process.workplace.path / "cache" / "tokens"
+    return logged("preparing data")(process) and bool(_names(cache))
 
 
 def finishing(process: ForgeProcess) -> bool:
