@@ -11,6 +11,7 @@ from llmforge.interfaces import IGNORE_INDEX
 from llmforge_plugins.models import _cross_entropy, _linear
 from llmforge_plugins.models._attention import causal_attention, rotary_tables
 from llmforge_plugins.models._cross_entropy import linear_cross_entropy
+from llmforge_plugins.models._norm import RmsNorm
 
 
 def _problem(
@@ -39,6 +40,7 @@ def test_chunked_cross_entropy_equals_the_plain_one_in_fp32(
     chunk: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_cross_entropy, "_CHUNK_ON_CPU", chunk)
+    monkeypatch.setattr(_cross_entropy, "_SOFTMAX_ROWS_ON_CPU", 7)
     monkeypatch.setattr(_linear, "onednn_is_faster", lambda: onednn)
     hidden, weight, targets = _problem(torch.float32)
     loss = linear_cross_entropy(hidden, weight, targets)
@@ -83,11 +85,14 @@ def test_chunked_cross_entropy_under_autocast_is_the_one_of_rounded_inputs() -> 
         torch.testing.assert_close(mine, theirs, rtol=0.05, atol=0.02)
 
 
-def test_a_loss_too_large_for_a_probability_is_still_finite() -> None:
-    hidden = torch.tensor([[200.0]])
-    weight = torch.tensor([[1.0], [0.0]])
+def test_a_target_too_unlikely_for_fp32_has_a_finite_loss_and_the_right_gradient() -> None:
+    hidden = torch.tensor([[200.0]], requires_grad=True)
+    weight = torch.tensor([[1.0], [0.0]], requires_grad=True)
     loss = linear_cross_entropy(hidden, weight, torch.tensor([1]))
-    assert float(loss) == pytest.approx(200.0)
+    assert float(loss.detach()) == pytest.approx(87.336, abs=0.001)
+    of_hidden, of_weight = torch.autograd.grad(loss, (hidden, weight))
+    torch.testing.assert_close(of_hidden, torch.tensor([[1.0]]))
+    torch.testing.assert_close(of_weight, torch.tensor([[200.0], [-200.0]]))
 
 
 def test_a_loss_that_is_not_a_number_stays_visible() -> None:
@@ -131,3 +136,12 @@ def test_the_onednn_linear_map_equals_the_plain_one(
 
     for mine, plain in zip(run(True), run(False), strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_rms_norm_and_its_gradient_are_exact() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 6, dtype=torch.float64, requires_grad=True)
+    norm = RmsNorm(6, eps=1e-3).double()
+    torch.nn.init.normal_(norm.weight)
+    torch.testing.assert_close(norm(x), functional.rms_norm(x, (6,), norm.weight, 1e-3))
+    assert torch.autograd.gradcheck(lambda *_: norm(x), (x, norm.weight))

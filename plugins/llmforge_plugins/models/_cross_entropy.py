@@ -18,7 +18,8 @@ from llmforge.interfaces import IGNORE_INDEX
 from llmforge_plugins.models._linear import matmul_transposed, weight_gradient
 
 _CHUNK_ON_CPU = 512  # positions; the logits of 8,192 tokens then stay in a shared cache
-_CHUNK_ELSEWHERE = 4096
+_CHUNK_ELSEWHERE = 2048
+_SOFTMAX_ROWS_ON_CPU = 128  # of these the fp32 copy stays in cache, too
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -52,12 +53,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_hidden, grad_weight = torch.empty_like(hidden), None
             for start in range(0, hidden.shape[0], chunk):
                 rows = slice(start, start + chunk)
-                part = hidden[rows].to(dtype)
-                loss_sum, logits_grad, scored = _softmax_loss(part, cast, targets[rows])
-                loss += loss_sum
+                part, scored = hidden[rows].to(dtype), targets[rows] != IGNORE_INDEX
+                logits = matmul_transposed(part, cast)
+                loss += _loss_and_gradient_(logits, targets[rows], scored)
                 if wants_gradients:
-                    grad_hidden[rows] = matmul_transposed(logits_grad, cast.t()) * scored
-                    of_chunk = weight_gradient(logits_grad, part * scored)
+                    column = scored[:, None].to(dtype)
+                    grad_hidden[rows] = matmul_transposed(logits, cast.t()) * column
+                    of_chunk = weight_gradient(logits, part * column)
                     grad_weight = _sum(grad_weight, of_chunk, weight.dtype)
         ctx.gradients = grad_hidden, grad_weight
         return loss
@@ -72,19 +74,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return hidden.mul_(grad), weight.mul_(grad), None
 
 
-def _softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return loss, gradient of the logits (unscored rows included) and a column of scored rows."""
-    logits = matmul_transposed(hidden, weight)
-    wide = logits.to(_wide(logits.dtype))
-    scored = targets != IGNORE_INDEX
+def _loss_and_gradient_(logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
+    """Return the summed loss; put the gradient, also of unscored rows, in place of ``logits``.
+
+    A target less likely than fp32 can express counts as the least likely it can: 87 nats.
+    """
     labels = targets.where(scored, 0)[:, None]
-    # log-sum-exp from the largest logit and its probability: that one cannot underflow
-    largest, of_label = wide.amax(1), wide.gather(1, labels)[:, 0]
-    torch.softmax(wide, 1, out=wide)
-    losses = largest - wide.amax(1).log_() - of_label
-    wide.scatter_add_(1, labels, wide.new_full(labels.shape, -1.0))
-    grad = wide if wide is logits else logits.copy_(wide)
-    return losses.where(scored, 0.0).sum(), grad, scored[:, None].to(grad.dtype)
+    dtype = _wide(logits.dtype)
+    likely = torch.empty(labels.shape, dtype=dtype, device=logits.device)
+    rows = _SOFTMAX_ROWS_ON_CPU if logits.device.type == "cpu" else logits.shape[0]
+    pieces = (tensor.split(rows) for tensor in (logits, labels, likely))
+    for narrow, label, found in zip(*pieces, strict=True):
+        wide = narrow.to(dtype)
+        torch.softmax(wide, 1, out=wide)
+        torch.gather(wide, 1, label, out=found)
+        wide.scatter_(1, label, found - 1.0)
+        if wide is not narrow:
+            narrow.copy_(wide)
+    losses = likely[:, 0].clamp_min_(torch.finfo(dtype).tiny).log_()
+    return -losses.where(scored, 0.0).sum()
 
 
 def _sum(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,7 @@
 """The transformer itself: embedding, blocks of attention and feed-forward, output, loss.
 
-What makes it fast lies beside it: ``_linear`` (matrix products), ``_attention`` and
-``_cross_entropy``; ``_cache`` holds keys and values for generation.
+What makes it fast lies beside it: ``_linear`` (matrix products), ``_attention``, ``_norm``
+and ``_cross_entropy``; ``_cache`` holds keys and values for generation.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from llmforge_plugins.models._attention import causal_attention, rotary_tables, 
 from llmforge_plugins.models._cache import CacheStep, KeyValueCache
 from llmforge_plugins.models._cross_entropy import linear_cross_entropy
 from llmforge_plugins.models._linear import Linear, linear
+from llmforge_plugins.models._norm import RmsNorm
 from llmforge_plugins.models._packed import PackedWeights
 from llmforge_plugins.models._shape import Shape
 
@@ -196,7 +197,7 @@ class TransformerModel(nn.Module):
 def _norm(shape: Shape) -> nn.Module:
     if shape.norm == "layernorm":
         return nn.LayerNorm(shape.width, eps=_NORM_EPSILON, bias=shape.bias)
-    return nn.RMSNorm(shape.width, eps=_NORM_EPSILON)
+    return RmsNorm(shape.width, eps=_NORM_EPSILON)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
