@@ -69,7 +69,7 @@ def test_nan_ends_the_run_and_never_reaches_a_checkpoint(tmp_path: Path, faulty:
     assert "not finite at or before step 9" in output
     assert "Traceback" not in output
     assert faulty.record["state"] == "failed"
-    assert faulty.checkpoints[-1].name == "step-00000008"
+    assert "step-00000000" < faulty.checkpoints[-1].name < "step-00000009"
     assert all_verify(faulty)
     assert "NaN" not in faulty.run.metrics.read_text()
     faulty.train_here()
