@@ -68,7 +68,7 @@ class Component:
         class Shout(Component, kind="tracker"):
             '''Prints every metric in capitals.'''
 
-            class Options(Options):
+            class Options(llmforge.Options):
                 suffix: str = "!"
 
             @hookimpl

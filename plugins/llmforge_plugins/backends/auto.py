@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llmforge import Component, Options, hookimpl
+import llmforge
+from llmforge import Component, hookimpl
 from llmforge.errors import RunError
 from llmforge.interfaces import Backend, RunContext
 
@@ -10,7 +11,7 @@ from llmforge.interfaces import Backend, RunContext
 class Auto(Component, kind="backend"):
     """The backend that fits how the run was started: ``single`` for one process."""
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[backend.auto]``: none."""
 
     @hookimpl

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from llmforge import Component, Options, hookimpl
+import llmforge
+from llmforge import Component, hookimpl
 from llmforge.interfaces import Backend, RunContext
 
 
 class Single(Component, kind="backend"):
     """One process on one device: CPU, CUDA or MPS."""
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[backend.single]``; device, precision and compilation are ``[train]``'s."""
 
     @hookimpl

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from llmforge import Component, Options, Problem, RunContext, hookimpl
+import llmforge
+from llmforge import Component, Problem, RunContext, hookimpl
 from llmforge.interfaces import Data
 
 Paths = str | list[str]
@@ -19,7 +20,7 @@ class Text(Component, kind="data"):
     Without validation files the end of the training text is set apart.
     """
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[data.text]``."""
 
         train: Paths | None = None

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmforge import MACHINE, Component, Options, Problem, RunContext, hookimpl
+import llmforge
+from llmforge import MACHINE, Component, Problem, RunContext, hookimpl
 from llmforge.errors import DataError
 from llmforge.interfaces import Data
 
@@ -18,7 +19,7 @@ class WikiText(Component, kind="data"):
     ``offline_sample`` allows it, the articles that come with llmforge. A document is an article.
     """
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[data.wikitext]``."""
 
         subset: Literal[

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
-from llmforge import SAFE, Component, Options, RunContext, hookimpl
+import llmforge
+from llmforge import SAFE, Component, RunContext, hookimpl
 
 if TYPE_CHECKING:
     from llmforge.interfaces import Generator, LanguageModel, Tokenizer
@@ -21,7 +22,7 @@ class Sampler(Component, kind="generation"):
 
     supports = frozenset({"batches", "streaming", "kv_cache"})
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """``[generation.sampler]``."""
 
         max_new_tokens: Annotated[int, SAFE, Field(gt=0)] = 100

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from llmforge import Component, Options, hookimpl
+import llmforge
+from llmforge import Component, hookimpl
 from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
 from llmforge_plugins.models._shape import PRESETS, Shape, default_feed_forward
 
@@ -24,7 +25,7 @@ class Transformer(Component, kind="model"):
 
     supports = frozenset({"kv_cache"})
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[model.transformer]``."""
 
         preset: str = "nano"

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from llmforge import Component, Options, hookimpl
+import llmforge
+from llmforge import Component, hookimpl
 from llmforge.interfaces import RunContext
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class AdamW(Component, kind="optimizer"):
     Matrices and embeddings decay; scales and biases do not.
     """
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[optimizer.adamw]``."""
 
         lr: Rate = 1e-3

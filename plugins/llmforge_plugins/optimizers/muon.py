@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from llmforge import Component, Options, hookimpl
+import llmforge
+from llmforge import Component, hookimpl
 from llmforge.interfaces import RunContext
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Muon(Component, kind="optimizer"):
     matched to AdamW's from Liu et al., "Muon is Scalable for LLM Training" (Moonshot, 2025).
     """
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[optimizer.muon]``."""
 
         lr: Rate = 1e-3

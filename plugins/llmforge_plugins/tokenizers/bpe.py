@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from llmforge import Component, Options, RunContext, hookimpl
+import llmforge
+from llmforge import Component, RunContext, hookimpl
 from llmforge.interfaces import Data, Tokenizer
 
 
@@ -21,7 +22,7 @@ class Bpe(Component, kind="tokenizer"):
 
     requires = ("tokenizers",)
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[tokenizer.bpe]``."""
 
         vocab_size: Annotated[int, Field(ge=257)] = 4096

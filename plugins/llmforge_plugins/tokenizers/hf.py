@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from llmforge import Component, Options, Problem, RunContext, hookimpl
+import llmforge
+from llmforge import Component, Problem, RunContext, hookimpl
 from llmforge.interfaces import Data, Tokenizer
 
 
@@ -20,7 +21,7 @@ class HuggingFace(Component, kind="tokenizer"):
 
     requires = ("tokenizers", "huggingface_hub")
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[tokenizer.hf]``."""
 
         source: Annotated[str, Field(min_length=1)]

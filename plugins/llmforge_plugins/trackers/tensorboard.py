@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from llmforge import Component, Options, events, hookimpl
+import llmforge
+from llmforge import Component, events, hookimpl
 
 if TYPE_CHECKING:
     from llmforge_plugins.trackers._event_files import EventFiles
@@ -17,7 +18,7 @@ class TensorBoard(Component, kind="tracker"):
     requires: ClassVar[tuple[str, ...]] = ("tensorboard",)
     viewer: ClassVar[str] = "tensorboard --logdir {directory}"
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """No options yet; TensorBoard needs none."""
 
     def __init__(self, options: Options | None = None) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from llmforge import Component, Options, hookimpl
+import llmforge
+from llmforge import Component, hookimpl
 from pydantic import Field
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class MinGru(Component, kind="model"):
 
     supports = frozenset({"kv_cache"})
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[model.mingru]``."""
 
         context: Positive = 128

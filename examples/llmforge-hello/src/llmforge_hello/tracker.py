@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from llmforge import SAFE, Component, Options, events, hookimpl
+import llmforge
+from llmforge import SAFE, Component, events, hookimpl
 from pydantic import Field
 
 
 class Hello(Component, kind="tracker"):
     """Writes what happens as readable lines to ``<run>/trackers/hello/log.txt``."""
 
-    class Options(Options):
+    class Options(llmforge.Options):
         """Options of ``[tracker.hello]``."""
 
         digits: Annotated[int, SAFE, Field(ge=0, le=12)] = 4
