@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import random
 import signal
 import time
@@ -85,6 +87,37 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(
     phases = ["importing", "training the tokenizer", "evaluating", "saving", "generating"]
     assert interrupt_in_each(workplace, phases, seed=5) >= 3
     assert workplace.result() == reference("bf16").result()
+
+
+SLOW_IMPORT = """
+import sys, time
+from pathlib import Path
+
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "llmforge.cli.app":
+            Path("importing").touch()
+            time.sleep(60)
+
+
+sys.meta_path.insert(0, Slow())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_command_line_is_imported_asks_for_the_queue_too(
+    workplace: Workplace, number: int
+) -> None:
+    (workplace.path / "sitecustomize.py").write_text(SLOW_IMPORT)
+    inherited = os.environ.get("PYTHONPATH", "")
+    paths = os.pathsep.join([str(workplace.path), *filter(None, [inherited])])
+    process = dataclasses.replace(workplace, environment={"PYTHONPATH": paths}).start()
+    assert process.wait_for(lambda _: (workplace.path / "importing").exists())
+    process.process.send_signal(number)
+    output = process.finish(expect=EXIT_INTERRUPTED, within=BOUND_SECONDS).output
+    name = signal.Signals(number).name
+    assert output == f"forge: stopped by {name} before anything was begun\n"
 
 
 @pytest.mark.slow
