@@ -37,9 +37,13 @@ class Reporter:
     ) -> None:
         return None
 
+    def say(self, text: str) -> None:
+        """Write a line about the run."""
+        log.info(text)
+
     def phase(self, text: str) -> None:
         """Say what is being done before or after the steps."""
-        log.info(text)
+        self.say(text)
 
     def notice(self, text: str) -> None:
         """Say something the user should not miss."""

@@ -179,7 +179,7 @@ class _Start:
             raise RecipeError(problems, source=str(recipe.source))
         self._signals.check()
         for line in stage.describe(self._plan, recorder.record):
-            self._reporter.phase(line)
+            self._reporter.say(line)
         self._tell_start(stage, telemetry)
         return stage
 
