@@ -13,6 +13,8 @@ import typer
 from llmforge.cli.app import app
 
 ROOT = Path(__file__).parents[2]
+OF_PLUGINS = {"hello", "acme"}
+"""Commands of the packages the pages take as examples."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -28,7 +30,8 @@ def documented() -> list[tuple[str, str, bool]]:
         lines += [(line, False) for line in re.findall(r"`(forge [^`]+)`", text)]
         for line, complete in lines:
             command = line.removeprefix("$ ").split("#")[0].strip()
-            if command.startswith("forge ") and "|" not in command and "..." not in command:
+            ours = command.startswith("forge ") and command.split()[1] not in OF_PLUGINS
+            if ours and "|" not in command and "..." not in command:
                 found.append((page.name, command, complete))
     return found
 

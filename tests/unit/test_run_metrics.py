@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 from collections.abc import Iterator
@@ -53,21 +54,21 @@ def test_a_row_reads_back_bit_for_bit(tmp_path: Path) -> None:
     assert list(read_rows(tmp_path / "rows")) == [values]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """Files may grow to 100 bytes."""
+    """Files may grow to 100 bytes; only around the call, since pytest writes files too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_row_that_finds_no_room_leaves_nothing_of_itself(
-    tmp_path: Path, small_files: None
-) -> None:
+def test_a_row_that_finds_no_room_leaves_nothing_of_itself(tmp_path: Path) -> None:
     file = RowFile(tmp_path / "rows")
     file.append({"step": 1, "text": "x" * 40})
-    with pytest.raises(OSError, match="too large"):
+    with small_files(), pytest.raises(OSError, match="too large"):
         file.append({"step": 2, "text": "x" * 40})
     file.append({"step": 3})
     file.close()
