@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
-
-import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "notebook.md"
 
 
-def test_notebook_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmforge.settings import settings
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FORGE_OFFLINE", "1")
-    monkeypatch.setenv("FORGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FORGE_RUN_ROOT", raising=False)
-    settings.cache_clear()
+def test_notebook_page_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), names)
-    settings.cache_clear()
-    assert names["result"].state == "completed"  # type: ignore[attr-defined]
-    assert names["losses"]
+    checks = "assert result.state == 'completed'\nassert losses\n"
+    environment = {**os.environ, "FORGE_OFFLINE": "1", "FORGE_CACHE": str(tmp_path / "cache")}
+    environment.pop("FORGE_RUN_ROOT", None)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*blocks, checks])],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs").is_dir()
