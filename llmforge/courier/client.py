@@ -91,6 +91,8 @@ class Courier:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not line.endswith("\n"):
+                break  # it was killed while it spoke
             message = json.loads(line)
             if "ready" in message:
                 self._ready.put(message)
