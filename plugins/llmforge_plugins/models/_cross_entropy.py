@@ -19,7 +19,7 @@ from llmforge_plugins.models._linear import matmul_transposed, weight_gradient
 
 _CHUNK_ON_CPU = 512  # positions; the logits of 8,192 tokens then stay in a shared cache
 _CHUNK_ELSEWHERE = 2048
-_SOFTMAX_ROWS_ON_CPU = 128  # of these the fp32 copy stays in cache, too
+_SOFTMAX_ROWS_ON_CPU = 256  # of these the fp32 copy stays in cache, too
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
