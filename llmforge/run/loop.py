@@ -23,10 +23,12 @@ from llmforge.interfaces import Engine
 from llmforge.recipe import Recipe
 from llmforge.recipe.schema import interval_steps
 from llmforge.run.evaluation import evaluate
-from llmforge.run.report import Reporter, Stopwatch
+from llmforge.run.pace import Pace
+from llmforge.run.report import Reporter
 from llmforge.run.seeds import TRAINING, derive
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.state import Best, TrainerState
+from llmforge.run.totals import LossTotals
 
 log = logging.getLogger("llmforge.run")
 
@@ -112,7 +114,6 @@ class TrainingLoop:
         self._signals = signals
         self._reporter = reporter
         self._sinks = sinks
-        self._peak = peak_flops
         self._set_step = set_step
         train = recipe.train
         self._batch_size = train.batch_size
@@ -124,14 +125,14 @@ class TrainingLoop:
         self._eval_every = _steps(recipe.eval.every, per_epoch)
         self._save_every = _steps(recipe.checkpoint.every, per_epoch)
         self._sample_every = _steps(recipe.generation.every, per_epoch)
-        self._watch = Stopwatch()
-        self._last_saved = state.step
-        self._last_timed = state.step
-        self._began = (state.step, time.perf_counter())
-        dtype = torch.float32 if engine.device.type == "mps" else torch.float64
-        self._window = torch.tensor(state.window["loss_sum"], dtype=dtype, device=engine.device)
-        self._epoch = torch.tensor(state.epoch["loss_sum"], dtype=dtype, device=engine.device)
-        self._grad_norm: torch.Tensor | float = state.grad_norm
+        self._first_step = self._last_saved = state.step
+        self._totals = LossTotals(state, device=engine.device)
+        self._pace = Pace(
+            state.step,
+            stop_at=self._stop_at,
+            tokens_per_step=self._targets,
+            peak_tokens_per_second=peak_flops and peak_flops / engine.model.flops_per_token(),
+        )
 
     def run(self) -> Ending:
         """Step until the end, early stopping or a signal; the last step is always saved.
@@ -165,23 +166,19 @@ class TrainingLoop:
         while not self._accumulate():
             self._halve_micro_batch()
         result = self._engine.step(state.step)
-        self._watch.lap("compute")
-        self._window += result.loss_sum
-        self._epoch += result.loss_sum
-        self._grad_norm = result.grad_norm
+        self._pace.lap("compute")
+        self._totals.add(result, targets=self._targets)
         state.learning_rate = result.learning_rate
-        state.window["targets"] += self._targets
-        state.epoch["targets"] += self._targets
         state.step += 1
         state.sequences += self._batch_size
         state.row = None
         self._set_step(state.step)
-        if self._writer is not None and state.step == self._began[0] + 1:
+        if self._writer is not None and state.step == self._first_step + 1:
             # Only now does the optimizer have its state: touch the snapshot's memory once, here,
             # so that the first checkpoint blocks no longer than the others.
             tensors = self._engine.state()
             self._writer.prepare(tensors.model, tensors.optimizer)
-            self._watch.lap("checkpoint")
+            self._pace.lap("checkpoint")
 
     def _accumulate(self) -> bool:
         """Add up the gradients of one global batch; False when a micro-batch did not fit."""
@@ -190,14 +187,14 @@ class TrainingLoop:
         for index, start in enumerate(starts):
             count = min(self._micro, self._batch_size - start)
             batch = self._batches.batch(state.sequences + start, count)
-            self._watch.lap("data")
+            self._pace.lap("data")
             seed = derive(self._recipe.run.seed, TRAINING, state.step, index)
             try:
                 self._engine.accumulate(batch, targets=self._targets, seed=seed)
             except torch.OutOfMemoryError:
                 self._engine.discard()
                 return False
-            self._watch.lap("compute")
+            self._pace.lap("compute")
         return True
 
     def _halve_micro_batch(self) -> None:
@@ -258,7 +255,9 @@ class TrainingLoop:
             values = measured
             row |= values
             is_best = self._judge(values)
-        self._forget_window()
+        self._totals.begin_window()
+        if self._ends_epoch():
+            self._totals.begin_epoch()
         state.row = row
         state.boundary_done = True
         state.samples_due = self._sinks.samples is not None and _divides(
@@ -278,7 +277,7 @@ class TrainingLoop:
         except StopNow:
             return  # the loop sees the request and saves; they are made when the run resumes
         self._state.samples_due = False
-        self._watch.lap("samples")
+        self._pace.lap("samples")
 
     def _evaluation_is_due(self) -> bool:
         step = self._state.step
@@ -294,7 +293,7 @@ class TrainingLoop:
             batch_size=self._recipe.eval.batch_size or self._micro,
             stop=lambda: self._signals.requested is not None,
         )
-        self._watch.lap("evaluation")
+        self._pace.lap("evaluation")
         return values
 
     def _judge(self, values: dict[str, float]) -> bool:
@@ -340,28 +339,20 @@ class TrainingLoop:
 
     def _training_row(self) -> dict[str, Any]:
         state = self._state
-        state.grad_norm = float(self._grad_norm)
         row: dict[str, Any] = {
             "step": state.step,
             "epoch": round(self._batches.epoch(state.sequences), 6),
             "tokens_seen": state.sequences * self._recipe.context,
-            "train/loss": float(self._window) / state.window["targets"],
+            "train/loss": self._totals.window_mean(),
             "lr": state.learning_rate,
-            "grad_norm": state.grad_norm,
+            "grad_norm": self._totals.grad_norm(),
         }
         if self._ends_epoch():
-            row["train/loss_epoch"] = float(self._epoch) / state.epoch["targets"]
+            row["train/loss_epoch"] = self._totals.epoch_mean()
         return row | dict(self._sinks.extra_metrics(state.step))
 
-    def _forget_window(self) -> None:
-        self._window.zero_()
-        self._state.window["targets"] = 0
-        if self._ends_epoch():
-            self._epoch.zero_()
-            self._state.epoch["targets"] = 0
-
     def _emit(self, row: dict[str, Any], values: dict[str, float], *, is_best: bool) -> None:
-        timing = self._timing(row["step"])
+        timing = self._pace.row(row["step"])
         self._sinks.row(row, timing)
         speed = {
             name: value
@@ -372,7 +363,7 @@ class TrainingLoop:
         if values:
             self._reporter.evaluation(row["step"], values, is_best=is_best)
         self._reporter.step(row, timing, total=self._stop_at)
-        self._watch.lap("logging")
+        self._pace.lap("logging")
 
     def _tell(
         self,
@@ -396,29 +387,6 @@ class TrainingLoop:
                 )
             )
 
-    def _timing(self, step: int) -> dict[str, Any]:
-        seconds, parts = self._watch.read()
-        steps = max(1, step - self._last_timed)
-        self._last_timed = step
-        training = max(1e-9, parts.get("compute", 0.0) + parts.get("data", 0.0))
-        rate = steps * self._targets / training
-        first, began = self._began
-        average = (time.perf_counter() - began) / max(1, step - first)
-        timing: dict[str, Any] = {
-            "step": step,
-            "time": time.time(),
-            "seconds": round(seconds, 6),
-            "step_seconds": round(training / steps, 6),
-            "tokens_per_second": round(rate, 1),
-            "eta_seconds": round(average * (self._stop_at - step), 1),
-        }
-        timing |= {
-            f"{part}_share": round(spent / seconds, 6) for part, spent in sorted(parts.items())
-        }
-        if self._peak:
-            timing["mfu"] = round(rate * self._engine.model.flops_per_token() / self._peak, 4)
-        return timing
-
     # Checkpoints ---------------------------------------------------------------------------
 
     def _require_finite(self) -> None:
@@ -438,9 +406,7 @@ class TrainingLoop:
         if self._writer is None:
             return
         state = self._state
-        state.window["loss_sum"] = float(self._window)
-        state.epoch["loss_sum"] = float(self._epoch)
-        state.grad_norm = float(self._grad_norm)
+        self._totals.store()
         state.components = self._sinks.component_state()
         tensors = self._engine.state()
         saved = self._writer.submit(
@@ -456,7 +422,7 @@ class TrainingLoop:
         )
         if saved:
             self._last_saved = state.step
-        self._watch.lap("checkpoint")
+        self._pace.lap("checkpoint")
 
 
 def _steps(interval: int | str | None, per_epoch: int) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
@@ -187,25 +186,3 @@ def sparkline(values: deque[float]) -> str:
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return "".join(_BARS[int((value - low) / span * (len(_BARS) - 1))] for value in values)
-
-
-class Stopwatch:
-    """Sums up where the step thread's time goes between two logged rows, in seconds."""
-
-    def __init__(self) -> None:
-        self._parts: dict[str, float] = {}
-        self._since = time.perf_counter()
-        self._mark = self._since
-
-    def lap(self, part: str) -> None:
-        """Count the time since the last lap as ``part``."""
-        now = time.perf_counter()
-        self._parts[part] = self._parts.get(part, 0.0) + now - self._mark
-        self._mark = now
-
-    def read(self) -> tuple[float, dict[str, float]]:
-        """Return the seconds since the last read and their parts, and begin anew."""
-        now = time.perf_counter()
-        result = now - self._since, self._parts
-        self._since, self._parts = now, {}
-        return result

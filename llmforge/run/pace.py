@@ -1,0 +1,76 @@
+"""How fast the steps go, and what the step thread's time is spent on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+
+class Stopwatch:
+    """Sums up where the step thread's time goes between two logged rows, in seconds."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, float] = {}
+        self._since = time.perf_counter()
+        self._mark = self._since
+
+    def lap(self, part: str) -> None:
+        """Count the time since the last lap as ``part``."""
+        now = time.perf_counter()
+        self._parts[part] = self._parts.get(part, 0.0) + now - self._mark
+        self._mark = now
+
+    def read(self) -> tuple[float, dict[str, float]]:
+        """Return the seconds since the last read and their parts, and begin anew."""
+        now = time.perf_counter()
+        result = now - self._since, self._parts
+        self._since, self._parts = now, {}
+        return result
+
+
+class Pace:
+    """Makes the timing row of a logged step.
+
+    Args:
+        step: the step this start of the run goes on from.
+        stop_at: the step it goes to.
+        tokens_per_step: target tokens of one optimizer step.
+        peak_tokens_per_second: what the device could do at its peak, for MFU; None when unknown.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        *,
+        stop_at: int,
+        tokens_per_step: int,
+        peak_tokens_per_second: float | None,
+    ) -> None:
+        self._first = self._last = step
+        self._stop_at = stop_at
+        self._tokens_per_step = tokens_per_step
+        self._peak = peak_tokens_per_second
+        self._began = time.perf_counter()
+        self._watch = Stopwatch()
+        self.lap = self._watch.lap
+
+    def row(self, step: int) -> dict[str, Any]:
+        """Return the timing row of ``step``: seconds, rates, and the share of each part."""
+        seconds, parts = self._watch.read()
+        steps = max(1, step - self._last)
+        self._last = step
+        training = max(1e-9, parts.get("compute", 0.0) + parts.get("data", 0.0))
+        rate = steps * self._tokens_per_step / training
+        average = (time.perf_counter() - self._began) / max(1, step - self._first)
+        row: dict[str, Any] = {
+            "step": step,
+            "time": time.time(),
+            "seconds": round(seconds, 6),
+            "step_seconds": round(training / steps, 6),
+            "tokens_per_second": round(rate, 1),
+            "eta_seconds": round(average * (self._stop_at - step), 1),
+        }
+        row |= {f"{part}_share": round(spent / seconds, 6) for part, spent in sorted(parts.items())}
+        if self._peak:
+            row["mfu"] = round(rate / self._peak, 4)
+        return row
