@@ -20,9 +20,11 @@ from llmforge.recipe.model import Selection
 from llmforge.recipe.places import Places
 from llmforge.recipe.rules import Draft, broken_rules
 from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS, NoKeys
+from llmforge.recipe.schemes import storage_component
 
 _SELECTORS = ("name", "names")
-_BY_URL = "storage"  # the one kind whose component is picked by something else than its name
+BY_URL = "storage"
+"""The one kind whose component is picked by something else than its name."""
 
 
 class Check:
@@ -36,7 +38,6 @@ class Check:
     Attributes:
         tables: valid core tables and the kinds' own keys, by table name.
         selections: selected components with valid options, by kind.
-        spare: valid options of components the recipe has tables for but does not select.
         problems: what is wrong, in the order it is written.
     """
 
@@ -49,7 +50,6 @@ class Check:
         self._classes: dict[tuple[str, str], type[Options]] = {}
         self.tables: dict[str, Options] = {}
         self.selections: dict[str, tuple[Selection, ...]] = {}
-        self.spare: dict[tuple[str, str], Options] = {}
         self._run()
         self.problems = sorted(self._found, key=_position)
 
@@ -92,11 +92,13 @@ class Check:
         """Return the component names a recipe selects for ``kind``, reporting bad selectors."""
         table = self._table(kind.name)
         right, wrong = ("names", "name") if kind.many else ("name", "names")
-        if kind.name == _BY_URL:
+        if kind.name == BY_URL:
             for key in _SELECTORS:
                 if key in table:
                     self._add((kind.name, key), "the scheme of url picks the storage", "set url")
-            return []
+            url = table.get("url")
+            is_url = isinstance(url, str) and "://" in url
+            return [storage_component(url, self._entries(kind.name))] if is_url else []
         if wrong in table:
             many = f'a recipe may have several: write names = ["{_first(table[wrong])}"]'
             single = f'a recipe has one: write name = "{_first(table[wrong])}"'
@@ -199,8 +201,6 @@ class Check:
         if all(name in checked for name in names):
             chosen = [Selection(kind.name, name, checked[name]) for name in names]
             self.selections[kind.name] = tuple(chosen)
-        spare = {name: options for name, options in checked.items() if name not in names}
-        self.spare |= {(kind.name, name): options for name, options in spare.items()}
 
     def _validate(
         self, path: KeyPath, table: Mapping[str, Any], options: type[Options]

@@ -10,7 +10,7 @@ from typing import Any, cast
 from llmforge.component import KINDS
 from llmforge.errors import Problem, RecipeError
 from llmforge.options import Options, closest
-from llmforge.recipe.check import Check, leaves
+from llmforge.recipe.check import BY_URL, Check, leaves
 from llmforge.recipe.documents import Document, read_documents
 from llmforge.recipe.layers import Layers, Override, as_overrides
 from llmforge.recipe.lines import dotted
@@ -218,16 +218,15 @@ def _resolved(check: Check) -> dict[str, Any]:
 
 def _kind_table(name: str, check: Check) -> dict[str, Any]:
     chosen = check.selections.get(name, ())
+    if name == BY_URL and not chosen:
+        return {}
     table: dict[str, Any] = {}
     if KINDS[name].many:
         table["names"] = [selection.name for selection in chosen]
-    elif chosen:
+    elif chosen and name != BY_URL:
         table["name"] = chosen[0].name
     table |= _dump(check.tables[name])
     table |= {selection.name: _dump(selection.options) for selection in chosen}
-    if name == "storage" and "url" in table:
-        spare = {key[1]: options for key, options in check.spare.items() if key[0] == name}
-        table |= {component: _dump(options) for component, options in spare.items()}
     return {} if table == {"names": []} else table
 
 

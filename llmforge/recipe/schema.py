@@ -185,7 +185,29 @@ class StorageKeys(Options):
     """Keys of ``[storage]`` shared by every storage."""
 
     url: Annotated[str | None, SAFE] = None
-    """Where the run is mirrored; its scheme picks the component."""
+    """Where the run is mirrored, any fsspec URL; its scheme picks the component."""
+    resume: Annotated[bool, SAFE] = True
+    """Go on from storage when it is further than this machine, or when nothing is here."""
+    archive: Annotated[Literal["none", "tar.gz", "tar.zst"], SAFE] = "none"
+    """Upload a checkpoint as its files, or as one archive."""
+    background: Annotated[bool, SAFE] = True
+    """Upload while training goes on; false uploads and verifies before the next step."""
+    delete_local_after_upload: Annotated[bool, SAFE] = False
+    """Delete verified checkpoints here; the newest and the best always stay."""
+    queue: Annotated[Positive, SAFE] = 4
+    """Checkpoints kept for an upload that is late; newest and best are kept beyond it."""
+    concurrency: Annotated[Positive, SAFE] = 4
+    """Files uploaded at once."""
+    max_megabytes_per_second: Annotated[float | None, SAFE, Field(gt=0)] = None
+    """Bandwidth that uploads may use together, in 10^6 bytes per second; absent: all."""
+    stall_seconds: Annotated[float, SAFE, Field(gt=0)] = 60.0
+    """Seconds without progress after which a call is given up and tried again."""
+    grace_seconds: Annotated[float | None, SAFE, Field(ge=0)] = None
+    """Seconds uploads get when the run is stopped; absent: 30 after Ctrl-C, 0 after SIGTERM."""
+    close_timeout: Annotated[float, SAFE, Field(gt=0)] = 600.0
+    """Seconds uploads get to finish when the run has ended."""
+    on_error: Annotated[Literal["warn", "raise"], SAFE] = "warn"
+    """What a failing storage does to the run."""
 
 
 class NoKeys(Options):
