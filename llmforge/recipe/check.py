@@ -97,8 +97,9 @@ class Check:
                 if key in table:
                     self._add((kind.name, key), "the scheme of url picks the storage", "set url")
             url = table.get("url")
-            is_url = isinstance(url, str) and "://" in url
-            return [storage_component(url, self._entries(kind.name))] if is_url else []
+            if not isinstance(url, str) or "://" not in url:
+                return []
+            return [storage_component(url, self._entries(kind.name))]
         if wrong in table:
             many = f'a recipe may have several: write names = ["{_first(table[wrong])}"]'
             single = f'a recipe has one: write name = "{_first(table[wrong])}"'
