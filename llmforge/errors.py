@@ -85,6 +85,14 @@ class StorageError(ForgeError):
     """A read or write outside the run directory that did not succeed."""
 
 
+class StorageStalled(StorageError):
+    """A call to storage that was given up because nothing moved."""
+
+
+class CommitConflict(StorageError):
+    """Storage holds another checkpoint of this run and step; it stays as it is."""
+
+
 class RunError(ForgeError):
     """A run that cannot start, continue or be found."""
 

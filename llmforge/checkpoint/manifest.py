@@ -68,7 +68,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
             for name, entry in sorted(manifest.files.items())
         },
     }
-    return (json.dumps({**body, "seal": _seal(body)}, indent=1) + "\n").encode()
+    return (json.dumps({**body, "seal": seal(body)}, indent=1) + "\n").encode()
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
@@ -81,7 +81,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
     path = checkpoint / MANIFEST
     try:
         body = json.loads(path.read_bytes())
-        sealed = body.pop("seal") == _seal(body)
+        sealed = body.pop("seal") == seal(body)
         version = body["format_version"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
@@ -117,6 +117,7 @@ def _decode(path: Path, body: Mapping[str, Any]) -> Manifest:
     return Manifest(**{**body, "files": files})
 
 
-def _seal(body: Mapping[str, Any]) -> str:
+def seal(body: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of ``body`` as JSON with sorted keys and no spaces."""
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -8,7 +8,7 @@ from llmforge.interfaces.data import Data
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
 from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel
 from llmforge.interfaces.run import RunContext
-from llmforge.interfaces.storage import Storage
+from llmforge.interfaces.storage import Progress, Storage, public_url
 from llmforge.interfaces.sweep import Sweeper
 from llmforge.interfaces.tokenizer import Tokenizer
 
@@ -24,10 +24,12 @@ __all__ = [
     "GenerationRequest",
     "Generator",
     "LanguageModel",
+    "Progress",
     "Resolution",
     "RunContext",
     "StepResult",
     "Storage",
     "Sweeper",
     "Tokenizer",
+    "public_url",
 ]

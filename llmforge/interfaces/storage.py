@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 Progress = Callable[[int], None]
-"""Told the bytes moved since it was last told."""
+"""Told the bytes moved since it was last told. It may wait, and it may raise to stop the call."""
+
+_USER = re.compile(r"(?<=://)[^/\s@]*@")
+
+
+def public_url(url: str) -> str:
+    """Return ``url`` without what may be secret: user, password and query; no slash at its end."""
+    scheme, separator, rest = _USER.sub("", url).partition("?")[0].partition("://")
+    return f"{scheme}{separator}{rest.rstrip('/')}"
 
 
 class Storage(Protocol):
@@ -61,11 +70,22 @@ class Storage(Protocol):
         """Return the bytes of ``name``, None when nothing is there."""
         ...
 
-    def same(self, name: str, source: Path) -> bool | None:
-        """Compare ``name`` with a local file by the service's own checksum.
+    def same(self, name: str, source: Path, *, progress: Progress) -> bool | None:
+        """Compare ``name`` with a local file by the checksum that the service keeps.
 
-        None when the service has no checksum that can be computed here; the core then reads the
-        object back.
+        None when the service has none that can be computed here, or one that proves nothing; the
+        core then asks for :meth:`sha256`.
+
+        Raises:
+            FileNotFoundError: nothing is there.
+        """
+        ...
+
+    def sha256(self, name: str, *, progress: Progress) -> str:
+        """Read ``name`` back and return the SHA-256 of what came, in hex.
+
+        Raises:
+            FileNotFoundError: nothing is there.
         """
         ...
 
@@ -79,4 +99,11 @@ class Storage(Protocol):
 
     def delete(self, name: str) -> None:
         """Delete ``name`` and everything under it; nothing there is no error."""
+        ...
+
+    def remedy(self, error: Exception) -> str:
+        """Return what the user can do about ``error``, which a call raised; "" when unknown.
+
+        For a refused login it says which credential was looked for, never its value.
+        """
         ...

@@ -56,15 +56,27 @@ def load_completion(path: Path, *, remedy: str = "") -> Completion | None:
         RunError: the record is damaged.
     """
     try:
-        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = {item.name for item in dataclasses.fields(Completion)}
-        return Completion(**{key: value for key, value in body.items() if key in known})
+        return decode_completion(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"the completion record {path} is damaged: {error}", remedy=remedy
         ) from error
+
+
+def decode_completion(content: bytes) -> Completion:
+    """Return the completion that ``content`` holds as JSON.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        body: dict[str, Any] = json.loads(content)
+        known = {item.name for item in dataclasses.fields(Completion)}
+        return Completion(**{key: value for key, value in body.items() if key in known})
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def write_completion(root: Path, completion: Completion) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llmforge.testing.contracts.model import ModelContract
     from llmforge.testing.contracts.optimizer import OptimizerContract
     from llmforge.testing.contracts.schedule import ScheduleContract
+    from llmforge.testing.contracts.storage import StorageContract
     from llmforge.testing.contracts.tokenizer import TokenizerContract
     from llmforge.testing.contracts.tracker import TrackerContract
     from llmforge.testing.events import one_of_each_event
@@ -40,6 +41,7 @@ _HOMES = {
     "ModelContract": "contracts.model",
     "OptimizerContract": "contracts.optimizer",
     "ScheduleContract": "contracts.schedule",
+    "StorageContract": "contracts.storage",
     "TinyData": "text",
     "TinyModel": "tiny_model",
     "TinyTokenizer": "text",
@@ -58,6 +60,7 @@ __all__ = [
     "ModelContract",
     "OptimizerContract",
     "ScheduleContract",
+    "StorageContract",
     "TinyData",
     "TinyModel",
     "TinyTokenizer",

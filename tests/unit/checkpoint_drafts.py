@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmforge.checkpoint.files import write_file
 from llmforge.checkpoint.format import Checkpoint
-from llmforge.checkpoint.manifest import _seal
+from llmforge.checkpoint.manifest import seal
 from llmforge.checkpoint.publish import Draft, FileWriter, publish
 
 
@@ -48,4 +48,4 @@ def rewrite_manifest(checkpoint: Path, **changes: object) -> None:
     body = json.loads(path.read_text())
     del body["seal"]
     body |= changes
-    path.write_text(json.dumps({**body, "seal": _seal(body)}))
+    path.write_text(json.dumps({**body, "seal": seal(body)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from llmforge.testing import (
     ModelContract,
     OptimizerContract,
     ScheduleContract,
+    StorageContract,
     TokenizerContract,
     TrackerContract,
     make_component,
@@ -120,6 +122,30 @@ class TestTrackers(BuiltIn, TrackerContract):
 @named("generation")
 class TestGenerators(BuiltIn, GenerationContract):
     kind = "generation"
+
+
+class Places(BuiltIn, StorageContract):
+    """A storage that needs no server; tests/integration has the others."""
+
+    kind = "storage"
+
+    @pytest.fixture
+    def url(self, name: str, tmp_path: Path) -> str:
+        return self.make_url(tmp_path) if name == "local" else f"memory://{secrets.token_hex(8)}"
+
+    def make_url(self, directory: Path) -> str:
+        return f"file://{directory}/place"
+
+
+@pytest.mark.parametrize("name", ["local", "memory"])
+class TestStorages(Places):
+    pass
+
+
+@pytest.mark.parametrize("name", ["fsspec"])
+class TestAnyFilesystem(Places):
+    # fsspec's own upload writes in place; only file systems with code of their own do better
+    test_an_upload_that_is_stopped_leaves_what_was_there = None
 
 
 def test_every_built_in_kind_has_a_contract_here() -> None:

@@ -1,0 +1,157 @@
+"""Calls to a place that may hang, fail or lie: each with a deadline, a few tries and a fresh start.
+
+The core never holds on to one open file system: what failed is thrown away and opened again.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from llmforge.errors import ForgeError, StorageError, StorageStalled
+from llmforge.interfaces import Progress, Storage, public_url
+from llmforge.remote.bandwidth import Limiter
+from llmforge.remote.deadline import Pulse, call
+from llmforge.remote.opening import open_storage
+
+T = TypeVar("T")
+Work = Callable[[Storage, Progress], T]
+
+_USER = re.compile(r"(?<=://)[^/\s@]*@")
+_TRIES = 4
+_FIRST_PAUSE_SECONDS = 0.2
+
+
+class Cancelled(Exception):
+    """Raised by whoever is told of an upload's progress, to end the upload."""
+
+
+class Connections:
+    """The open places behind one URL, as many as there are calls at once.
+
+    Args:
+        url: the root.
+        options: the storage component's option table.
+        stall_seconds: how long a call may move nothing.
+        limiter: the limit that uploads share, None for no limit.
+
+    Attributes:
+        url: the root without credentials.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        stall_seconds: float = 60.0,
+        limiter: Limiter | None = None,
+    ) -> None:
+        self.url = public_url(url)
+        self._secret_url = url
+        self._options = options
+        self._stall_seconds = stall_seconds
+        self._limiter = limiter
+        self._idle: list[Storage] = []
+        self._lock = threading.Lock()
+
+    def call(
+        self,
+        what: str,
+        work: Work[T],
+        *,
+        expected: tuple[type[Exception], ...] = (),
+        moved: Progress | None = None,
+        limited: bool = False,
+    ) -> T:
+        """Return what ``work`` returns for an open place, trying a few times.
+
+        Args:
+            what: the call as messages name it, for example ``reading a/b.json``.
+            work: given the place, and what to tell the bytes that move.
+            expected: errors that are answers, passed on at once.
+            moved: told the bytes that move.
+            limited: whether the bandwidth limit holds.
+
+        Raises:
+            StorageError: every try failed.
+            Cancelled: ``moved`` raised it.
+        """
+        for number in range(1, _TRIES + 1):
+            attempt = _Attempt(self, work, limited=limited, moved=moved)
+            try:
+                return attempt.run(what, expected)
+            except Exception as error:  # a storage may raise anything
+                if isinstance(error, (*expected, Cancelled)):
+                    raise
+                if number == _TRIES or _is_final(error):
+                    raise self._failure(what, error, attempt.place) from error
+            time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5))
+        raise AssertionError("the last try returns or raises")
+
+    def _failure(self, what: str, error: Exception, place: Storage | None) -> ForgeError:
+        if isinstance(error, ForgeError) and not isinstance(error, StorageStalled):
+            return error
+        reason = error.message if isinstance(error, ForgeError) else _reason(error)
+        reason = reason.replace(self._secret_url, self.url)
+        kind = StorageStalled if isinstance(error, StorageStalled) else StorageError
+        remedy = place.remedy(error) if place is not None else ""
+        return kind(f"{what} failed in {self.url}: {reason}", remedy=remedy)
+
+
+class _Attempt:
+    """One try of one call; a place it could not use is not used again."""
+
+    def __init__(
+        self, owner: Connections, work: Work[Any], *, limited: bool, moved: Progress | None
+    ) -> None:
+        self._owner = owner
+        self._work = work
+        self._moved = moved
+        self._limiter = owner._limiter if limited else None
+        self._pulse = Pulse(self._told)
+        self.place: Storage | None = None
+
+    def run(self, what: str, expected: tuple[type[Exception], ...]) -> Any:
+        owner = self._owner
+        with owner._lock:
+            self.place = owner._idle.pop() if owner._idle else None
+        try:
+            result = call(self._call, seconds=owner._stall_seconds, what=what, progress=self._pulse)
+        except expected:
+            self._give_back()
+            raise
+        self._give_back()
+        return result
+
+    def _call(self) -> Any:
+        if self.place is None:
+            self.place = open_storage(self._owner._secret_url, self._owner._options)
+        return self._work(self.place, self._pulse)
+
+    def _give_back(self) -> None:
+        if self.place is not None:
+            with self._owner._lock:
+                self._owner._idle.append(self.place)
+
+    def _told(self, amount: int) -> None:
+        if self._moved is not None:
+            self._moved(amount)
+        if self._limiter is not None:
+            self._limiter.take(amount, waiting=self._pulse.beat)
+
+
+def _is_final(error: Exception) -> bool:
+    """Return whether trying again at once cannot help."""
+    if isinstance(error, ForgeError):
+        return not isinstance(error, StorageStalled)
+    return isinstance(error, PermissionError)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(_USER.sub("", str(error)).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Places a run is mirrored to."""
