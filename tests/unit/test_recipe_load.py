@@ -199,7 +199,7 @@ def test_the_resolved_recipe_reads_back_as_itself(parts: Path) -> None:
         [tracker]
         names = ["stone"]
         [storage]
-        url = "s3://bucket/runs"
+        url = "pigeon://bucket/runs"
         [storage.pigeon]
         birds = 3
         [optimizer.other]
