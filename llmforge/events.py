@@ -25,8 +25,9 @@ class Event:
 class RunStarted(Event):
     """A process started or resumed the run.
 
-    ``config`` is the resolved recipe as nested tables; ``facts`` hold provenance, hardware and
-    the model's size; ``resumed_from`` is the step it goes on from, or None.
+    ``config`` is the resolved recipe as nested tables; ``facts`` hold the model's size and
+    architecture, the planned length, data, hardware and provenance; ``resumed_from`` is the step
+    it goes on from, or None.
     """
 
     hook: ClassVar[str] = "forge_run_start"
@@ -72,7 +73,11 @@ class HistogramsLogged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplesGenerated(Event):
-    """Generated texts: rows with ``prompt``, ``text``, ``tokens``, ``seconds_per_token`` …"""
+    """Generated texts, a row each.
+
+    A row has ``step``, ``prompt``, ``text``, ``tokens`` (their number), ``finish``,
+    ``seconds_per_token``, ``distinct_1`` and ``distinct_2``.
+    """
 
     hook: ClassVar[str] = "forge_samples"
     step: int

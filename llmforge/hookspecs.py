@@ -153,7 +153,7 @@ def forge_eval_end(event: events.EvaluationEnded) -> None:
 
 @hookspec
 def forge_histograms(event: events.HistogramsLogged) -> None:
-    """Histograms of weights or gradients were taken at a step."""
+    """Histograms of weights and gradients were taken at a step."""
 
 
 @hookspec

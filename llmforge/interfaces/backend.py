@@ -86,6 +86,14 @@ class Engine(Protocol):
         """Drop all gradients and sums accumulated since the last step."""
         ...
 
+    def gradients(self) -> Mapping[str, Tensor]:
+        """Return the gradients accumulated since the last step, by parameter name.
+
+        As the optimizer will see them before clipping: without a loss scaler's factor. For
+        looking at only; what cannot be had cheaply is left out.
+        """
+        ...
+
     def step(self, step: int) -> StepResult:
         """Clip, apply the optimizer at schedule position ``step`` (0-based), clear gradients."""
         ...

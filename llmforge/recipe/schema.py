@@ -96,6 +96,12 @@ class TrainTable(Options):
     """Largest gradient norm; 0 turns clipping off."""
     log_every: Annotated[Positive, SAFE] = 10
     """Steps between two rows of metrics."""
+    system_every: Annotated[float, SAFE, Field(ge=0)] = 30.0
+    """Seconds between two samples of processor, memory, disk and GPU; 0 takes none."""
+    histograms_every: Annotated[Interval | None, SAFE] = None
+    """Steps, or ``"1 epoch"``, between histograms of weights and gradients; absent: none."""
+
+    _check_histograms_every = field_validator("histograms_every")(check_interval)
 
     @field_validator("device")
     @classmethod

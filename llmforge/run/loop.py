@@ -18,11 +18,12 @@ from llmforge.checkpoint import CheckpointWriter, SaveRequest
 from llmforge.data.batches import TrainBatches
 from llmforge.data.tokens import TokenSplit
 from llmforge.errors import ForgeError, TrainingError
-from llmforge.events import EvaluationEnded, Event, MetricsLogged
+from llmforge.events import EvaluationEnded, Event, HistogramsLogged, MetricsLogged
 from llmforge.interfaces import Engine
 from llmforge.recipe import Recipe
 from llmforge.recipe.schema import interval_steps
 from llmforge.run.evaluation import evaluate
+from llmforge.run.histograms import histograms
 from llmforge.run.pace import Pace
 from llmforge.run.report import Reporter
 from llmforge.run.seeds import TRAINING, derive
@@ -125,6 +126,7 @@ class TrainingLoop:
         self._eval_every = _steps(recipe.eval.every, per_epoch)
         self._save_every = _steps(recipe.checkpoint.every, per_epoch)
         self._sample_every = _steps(recipe.generation.every, per_epoch)
+        self._histograms_every = _steps(recipe.train.histograms_every, per_epoch)
         self._first_step = self._last_saved = state.step
         self._totals = LossTotals(state, device=engine.device)
         self._pace = Pace(
@@ -165,6 +167,8 @@ class TrainingLoop:
         state = self._state
         while not self._accumulate():
             self._halve_micro_batch()
+        wants_histograms = _divides(self._histograms_every, state.step + 1)
+        gradients = self._gradient_histograms() if wants_histograms else {}
         result = self._engine.step(state.step)
         self._pace.lap("compute")
         self._totals.add(result, targets=self._targets)
@@ -173,6 +177,8 @@ class TrainingLoop:
         state.sequences += self._batch_size
         state.row = None
         self._set_step(state.step)
+        if wants_histograms:
+            self._tell_histograms(gradients)
         if self._writer is not None and state.step == self._first_step + 1:
             # Only now does the optimizer have its state: touch the snapshot's memory once, here,
             # so that the first checkpoint blocks no longer than the others.
@@ -211,6 +217,25 @@ class TrainingLoop:
             f"out of memory at step {self._state.step}: micro-batch is now {self._micro}, the "
             f"global batch stays {self._batch_size}; the same batch is computed again"
         )
+
+    def _gradient_histograms(self) -> dict[str, Any]:
+        """Return histograms of what the step is about to use; it clears the gradients."""
+        self._await_device()
+        found = histograms(self._engine.gradients(), group="gradients")
+        self._pace.lap("histograms")
+        return found
+
+    def _tell_histograms(self, gradients: dict[str, Any]) -> None:
+        self._await_device()
+        weights = histograms(self._engine.state().model, group="weights")
+        self._sinks.event(HistogramsLogged(step=self._state.step, values=weights | gradients))
+        self._pace.lap("histograms")
+
+    def _await_device(self) -> None:
+        """Count what the device is still at as computing, and not as part of what comes next."""
+        if self._engine.device.type == "cuda":
+            torch.cuda.synchronize(self._engine.device)
+        self._pace.lap("compute")
 
     # Boundaries ----------------------------------------------------------------------------
 

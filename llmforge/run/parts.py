@@ -143,18 +143,6 @@ def with_steps(run: RunContext, *, total_steps: int) -> RunContext:
     return dataclasses.replace(run, total_steps=total_steps, schedule_steps=total_steps)
 
 
-def model_facts(model: LanguageModel, prepared: PreparedData) -> dict[str, Any]:
-    """Return the model's size and the data's, for the log and trackers."""
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    return {
-        "parameters": sum(sizes.values()),
-        "vocab_size": prepared.tokenizer.vocab_size,
-        "data": prepared.data.description,
-        "tokens": {name: split.n_tokens for name, split in prepared.splits.items()},
-        "bytes": {name: split.n_bytes for name, split in prepared.splits.items()},
-    }
-
-
 def first_micro_batch(recipe: Recipe, resolved: dict[str, Any], *, device: str) -> int:
     """Return the micro-batch to try first: the recipe's, the run's own, or one that may fit.
 

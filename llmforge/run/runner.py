@@ -30,6 +30,7 @@ from llmforge.run.samples import Sampling
 from llmforge.run.saving import open_writer
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.stage import Stage, set_stage
+from llmforge.run.system import SystemProbe, SystemSampler
 from llmforge.run.telemetry import Telemetry, log_to
 from llmforge.rundir import Recorder, RunDirectory, RunLock, write_completion
 from llmforge.rundir.atomic import write_json, write_text
@@ -189,6 +190,7 @@ class _Start:
             writer = open_writer(self._plan, stage, telemetry)
             if writer is not None:
                 stack.enter_context(writer)
+            stack.enter_context(self._system_sampler(stage, telemetry))
             loop = TrainingLoop(
                 self._plan.recipe,
                 engine=stage.engine,
@@ -271,6 +273,16 @@ class _Start:
             directory=self._plan.directory,
             emit=telemetry.event,
             signals=self._signals,
+        )
+
+    def _system_sampler(self, stage: Stage, telemetry: Telemetry) -> SystemSampler:
+        directory = self._plan.directory
+        probe = SystemProbe(disk=directory.path, device=stage.engine.resolution.device)
+        return SystemSampler(
+            probe.read,
+            every=self._plan.recipe.train.system_every,
+            path=directory.system,
+            tell=telemetry.measured,
         )
 
     def _sinks(self, stage: Stage, telemetry: Telemetry, sampling: Sampling) -> Sinks:

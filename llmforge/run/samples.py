@@ -9,9 +9,17 @@ from typing import Any
 import pluggy
 
 from llmforge.events import Event, SamplesGenerated
-from llmforge.interfaces import Engine, GenerationRequest, Generator, RunContext, Tokenizer
+from llmforge.interfaces import (
+    Completion,
+    Engine,
+    GenerationRequest,
+    Generator,
+    RunContext,
+    Tokenizer,
+)
 from llmforge.plugins import call_factory
 from llmforge.recipe import Recipe
+from llmforge.run.distinct import distinct_n
 from llmforge.run.metrics import cut_rows
 from llmforge.run.signals import StopSignals
 from llmforge.rundir import RunDirectory
@@ -55,6 +63,8 @@ class Sampling:
     def at(self, step: int) -> list[dict[str, Any]]:
         """Generate, write and emit the samples of ``step``, replacing earlier ones of it.
 
+        ``samples.jsonl`` gets what equal runs have in common; the seconds go to the event only.
+
         Raises:
             StopNow: a signal arrived while generating; nothing was written.
         """
@@ -81,19 +91,25 @@ class Sampling:
             )
         finally:
             model.train()
-        rows = [
-            {
-                "step": step,
-                "prompt": item.prompt,
-                "text": item.text,
-                "tokens": item.tokens,
-                "finish": item.finish,
-                "seconds_per_token": round(item.seconds / max(1, item.tokens), 6),
-            }
-            for item in completions
-        ]
+        rows = [_row(step, item) for item in completions]
         cut_rows(self._directory.samples, from_step=step)
         with self._directory.samples.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self._emit(SamplesGenerated(step=step, samples=tuple(rows)))
+        timed = (
+            {**row, "seconds_per_token": round(item.seconds / max(1, item.tokens), 6)}
+            for row, item in zip(rows, completions, strict=True)
+        )
+        self._emit(SamplesGenerated(step=step, samples=tuple(timed)))
         return rows
+
+
+def _row(step: int, item: Completion) -> dict[str, Any]:
+    return {
+        "step": step,
+        "prompt": item.prompt,
+        "text": item.text,
+        "tokens": item.tokens,
+        "finish": item.finish,
+        "distinct_1": round(distinct_n(item.text, 1), 6),
+        "distinct_2": round(distinct_n(item.text, 2), 6),
+    }

@@ -9,11 +9,11 @@ from typing import Any
 
 from llmforge.interfaces import Engine, RunContext
 from llmforge.run.components import Components
+from llmforge.run.facts import run_facts
 from llmforge.run.parts import (
     PreparedData,
     check_fingerprints,
     first_micro_batch,
-    model_facts,
     planned_steps,
     prepare_data,
     prepare_engine,
@@ -35,7 +35,7 @@ class Stage:
         point: the state to go on from.
         total_steps: planned length.
         micro_batch_size: sequences to compute at once.
-        facts: sizes of model and data, for the log and trackers.
+        facts: sizes of model, data, steps and machine, for the log and trackers.
     """
 
     run: RunContext
@@ -123,5 +123,11 @@ def set_stage(
         point=point,
         total_steps=total,
         micro_batch_size=first_micro_batch(plan.recipe, record.resolved, device=engine.device.type),
-        facts=model_facts(engine.model, prepared),
+        facts=run_facts(
+            plan.recipe,
+            model=engine.model,
+            prepared=prepared,
+            resolution=engine.resolution,
+            total_steps=total,
+        ),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pluggy
 
 from llmforge.courier import Courier, JournalWriter, cut_torn_line
 from llmforge.errors import PluginError, Problem
-from llmforge.events import Event, RunEnded, RunFailed, RunStarted
+from llmforge.events import Event, MetricsLogged, RunEnded, RunFailed, RunStarted
 from llmforge.plugins import Notifier
 from llmforge.recipe import Recipe
 from llmforge.run.metrics import LossHistory, RowFile, cut_rows, read_rows
@@ -47,6 +48,7 @@ class Telemetry:
         self._recorder = recorder
         self._notify = Notifier(manager, self._callback_failed)
         self._journal = JournalWriter(directory.journal)
+        self._in_order = threading.Lock()
         self._rows: RowFile | None = None
         self._timing: RowFile | None = None
         self._tracker_failure: str | None = None
@@ -68,6 +70,7 @@ class Telemetry:
         cut_rows(self._directory.metrics, from_step=step)
         cut_rows(self._directory.samples, from_step=step + 1)
         cut_torn_line(self._directory.timing)
+        cut_torn_line(self._directory.system)
         for earlier in read_rows(self._directory.metrics):
             self.history.add(earlier)
         self._rows = RowFile(self._directory.metrics)
@@ -96,8 +99,21 @@ class Telemetry:
     def event(self, event: Event) -> None:
         """Give ``event`` to the callbacks and to the journal."""
         self._announced = self._announced or isinstance(event, RunStarted)
-        self._journal.append(event)
+        with self._in_order:
+            self._journal.append(event)
         self._notify(event.hook, event=event)
+
+    def measured(self, make: Callable[[int], MetricsLogged | None]) -> None:
+        """Give what ``make`` returns for the current step to the trackers; any thread may call it.
+
+        Nothing of a later step gets into the journal in between: some trackers take no value of
+        an earlier step. Callbacks are not told: how often the clock strikes must not decide what
+        they add to a run.
+        """
+        with self._in_order:
+            event = make(self._recorder.step)
+            if event is not None:
+                self._journal.append(event)
 
     def ended(self, event: RunEnded, *, failure: str | None = None) -> None:
         """Tell how this start ended, if it was ever announced; a full disk may swallow that."""

@@ -42,8 +42,13 @@ class RunDirectory:
 
     @property
     def timing(self) -> Path:
-        """Clock and system values, a JSON row per logged step."""
+        """Clock values, a JSON row per logged step."""
         return self.path / "timing.jsonl"
+
+    @property
+    def system(self) -> Path:
+        """System metrics, a JSON row per sample."""
+        return self.path / "system.jsonl"
 
     @property
     def summary(self) -> Path:

@@ -31,6 +31,8 @@ name = "bytes"
 max_steps = 12
 batch_size = 4
 log_every = 2
+histograms_every = 4
+system_every = 0
 precision = "fp32"
 compile = false
 
@@ -192,6 +194,18 @@ def test_metrics_evaluations_and_checkpoints_are_told_at_their_steps(
     assert {4, 6, 8, 10} <= set(steps("forge_checkpoint_saved"))
     for line in first.calls("forge_eval_end", who):
         assert line["event"]["values"]["val/loss"] > 0
+
+
+@pytest.mark.parametrize("who", ["callback", "tracker"])
+def test_histograms_are_told_at_their_interval(first: Start, resumed: Start, who: str) -> None:
+    told = first.calls("forge_histograms", who) + resumed.calls("forge_histograms", who)
+    assert [line["event"]["step"] for line in told] == [4, 8]
+    for line in told:
+        values = line["event"]["values"]
+        assert {"weights/embedding.weight", "gradients/embedding.weight"} <= set(values)
+        for histogram in values.values():
+            assert len(histogram["edges"]) == len(histogram["counts"]) + 1
+            assert sum(histogram["counts"]) > 0
 
 
 @pytest.mark.parametrize("who", ["callback", "tracker"])

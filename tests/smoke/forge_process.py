@@ -57,6 +57,7 @@ batch_size = 8
 micro_batch_size = 4
 precision = "fp32"
 log_every = 4
+system_every = 0
 
 [optimizer.adamw]
 lr = 3e-3
@@ -170,6 +171,7 @@ class Workplace:
         """Return hashes of all that a run killed and resumed must have in common with others."""
         newest = self.checkpoints[-1]
         files = [newest / "model.safetensors", newest / "optimizer.safetensors", self.run.metrics]
+        files += [self.run.samples] if self.run.samples.exists() else []
         hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
         return {"checkpoint": newest.name, **hashes}
 

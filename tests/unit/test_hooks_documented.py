@@ -46,7 +46,7 @@ TESTED_BY: Mapping[str, str] = {
     "forge_run_start": f"{_IN_A_RUN}::test_the_start_comes_first_and_the_end_last",
     "forge_metrics": _TOLD,
     "forge_eval_end": _TOLD,
-    "forge_histograms": f"{_RESERVED}::test_an_event_reaches_the_component_that_listens_for_it",
+    "forge_histograms": f"{_IN_A_RUN}::test_histograms_are_told_at_their_interval",
     "forge_samples": f"{_IN_A_RUN}::test_samples_and_artifacts_are_told_with_files_that_exist",
     "forge_artifact": f"{_IN_A_RUN}::test_samples_and_artifacts_are_told_with_files_that_exist",
     "forge_checkpoint_saved": _TOLD,

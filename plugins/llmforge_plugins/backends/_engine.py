@@ -60,6 +60,18 @@ class SingleEngine:
         self.optimizer.zero_grad(set_to_none=True)
         self._loss_sum = torch.zeros_like(self._loss_sum)
 
+    def gradients(self) -> dict[str, Tensor]:
+        """Return the gradients accumulated since the last step, without the scaler's factor."""
+        found = {
+            name: parameter.grad
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None
+        }
+        if not self._scaler.is_enabled():
+            return found
+        scale = self._scaler.get_scale()
+        return {name: gradient / scale for name, gradient in found.items()}
+
     def step(self, step: int) -> StepResult:
         """Clip, apply the optimizer at schedule position ``step``, clear gradients."""
         factor = self._schedule(step)

@@ -6,7 +6,9 @@ and ``_cross_entropy``; ``_cache`` holds keys and values for generation.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +151,11 @@ class TransformerModel(nn.Module):
             heads=self.shape.kv_heads,
             size=self.shape.head_size,
         )
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Sizes and variants, presets resolved."""
+        return {**dataclasses.asdict(self.shape), "vocab_size": self.vocab_size}
 
     def flops_per_token(self) -> float:
         """Return the floating-point operations of forward and backward for one token."""

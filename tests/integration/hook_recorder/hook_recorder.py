@@ -44,6 +44,10 @@ class Lifecycle:
         self.told(event)
 
     @hookimpl
+    def forge_histograms(self, event: events.HistogramsLogged) -> None:
+        self.told(event)
+
+    @hookimpl
     def forge_samples(self, event: events.SamplesGenerated) -> None:
         self.told(event)
 
