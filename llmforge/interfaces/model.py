@@ -18,7 +18,12 @@ Batch = Mapping[str, "Tensor"]
 
 
 class Cache(Protocol):
-    """Keys and values of the positions a model has seen, for generating token by token."""
+    """Keys and values of the positions a model has seen, for generating token by token.
+
+    It may offer ``select(rows)``, which makes row ``i`` what row ``rows[i]`` was; ``rows`` is int64
+    and may leave some out or repeat them. A prompt with several continuations is then read once,
+    and finished continuations are dropped; without it every row is computed to the end.
+    """
 
     def set_lengths(self, lengths: Tensor) -> None:
         """Say how many positions of each row count, int64 of shape [rows].
@@ -56,7 +61,11 @@ class LanguageModel(Protocol):
         ...
 
     def new_cache(self, rows: int, length: int) -> Cache:
-        """Return an empty cache for ``rows`` sequences of at most ``length`` positions."""
+        """Return an empty cache for ``rows`` sequences of at most ``length`` positions.
+
+        Only of models whose component says ``supports = {"kv_cache"}``; without it the whole
+        window is computed again for each generated token.
+        """
         ...
 
     def flops_per_token(self) -> float:

@@ -147,7 +147,7 @@ class CheckpointTable(Options):
     keep_last: Annotated[Positive, SAFE] = 3
     """Newest checkpoints to keep."""
     keep_best: Annotated[int, SAFE, Field(ge=0)] = 1
-    """Best checkpoints to keep."""
+    """Checkpoints to keep that were the best when they were saved; the best of all always stays."""
     enabled: Annotated[bool, SAFE] = True
     """False writes no checkpoint at all: for benchmarks and throw-away runs."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from llmforge.recipe import identity, load_generation, load_recipe, run_id
 from llmforge.recipe.load import only_generates, profiles_of
-from llmforge.recipe.shipped import copy_shipped, shipped_names, shipped_recipes
+from llmforge.recipe.shipped import ShippedRecipe, copy_shipped, shipped_names, shipped_recipes
 
 TRAINING = [name for name in shipped_names() if not only_generates(name)]
 CASES = [(name, profile) for name in TRAINING for profile in (None, *profiles_of(name))]
@@ -73,6 +73,14 @@ def test_a_copied_recipe_still_finds_what_it_extends(tmp_path: Path) -> None:
 def test_every_shipped_recipe_describes_itself() -> None:
     for item in shipped_recipes():
         assert 10 < len(item.description) <= 84, item.name
+
+
+@pytest.mark.parametrize("item", [item for item in shipped_recipes() if "custom" in item.name])
+def test_a_custom_recipe_says_its_true_parameter_count(item: ShippedRecipe) -> None:
+    recipe = load_recipe(item.name)
+    shape = recipe.selected("model").options.shape()
+    count = shape.parameters(recipe.selected("tokenizer").options.vocab_size)
+    assert f"{shape.layers} layers x {shape.width}, {count:,} parameters" in item.description
 
 
 def test_checking_a_recipe_imports_no_heavy_package() -> None:

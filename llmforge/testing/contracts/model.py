@@ -199,6 +199,24 @@ class ModelContract(Contract):
                 alone = torch.cat([tokens[row : row + 1, :length], following[row : row + 1]], dim=1)
                 torch.testing.assert_close(fed[row], model(alone)[0, -1], rtol=1e-3, atol=1e-4)
 
+    def test_a_cache_that_can_select_rows_goes_on_with_those(
+        self, plugin: Component, model: Any
+    ) -> None:
+        if "kv_cache" not in plugin.supports:
+            return
+        tokens = _tokens(2, 5)
+        following = torch.tensor([[7], [8], [9]])
+        picked = torch.tensor([1, 0, 1])
+        with torch.inference_mode():
+            cache = model.new_cache(2, 6)
+            if not hasattr(cache, "select"):
+                return
+            model(tokens, cache=cache)
+            cache.select(picked)
+            fed = model(following, cache=cache)[:, -1]
+            alone = model(torch.cat([tokens[picked], following], dim=1))[:, -1]
+        torch.testing.assert_close(fed, alone, rtol=1e-3, atol=1e-4)
+
 
 def _tokens(rows: int, length: int) -> Tensor:
     return torch.randint(256, (rows, length), generator=torch.Generator().manual_seed(3))

@@ -39,11 +39,7 @@ def feed_for(model: Any, *, device: torch.device, vocab_size: int) -> Feed:
 
 
 class Cached:
-    """Computes each token once; see :class:`llmforge.interfaces.Cache`.
-
-    Caches may offer ``select(rows)``, which makes row ``i`` what row ``rows[i]`` was; then a prompt
-    with several continuations is read once and finished rows are dropped.
-    """
+    """Computes each token once; see :class:`llmforge.interfaces.Cache`."""
 
     def __init__(self, model: Any, *, device: torch.device, vocab_size: int) -> None:
         self._model = model
