@@ -27,8 +27,9 @@ class RunContext:
         train: the ``[train]`` table.
         seed: the seed everything random derives from.
         context: sequence length in tokens.
-        total_steps: optimizer steps of the run; 0 while it is not known yet.
-        schedule_steps: steps the learning-rate schedule spans.
+        total_steps: optimizer steps of the run; 0 while it is not known yet, which is before the
+            data of a run over ``train.epochs`` are prepared.
+        schedule_steps: steps the learning-rate schedule spans; 0 as long.
         offline: the user asked for no network access.
         resolved: what ``auto`` values became at the first start; empty on that start.
         notice: tells the user something worth knowing; it is shown and kept in the run.

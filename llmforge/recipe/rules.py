@@ -67,6 +67,17 @@ def broken_rules(draft: Draft) -> Iterator[Finding]:
         yield from rule(draft)
 
 
+def length_findings(train: TrainTable, *, planned: int) -> Iterator[Finding]:
+    """Return where ``extend_to`` and ``stop_at`` contradict the ``planned`` steps of a run."""
+    if train.extend_to is not None and train.extend_to <= planned:
+        message = f"{train.extend_to} does not go past the {planned} steps planned"
+        yield Finding(("train", "extend_to"), message, f"more than {planned}")
+    end = max(planned, train.extend_to or 0)
+    if train.stop_at is not None and train.stop_at > end:
+        message = f"{train.stop_at} lies after the last step {end}"
+        yield Finding(("train", "stop_at"), message, f"at most {end}")
+
+
 def _micro_batch_divides_batch(draft: Draft) -> Iterator[Finding]:
     train = draft.table("train", TrainTable)
     if train is None or train.micro_batch_size is None:
@@ -82,15 +93,8 @@ def _micro_batch_divides_batch(draft: Draft) -> Iterator[Finding]:
 
 def _lengths_agree(draft: Draft) -> Iterator[Finding]:
     train = draft.table("train", TrainTable)
-    if train is None or train.max_steps is None:
-        return
-    if train.extend_to is not None and train.extend_to <= train.max_steps:
-        message = f"{train.extend_to} does not go past max_steps {train.max_steps}"
-        yield Finding(("train", "extend_to"), message, f"more than {train.max_steps}")
-    end = max(train.max_steps, train.extend_to or 0)
-    if train.stop_at is not None and train.stop_at > end:
-        message = f"{train.stop_at} lies after the last step {end}"
-        yield Finding(("train", "stop_at"), message, f"at most {end}")
+    if train is not None and train.max_steps is not None:
+        yield from length_findings(train, planned=train.max_steps)
 
 
 def _warmup_ends_before_the_schedule(draft: Draft) -> Iterator[Finding]:

@@ -15,10 +15,12 @@ import torch
 from llmforge.data.batches import TrainBatches, train_batches
 from llmforge.data.limited import LimitedData
 from llmforge.data.tokens import TokenSplit, prepare_tokens
-from llmforge.errors import DataError
+from llmforge.errors import DataError, Problem, RecipeError
 from llmforge.interfaces import Data, Engine, LanguageModel, RunContext, Tokenizer
 from llmforge.plugins import call_factory
 from llmforge.recipe import Recipe
+from llmforge.recipe.lines import dotted
+from llmforge.recipe.rules import length_findings
 from llmforge.run.seeds import MODEL, derive
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import sync_directory
@@ -112,11 +114,22 @@ def check_fingerprints(old: dict[str, str], new: dict[str, str], *, allow_change
 
 
 def planned_steps(recipe: Recipe, batches: TrainBatches) -> int:
-    """Return the length of the run in optimizer steps."""
+    """Return the length of the run in optimizer steps.
+
+    Raises:
+        RecipeError: another length contradicts it; of epochs this is known only with the data.
+    """
     if recipe.train.max_steps is not None:
         return recipe.train.max_steps
     assert recipe.train.epochs is not None
-    return max(1, math.ceil(recipe.train.epochs * batches.n_windows / recipe.train.batch_size))
+    steps = max(1, math.ceil(recipe.train.epochs * batches.n_windows / recipe.train.batch_size))
+    problems = [
+        Problem(key=dotted(found.path), message=found.message, remedy=found.remedy)
+        for found in length_findings(recipe.train, planned=steps)
+    ]
+    if problems:
+        raise RecipeError(problems, source=str(recipe.source))
+    return steps
 
 
 def prepare_engine(manager: pluggy.PluginManager, run: RunContext, tokenizer: Tokenizer) -> Engine:

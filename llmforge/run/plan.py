@@ -86,6 +86,8 @@ class Plan:
             train=self.recipe.train,
             seed=self.recipe.run.seed,
             context=self.recipe.context,
+            total_steps=self.recipe.train.max_steps or 0,
+            schedule_steps=self.recipe.train.max_steps or 0,
             offline=settings().offline,
             resolved=resolved,
             notice=notice,

@@ -236,7 +236,7 @@ RULES = [
         "within the 50 steps",
     ),
     (["train.stop_at=101"], "train.stop_at", "after the last step 100"),
-    (["train.extend_to=100"], "train.extend_to", "not go past max_steps 100"),
+    (["train.extend_to=100"], "train.extend_to", "not go past the 100 steps planned"),
     (["early_stopping.patience=2"], "early_stopping.patience", "counts evaluations"),
     (["model.toy.context=0"], "model.toy.context", "holds nothing"),
     (["optimizer.plain.lr=0"], "optimizer.plain.lr", "trains nothing"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from llmforge.errors import RecipeError
 from llmforge.interfaces import RunContext
 from llmforge.recipe.schema import TrainTable
 from llmforge_plugins.schedules._warmup import WarmupSchedule
@@ -118,3 +119,16 @@ def test_wsd_phases_that_overlap_are_a_problem():
     (problem,) = component.forge_preflight(run=run_of(100))
     assert problem.key.endswith("decay")
     assert "110 steps" in problem.message
+
+
+def test_wsd_fractions_of_more_than_the_whole_run_are_refused_in_the_recipe():
+    with pytest.raises(ValidationError, match="more than the whole run"):
+        Wsd.Options(warmup=0.6, decay=0.5)
+    assert Wsd.Options(warmup=0.5, decay=0.5).decay == 0.5
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_phases_that_do_not_fit_are_refused_when_the_length_is_known_late(cls):
+    component = cls(cls.Options(warmup_steps=50))
+    with pytest.raises(RecipeError, match="50 steps does not end before the schedule's 20 steps"):
+        component.forge_build_schedule(run=run_of(20))

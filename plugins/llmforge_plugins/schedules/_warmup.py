@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from llmforge import Component, Options, Problem, RunContext, hookimpl
+from llmforge.errors import RecipeError
 
 Schedule = Callable[[int], float]
 """From the step about to be taken, counted from 0, to a factor of the peak learning rate."""
@@ -62,7 +63,13 @@ class WarmupSchedule(Component, ABC):
 
     @hookimpl
     def forge_build_schedule(self, run: RunContext) -> Schedule:
-        """Return the schedule over ``total_steps``, or else ``run.schedule_steps``."""
+        """Return the schedule over ``total_steps``, or else ``run.schedule_steps``.
+
+        Raises:
+            RecipeError: the phases do not fit; of a run over epochs this is known only now.
+        """
+        if problems := self.forge_preflight(run):
+            raise RecipeError(problems)
         total = max(self._total(run), 1)
         warmup = self.warmup_steps(total)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmforge import Problem, RunContext, hookimpl
 from llmforge_plugins.schedules._warmup import DecayOptions, WarmupSchedule, fall
@@ -22,6 +22,14 @@ class Wsd(WarmupSchedule, kind="schedule"):
 
         decay: Annotated[float, Field(ge=0, le=1)] = 0.1
         """Fraction of all steps in which the rate falls to ``min_ratio``."""
+
+        @model_validator(mode="after")
+        def _phases_fit(self) -> Wsd.Options:
+            if (self.warmup or 0.0) + self.decay > 1:
+                raise ValueError(
+                    f"warmup {self.warmup} and decay {self.decay} are more than the whole run"
+                )
+            return self
 
     @hookimpl
     def forge_preflight(self, run: RunContext) -> list[Problem]:
