@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmforge.errors import Interrupted
+from llmforge.insight.metrics import metric_rows
 from llmforge.recipe import Override, Recipe, load_recipe
-from llmforge.run.metrics import read_rows
 from llmforge.run.plan import Plan, make_plan
 from llmforge.run.report import Reporter
 from llmforge.run.signals import StopNow, StopSignals
@@ -94,12 +95,16 @@ class RunHandle:
         return read_completion(self.directory.root, self.id)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the rows of ``metrics.jsonl``; ``pandas.DataFrame`` takes them as they are."""
-        return list(read_rows(self.directory.metrics))
+        """Return the rows of ``metrics.jsonl``; ``pandas.DataFrame`` takes them as they are.
+
+        Raises:
+            RunError: a row is damaged.
+        """
+        return metric_rows(self.directory.metrics)
 
     def samples(self) -> list[dict[str, Any]]:
-        """Return the rows of ``samples.jsonl``."""
-        return list(read_rows(self.directory.samples))
+        """Return the rows of ``samples.jsonl``; raises ``RunError`` when one is damaged."""
+        return metric_rows(self.directory.samples)
 
     def checkpoint(self, which: str | int = "best") -> CheckpointHandle:
         """Return the checkpoint ``best``, ``last`` or of a step.
@@ -120,7 +125,7 @@ class TrainResult:
         run: the run on disk.
         state: ``completed``, ``early-stopped`` or ``interrupted`` (``stop_at`` reached).
         reason: why it ended.
-        metrics: final metrics by name.
+        metrics: final metrics by name, as in ``metrics.json``.
         samples: texts generated at the end.
         skipped: True when the run was complete before and nothing was trained.
     """
@@ -234,8 +239,20 @@ def load_run(run: str, *, root: str | Path | None = None) -> RunHandle:
 
 def _skipped(plan: Plan, done: Completion) -> TrainResult:
     run = RunHandle(plan.directory)
-    metrics = {"val/loss": done.final_loss, "best_loss": done.best_loss, "step": done.steps}
-    return TrainResult(run, done.state, done.reason, metrics, (), skipped=True)
+    samples = [row for row in run.samples() if row["step"] == done.steps]
+    metrics = _final_metrics(plan.directory, done)
+    return TrainResult(run, done.state, done.reason, metrics, samples, skipped=True)
+
+
+def _final_metrics(directory: RunDirectory, done: Completion) -> dict[str, Any]:
+    """Return the run's ``metrics.json``, or what the completion knows when that is gone."""
+    try:
+        metrics: dict[str, Any] = json.loads(directory.summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        best = {"metric": "val/loss", "value": done.best_loss, "step": done.best_step}
+        known = None if done.best_loss is None else best
+        return {"step": done.steps, "val/loss": done.final_loss, "best": known}
+    return metrics
 
 
 def _started(

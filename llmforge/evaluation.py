@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -12,13 +13,13 @@ import torch
 
 from llmforge.checkpoint import Checkpoint
 from llmforge.data.tokens import TokenSplit, prepare_tokens
-from llmforge.errors import DataError
+from llmforge.errors import RunError, UsageError
 from llmforge.generate import LoadedModel, load_checkpoint
 from llmforge.interfaces import Batch
 from llmforge.plugins import build_manager, load
 from llmforge.run.evaluation import evaluate
 from llmforge.run.parts import open_data
-from llmforge.rundir import RunDirectory
+from llmforge.rundir import RunDirectory, RunRecord, read_record
 from llmforge.rundir.atomic import write_json
 
 _TOKENS_AT_ONCE = 8192
@@ -31,6 +32,7 @@ def evaluate_checkpoint(
     split: str = "validation",
     device: str = "auto",
     dtype: str = "auto",
+    weights: Path | None = None,
     notice: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Return loss, perplexity and bits per byte of ``checkpoint`` on all of ``split``.
@@ -40,13 +42,15 @@ def evaluate_checkpoint(
         split: a split of the recipe's data: ``train``, ``validation`` or ``test``.
         device: where to compute.
         dtype: number format of the weights.
+        weights: a ``.pt`` file whose weights replace the checkpoint's.
         notice: told what the user should know, such as a damaged cache entry.
 
     Raises:
-        DataError: the data has no such split.
+        UsageError: the data has no such split.
+        DataError: the data cannot be read or has nothing to measure on.
         CheckpointError: the checkpoint cannot be loaded.
     """
-    loaded = load_checkpoint(checkpoint, device=device, dtype=dtype, notice=notice)
+    loaded = load_checkpoint(checkpoint, device=device, dtype=dtype, weights=weights, notice=notice)
     tokens = _tokens(loaded, split, notice)
     model = loaded.model
 
@@ -70,34 +74,69 @@ def evaluate_checkpoint(
         "tokens": tokens.n_tokens,
         "device": loaded.device,
         "dtype": loaded.dtype,
+        **({} if weights is None else {"weights": str(weights)}),
         "time": time.time(),
         **values,
     }
 
 
-def record_evaluation(checkpoint: Checkpoint, result: dict[str, Any]) -> Path:
+def record_evaluation(checkpoint: Checkpoint, result: dict[str, Any]) -> Path | None:
     """Keep ``result`` in the ``evaluation.json`` of the checkpoint's run, and return the file.
 
-    The file holds the newest result per checkpoint and split.
+    The file holds the newest result per checkpoint and split. None when the checkpoint lies
+    outside a run, where there is no place for it.
+
+    Raises:
+        RunError: the file is damaged or cannot be written; ``result`` is not in it.
     """
-    path = RunDirectory(checkpoint.path.parent.parent).evaluation
-    try:
-        earlier: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        earlier = []
+    run = run_of(checkpoint)
+    if run is None:
+        return None
+    path = run.evaluation
     key = (result["checkpoint"], result["split"])
-    kept = [item for item in earlier if (item["checkpoint"], item["split"]) != key]
-    write_json(path, [*kept, result])
+    try:
+        kept = [item for item in _read(path) if (item["checkpoint"], item["split"]) != key]
+        write_json(path, [*kept, result])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(
+            f"the result cannot be kept in {path}: {error}",
+            remedy="--json prints it; move a damaged file aside",
+        ) from error
     return path
+
+
+def run_of(checkpoint: Checkpoint) -> RunDirectory | None:
+    """Return the run a checkpoint lies in; None for one that was copied elsewhere."""
+    directory = RunDirectory(checkpoint.path.absolute().parents[1])
+    return directory if checkpoint.path.absolute().parent == directory.checkpoints else None
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return found
 
 
 def _tokens(loaded: LoadedModel, split: str, notice: Callable[[str], None]) -> TokenSplit:
     selection = loaded.recipe.selected("data")
     manager = build_manager([load("data", selection.name)(selection.options)])
-    data = open_data(manager, loaded.run)
+    record = _record(loaded.checkpoint)
+    data = open_data(manager, dataclasses.replace(loaded.run, resolved=record.resolved))
+    if split not in data.splits:
+        raise UsageError(
+            f"the data has no split '{split}'", remedy=f"--split {' or '.join(data.splits)}"
+        )
+    if record.fingerprints.get("data", data.fingerprint) != data.fingerprint:
+        notice("the data is not what the run was trained on: it changed since")
     splits = prepare_tokens(
         data, loaded.tokenizer, cache=loaded.run.cache, notice=notice, check_stop=lambda: None
     )
-    if split not in splits:
-        raise DataError(f"the data has no split '{split}', only {', '.join(splits)}")
     return splits[split]
+
+
+def _record(checkpoint: Checkpoint) -> RunRecord:
+    """Return the record of the checkpoint's run: which data ``auto`` choices led to."""
+    run = run_of(checkpoint)
+    return RunRecord("") if run is None or not run.record.exists() else read_record(run)

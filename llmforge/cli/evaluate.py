@@ -15,8 +15,18 @@ def evaluate(
     split: Annotated[
         str, typer.Option("--split", help="train, validation or test.")
     ] = "validation",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")
+    ] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="Weights as fp32, bf16 or auto.")] = "auto",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            help="A .pt file whose weights replace the checkpoint's; the result is not kept.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     root: Annotated[
         Path | None, typer.Option("--root", help="Directory of all runs.", show_default=False)
@@ -27,21 +37,27 @@ def evaluate(
     The result is also kept in the run's evaluation.json.
     """
     from llmforge.cli.common import emit_json, error_console, run_root
-    from llmforge.evaluation import evaluate_checkpoint, record_evaluation
+    from llmforge.evaluation import evaluate_checkpoint, record_evaluation, run_of
     from llmforge.generate import locate
 
     found = locate(checkpoint, root=run_root(root))
     result = evaluate_checkpoint(
-        found, split=split, device=device, dtype=dtype, notice=error_console().print
+        found,
+        split=split,
+        device=device,
+        dtype=dtype,
+        weights=weights,
+        notice=error_console().print,
     )
-    path = record_evaluation(found, result)
     if as_json:
         emit_json(result)
-        return
-    typer.echo(
-        f"{found.path.parent.parent.name}@{found.step} on {split} ({result['tokens']:,} tokens)"
-    )
-    for name, value in result.items():
-        if "/" in name:
-            typer.echo(f"  {name:<20} {value:.4f}")
-    typer.echo(f"  kept in {path}")
+    else:
+        run = run_of(found)
+        name = str(found.path) if run is None else f"{run.id}@{found.step}"
+        typer.echo(f"{name} on {split} ({result['tokens']:,} tokens)")
+        for name, value in result.items():
+            if "/" in name:
+                typer.echo(f"  {name:<20} {value:.4f}")
+    kept = record_evaluation(found, result) if weights is None else None
+    if not as_json:
+        typer.echo(f"  kept in {kept}" if kept else "  not kept: the weights are not of a run")

@@ -20,7 +20,7 @@ _TAIL_BYTES = 65536
 
 
 def metric_rows(path: Path) -> list[Row]:
-    """Return the complete rows of ``metrics.jsonl`` or ``timing.jsonl``.
+    """Return the complete rows of ``metrics.jsonl``, ``timing.jsonl`` or ``samples.jsonl``.
 
     Raises:
         RunError: a row is damaged.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from llmforge.errors import RunError
 from llmforge.plugins import entries
@@ -13,6 +16,9 @@ from llmforge.run.plan import Plan, check_identity
 from llmforge.run.provenance import provenance
 from llmforge.rundir import RunRecord, next_attempt, read_record
 from llmforge.rundir.atomic import DISK_FULL
+
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR})
+"""Error numbers of files that are there and may not be used as the run needs them."""
 
 
 def open_record(plan: Plan) -> RunRecord:
@@ -48,18 +54,32 @@ def open_record(plan: Plan) -> RunRecord:
 
 
 @contextlib.contextmanager
-def full_disk_told(plan: Plan) -> Iterator[None]:
-    """Turn the error of a full disk, wherever it shows, into one that says what to do."""
+def disk_errors_told(plan: Plan) -> Iterator[None]:
+    """Turn the error of a full disk, or of a run that may not be written, into one with a remedy.
+
+    Other errors of the operating system pass: they are not about the run's own files.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        place = error.filename or plan.directory.path
+        if error.errno in DISK_FULL:
+            raise RunError(
+                f"no room to write {place}: {error.strerror}",
+                remedy="free some space, or choose another disk with run.root; the checkpoints "
+                "are untouched, and the same command goes on from the newest",
+            ) from error
+        if error.errno not in _REFUSED or not _is_inside(place, plan.root):
             raise
         raise RunError(
-            f"no room to write {error.filename or plan.directory.path}: {error.strerror}",
-            remedy="free some space, or choose another disk with run.root; the checkpoints are "
-            "untouched, and the same command goes on from the newest",
+            f"{place} cannot be used: {error.strerror}",
+            remedy="make it readable and writable, or choose another place with run.root",
         ) from error
+
+
+def _is_inside(place: str | bytes | int | Path, root: Path) -> bool:
+    path = Path(os.fsdecode(place)) if isinstance(place, str | bytes | Path) else None
+    return path is not None and path.absolute().is_relative_to(root.absolute())
 
 
 def _distributions(plan: Plan) -> list[str]:

@@ -23,7 +23,7 @@ from llmforge.run.ending import completion, final_metrics, goodput
 from llmforge.run.hardware import peak_flops
 from llmforge.run.loop import Ending, Sinks, TrainingLoop
 from llmforge.run.metadata import Describer
-from llmforge.run.opening import full_disk_told, open_record
+from llmforge.run.opening import disk_errors_told, open_record
 from llmforge.run.plan import Plan
 from llmforge.run.report import Reporter, duration
 from llmforge.run.samples import Sampling
@@ -87,7 +87,7 @@ def start_run(
         Interrupted: a signal stopped it; what was trained is saved.
         ForgeError: anything else that a user can mend.
     """
-    with full_disk_told(plan), RunLock(plan.root, plan.run_id):
+    with disk_errors_told(plan), RunLock(plan.root, plan.run_id):
         directory = plan.directory
         record = open_record(plan)
         directory.path.mkdir(parents=True, exist_ok=True)

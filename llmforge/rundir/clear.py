@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from llmforge.errors import RunError
 from llmforge.rundir.layout import ARCHIVE, RunDirectory, archive_path, completion_path
 from llmforge.rundir.lock import RunLock
 
@@ -23,6 +24,7 @@ def clear_run(root: Path, run_id: str) -> Path | None:
 
     Raises:
         RunLockedError: the run is being trained.
+        RunError: the disk does not let it be moved.
     """
     with RunLock(root, run_id):
         directory = RunDirectory(root / run_id)
@@ -30,10 +32,16 @@ def clear_run(root: Path, run_id: str) -> Path | None:
         aside = archive_path(root, run_id, next_attempt(root, run_id))
         if not directory.path.exists() and not completion.exists():
             return None
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        # One rename moves everything, so that a kill in between leaves the run clearable.
-        directory.path.mkdir(exist_ok=True)
-        if completion.exists():
-            completion.rename(directory.completion)
-        directory.path.rename(aside)
+        try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            # One rename moves everything, so that a kill in between leaves the run clearable.
+            directory.path.mkdir(exist_ok=True)
+            if completion.exists():
+                completion.rename(directory.completion)
+            directory.path.rename(aside)
+        except OSError as error:
+            raise RunError(
+                f"run {run_id} cannot be moved to {aside}: {error.strerror}",
+                remedy=f"make {root} and what is in it writable",
+            ) from error
         return aside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -26,7 +27,7 @@ class RunLock:
 
     Raises:
         RunLockedError: on entering, when another process holds it.
-        RunError: on entering, when the file system has no locks.
+        RunError: on entering, when the file cannot be written or its file system has no locks.
     """
 
     def __init__(self, root: Path, run_id: str) -> None:
@@ -35,8 +36,7 @@ class RunLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = self._open()
         try:
             _lock(descriptor)
         except BlockingIOError as error:
@@ -54,9 +54,21 @@ class RunLock:
             ) from error
         self._descriptor = descriptor
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text.encode(), 0)
+        with contextlib.suppress(OSError):  # only people read it, and a full disk shows elsewhere
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, text.encode(), 0)
         return self
+
+    def _open(self) -> int:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RunError(
+                f"the lock {self._path} cannot be written: {error.strerror}",
+                remedy="make the directory of all runs writable, or choose another one with "
+                "run.root or FORGE_RUN_ROOT",
+            ) from error
 
     def __exit__(
         self,
@@ -72,7 +84,7 @@ class RunLock:
 def is_locked(root: Path, run_id: str) -> bool:
     """Return whether a process on this machine is training ``run_id``."""
     try:
-        descriptor = os.open(lock_path(root, run_id), os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(lock_path(root, run_id), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:

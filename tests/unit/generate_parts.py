@@ -51,15 +51,17 @@ def make_model(seed: int) -> LanguageModel:
     return model
 
 
-def make_trained_run(root: Path, run_id: str, *, steps: int = 2, extra: str = "") -> RunDirectory:
+def make_trained_run(
+    root: Path, run_id: str, *, steps: int = 2, recipe: str = RECIPE, extra: str = ""
+) -> RunDirectory:
     """Write a run whose checkpoint at step N holds ``make_model(N)``; the first is the best.
 
-    ``extra`` is put at the end of the resolved recipe.
+    ``extra`` is put at the end of the resolved ``recipe``.
     """
     directory = RunDirectory(root / run_id)
     directory.path.mkdir(parents=True)
     source = directory.path / "recipe.toml"
-    source.write_text(RECIPE)
+    source.write_text(recipe)
     text = to_toml(load_recipe(source).tables) + extra
     source.write_text(text)
     write_record(directory, RunRecord(run_id, state="completed", started=time.time()))

@@ -206,6 +206,20 @@ def test_looking_at_a_run_does_not_stop_it_from_starting(tmp_path: Path) -> None
         assert looking.closed
 
 
+def test_a_place_that_cannot_hold_runs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/\.locks/x\.lock cannot be written.*\n.*run\.root"):
+        RunLock(tmp_path / "file", "x").__enter__()
+
+
+def test_a_run_that_cannot_be_moved_aside_is_named_and_stays(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "x")
+    (tmp_path / ".archive").touch()
+    with pytest.raises(RunError, match=r"run x cannot be moved to .*x\.attempt-1"):
+        clear_run(tmp_path, "x")
+    assert directory.record.exists()
+
+
 # Finding -------------------------------------------------------------------------------------
 
 
