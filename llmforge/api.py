@@ -58,15 +58,37 @@ class CheckpointHandle:
 
         return read_metadata(self.path)
 
-    def load(self, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-        """Load model and tokenizer, ready to generate; raises ``CheckpointError``."""
+    def load(
+        self,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        weights: str | Path | None = None,
+    ) -> LoadedModel:
+        """Load model and tokenizer, ready to generate.
+
+        Args:
+            device: where to compute.
+            dtype: number format of the weights.
+            weights: a ``.pt`` file whose weights replace the checkpoint's; no code in it is run.
+
+        Raises:
+            CheckpointError: the checkpoint or the weights cannot be read, or do not fit.
+        """
         from llmforge.generate import load_checkpoint
 
-        return load_checkpoint(self.checkpoint, device=device, dtype=dtype)
+        replacing = None if weights is None else Path(weights)
+        return load_checkpoint(self.checkpoint, device=device, dtype=dtype, weights=replacing)
 
-    def model(self, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
-        """Load the model in evaluation mode."""
-        return self.load(device=device, dtype=dtype).model
+    def model(
+        self,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        weights: str | Path | None = None,
+    ) -> LanguageModel:
+        """Load the model in evaluation mode; arguments and errors as :meth:`load`."""
+        return self.load(device=device, dtype=dtype, weights=weights).model
 
     def tokenizer(self) -> Tokenizer:
         """Load the tokenizer it was trained with."""
@@ -203,6 +225,7 @@ def generate(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
+    weights: str | Path | None = None,
     **options: Any,
 ) -> list[GeneratedText]:
     """Continue prompts with a run's best checkpoint, or the one ``address`` names.
@@ -215,6 +238,7 @@ def generate(
         seed: equal seeds give equal texts.
         device: where to compute.
         dtype: number format of the weights.
+        weights: a ``.pt`` file whose weights replace the checkpoint's; no code in it is run.
         options: options of the generator, for example ``temperature=0.5``.
 
     Raises:
@@ -222,7 +246,13 @@ def generate(
     """
     from llmforge.generate import generate_texts, open_checkpoint
 
-    loaded = open_checkpoint(address, root=run_root(root), device=device, dtype=dtype)
+    loaded = open_checkpoint(
+        address,
+        root=run_root(root),
+        device=device,
+        dtype=dtype,
+        weights=None if weights is None else Path(weights),
+    )
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     return generate_texts(loaded, texts, samples=samples, seed=seed, **options)
 

@@ -6,8 +6,11 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from llmforge.errors import UsageError
 
 
 def _default_cache() -> Path:
@@ -36,5 +39,25 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Return the settings of this process, read once."""
-    return Settings()
+    """Return the settings of this process, read once.
+
+    Raises:
+        UsageError: a variable has a value that makes no sense, or ``.env`` cannot be read.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(_described(item) for item in error.errors(include_url=False))
+        raise UsageError(wrong, remedy="correct it in the environment or in .env") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{Path('.env').absolute()} cannot be read: {error}",
+            remedy="it is a text file in UTF-8 with a line NAME=VALUE for each setting",
+        ) from error
+
+
+def _described(item: ErrorDetails) -> str:
+    name = str(item["loc"][0]) if item["loc"] else ""
+    name = name if name.isupper() else f"FORGE_{name.upper()}"
+    message = item["msg"].removeprefix("Input ")
+    return f"{name} = {item['input']!r} {message}"

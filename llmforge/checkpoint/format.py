@@ -35,6 +35,7 @@ PINNED = "pinned"
 
 Part = Literal["model", "optimizer"]
 
+_ANOTHER = "take another checkpoint; 'forge checkpoints list RUN --verify' shows which are sound"
 _STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -169,11 +170,11 @@ def load_tensors(path: Path, part: Part, *, verified: bool = False) -> dict[str,
         if name not in manifest.files:
             raise CheckpointError(f"{path} holds no {name}")
         if wrong := _verify_file(path, name, manifest, hashes=True):
-            raise CheckpointError(f"{path}: {wrong[0]}")
+            raise CheckpointError(f"{path} is damaged: {wrong[0]}", remedy=_ANOTHER)
     try:
         tensors: dict[str, Tensor] = load_file(path / name)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path / name} cannot be read: {error}") from error
+        raise CheckpointError(f"{path / name} cannot be read: {error}", remedy=_ANOTHER) from error
     return tensors
 
 

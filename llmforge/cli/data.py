@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from llmforge.cli import shortcuts
+
 app = typer.Typer(no_args_is_help=True, help="Download and tokenise data.")
 
 
@@ -17,29 +19,30 @@ def group() -> None:
 @app.command()
 def prepare(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
-    profile: Annotated[
-        str | None, typer.Option("--profile", "-p", help="Profile of the recipe.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe key. Repeatable."),
-    ] = None,
+    profile: shortcuts.Profile = None,
+    assignments: shortcuts.Assignments = None,
+    samples: shortcuts.Samples = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Download and tokenise the data of RECIPE, so that training starts at once."""
+    from llmforge.checkpoint.files import size_text
     from llmforge.cli.common import emit_json
     from llmforge.recipe import load_recipe
     from llmforge.run.prepare import prepare_ahead
 
-    loaded = load_recipe(recipe, profile=profile, overrides=assignments or [])
+    overrides = shortcuts.overrides(
+        recipe, profile=profile, assignments=assignments, samples=samples
+    )
+    loaded = load_recipe(recipe, profile=profile, overrides=overrides)
     report = prepare_ahead(loaded, notice=lambda text: typer.echo(f"notice: {text}", err=True))
     if as_json:
         emit_json(report)
         return
     typer.echo(f"{report['data']}; fingerprint {report['fingerprint'][:16]}")
+    typer.echo(f"cache {report['cache']}; vocabulary {report['vocab_size']:,}")
     for name, split in report["splits"].items():
         typer.echo(
             f"  {name:<11} {split['tokens']:>12,} tokens  {split['bytes']:>12,} bytes of text  "
             f"{split['documents']:>6,} documents"
         )
-        typer.echo(f"  {'':<11} {split['path']}")
+        typer.echo(f"  {'':<11} {split['path']} ({size_text(split['size'])})")

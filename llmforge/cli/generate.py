@@ -235,24 +235,21 @@ class _Job:
         keys: GenerationKeys,
         prompts: Sequence[str],
     ) -> None:
-        from llmforge.generate.text import build_generator
+        from llmforge.generate.text import StreamedText, build_generator
         from llmforge.interfaces import GenerationRequest
 
         samples = self.samples or keys.samples
-        alone = self.stream and len(prompts) * samples == 1
-        if alone:
-            _show_prompt(prompts[0])
+        shown: StreamedText | None = None
+        if self.stream and len(prompts) * samples == 1:
+            shown = StreamedText(prompts[0], begin=_show_prompt, write=_write)
         request = GenerationRequest(
-            prompts=prompts,
-            samples=samples,
-            seed=self._seed(keys),
-            on_text=(lambda _, piece: _write(piece)) if alone else None,
+            prompts=prompts, samples=samples, seed=self._seed(keys), on_text=shown
         )
         completions = build_generator(loaded, selection).generate(request)
         if self.as_json:
             _print_json(loaded, selection, request.seed, completions)
-        elif alone:
-            _write("\n")
+        elif shown is not None:
+            shown.end()
         else:
             _print_texts(completions)
 

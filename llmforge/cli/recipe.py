@@ -8,26 +8,20 @@ from typing import Annotated
 
 import typer
 
+from llmforge.cli import shortcuts
 from llmforge.errors import Problem, RecipeError, UsageError
 
 app = typer.Typer(help="Check, show and copy recipes.", no_args_is_help=True)
 
 Source = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or a shipped name.")]
-Profile = Annotated[
-    str | None, typer.Option("--profile", "-p", metavar="NAME", help="Profile to lay over it.")
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set one value; may be given several times."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def check(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names.")],
-    profile: Profile = None,
-    assignments: Assignments = None,
+    profile: shortcuts.Profile = None,
+    assignments: shortcuts.Assignments = None,
 ) -> None:
     """Check recipes without training; without --profile, each of their profiles too."""
     from llmforge.recipe.load import profiles_of
@@ -54,8 +48,14 @@ def check(
 @app.command()
 def show(
     recipe: Source,
-    profile: Profile = None,
-    assignments: Assignments = None,
+    profile: shortcuts.Profile = None,
+    assignments: shortcuts.Assignments = None,
+    max_steps: shortcuts.MaxSteps = None,
+    preset: shortcuts.Preset = None,
+    samples: shortcuts.Samples = None,
+    device: shortcuts.Device = None,
+    project: shortcuts.Project = None,
+    name: shortcuts.Name = None,
     defaults: Annotated[
         bool, typer.Option("--defaults/--no-defaults", help="Also show values nobody set.")
     ] = True,
@@ -64,7 +64,17 @@ def show(
     """Print the resolved recipe as TOML, with where each value came from."""
     from llmforge.recipe.show import as_mapping, as_text
 
-    given = assignments or []
+    given = shortcuts.overrides(
+        recipe,
+        profile=profile,
+        assignments=assignments,
+        max_steps=max_steps,
+        preset=preset,
+        samples=samples,
+        device=device,
+        project=project,
+        name=name,
+    )
     if as_json:
         shown = as_mapping(recipe, profile=profile, overrides=given, defaults=defaults)
         typer.echo(json.dumps(shown, indent=2))

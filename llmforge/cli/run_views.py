@@ -149,9 +149,9 @@ def print_run(console: Console, entry: RunEntry) -> None:
     print_section(console, "Provenance", _present(dict(_provenance(record.provenance))))
     print_section(console, "Notices", _numbered(record.notices))
     print_checkpoints(console, checkpoints_of(directory), title="Checkpoints")
-    artifacts = {name: str(path) for name, path in artifacts_of(directory).items()}
-    print_section(console, "Artifacts", artifacts)
     recipe = {} if entry.problem else read_recipe(directory)
+    artifacts = {name: str(path) for name, path in artifacts_of(directory, recipe).items()}
+    print_section(console, "Artifacts", artifacts)
     print_section(console, "Trackers", viewers_of(directory, recipe))
     print_section(console, "Completion", _present(dict(_completion(entry))))
 
@@ -191,7 +191,7 @@ def run_json(entry: RunEntry) -> dict[str, Any]:
         "record": dataclasses.asdict(entry.record),
         "recipe": recipe,
         "checkpoints": [dataclasses.asdict(info) for info in checkpoints_of(entry.directory)],
-        "artifacts": artifacts_of(entry.directory),
+        "artifacts": artifacts_of(entry.directory, recipe),
         "viewers": viewers_of(entry.directory, recipe),
         "completion": None if completion is None else dataclasses.asdict(completion),
         "next_command": next_command(entry),

@@ -131,6 +131,7 @@ def status(
 def clear(
     run: Run,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
     root: Root = None,
 ) -> None:
     """Set a run and its completion aside, so that the same recipe trains afresh."""
@@ -145,15 +146,18 @@ def clear(
             remedy=f"stop it first; 'forge runs status {directory.id}' says where it runs",
         )
     if not yes:
-        if not interactive():
+        if as_json or not interactive():
             raise UsageError(
-                f"clearing {directory.id} needs a yes, and there is no terminal to ask on",
+                f"clearing {directory.id} needs a yes, and nobody can be asked",
                 remedy=f"forge runs clear {directory.id} --yes",
             )
         typer.confirm(f"Set run {directory.id} ({state}) aside?", abort=True)
     aside = clear_run(directory.root, directory.id)
     if aside is None:
         raise RunError(f"run {directory.id} is gone already")
+    if as_json:
+        emit_json({"id": directory.id, "state": state, "directory": str(aside)})
+        return
     typer.echo(f"{directory.id} now lies in {aside}")
     typer.echo("its completion is cleared: the next 'forge train' of its recipe starts fresh")
 

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from llmforge.cli import shortcuts
+
 if TYPE_CHECKING:
     from llmforge.api import TrainResult
-    from llmforge.recipe import Override, Recipe
+    from llmforge.recipe import Recipe
     from llmforge.run.plan import Plan
 
-_SHORT = "Shortcuts for --set"
-_RUN = "This start"
+_PANEL = "This start"
 
 
-def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+def _option(*names: str, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(
+        *names, help=help, metavar=metavar, rich_help_panel=_PANEL, show_default=False
+    )
 
 
 def train(
@@ -29,35 +32,17 @@ def train(
             show_default=False,
         ),
     ] = None,
-    profile: Annotated[
-        str | None, _option("--profile", "-p", help="Profile of the recipe.", panel=_SHORT)
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        _option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Set a recipe key, for example train.max_steps=20. Repeatable.",
-            panel=_SHORT,
-        ),
-    ] = None,
-    max_steps: Annotated[
-        int | None, _option("--max-steps", help="train.max_steps", panel=_SHORT)
-    ] = None,
-    preset: Annotated[
-        str | None,
-        _option("--model", "-m", metavar="PRESET", help="Preset of the model.", panel=_SHORT),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        _option("--samples", "-n", help="Train on this many documents only.", panel=_SHORT),
-    ] = None,
-    device: Annotated[str | None, _option("--device", help="train.device", panel=_SHORT)] = None,
-    project: Annotated[str | None, _option("--project", help="run.project", panel=_SHORT)] = None,
-    name: Annotated[str | None, _option("--name", help="run.name", panel=_SHORT)] = None,
+    profile: shortcuts.Profile = None,
+    assignments: shortcuts.Assignments = None,
+    max_steps: shortcuts.MaxSteps = None,
+    preset: shortcuts.Preset = None,
+    samples: shortcuts.Samples = None,
+    device: shortcuts.Device = None,
+    project: shortcuts.Project = None,
+    name: shortcuts.Name = None,
     extend: Annotated[
         int | None,
-        _option("--extend", metavar="STEP", help="Go on past the planned end.", panel=_RUN),
+        _option("--extend", metavar="STEP", help="Go on past the planned end."),
     ] = None,
     resume: Annotated[
         str | None,
@@ -65,16 +50,13 @@ def train(
             "--resume",
             metavar="CHECKPOINT",
             help="Go back to a checkpoint of the run: RUN@STEP or a path.",
-            panel=_RUN,
         ),
     ] = None,
     allow_data_change: Annotated[
         bool,
-        _option("--allow-data-change", help="Go on although the data changed.", panel=_RUN),
+        _option("--allow-data-change", help="Go on although the data changed."),
     ] = False,
-    dry_run: Annotated[
-        bool, _option("--dry-run", help="Check everything, train nothing.", panel=_RUN)
-    ] = False,
+    dry_run: Annotated[bool, _option("--dry-run", help="Check everything, train nothing.")] = False,
 ) -> None:
     """Train RECIPE; the same command again resumes it, or says it is done.
 
@@ -91,16 +73,18 @@ def train(
             from llmforge.run.plan import make_plan
             from llmforge.run.report import make_reporter
 
-            shortcuts = {
-                "--max-steps": ("train.max_steps", max_steps),
-                "--device": ("train.device", device),
-                "--project": ("run.project", project),
-                "--name": ("run.name", name),
-                "--extend": ("train.extend_to", extend),
-                "--model": ("model.{model}.preset", preset),
-                "--samples": ("data.max_documents", samples),
-            }
-            overrides = _overrides(source, profile, assignments or [], shortcuts)
+            overrides = shortcuts.overrides(
+                source,
+                profile=profile,
+                assignments=assignments,
+                max_steps=max_steps,
+                preset=preset,
+                samples=samples,
+                device=device,
+                project=project,
+                name=name,
+                extend=extend,
+            )
             loaded = load_recipe(source, profile=profile, overrides=overrides)
             plan = make_plan(loaded)
             done = plan.completion() if resume is None else None
@@ -141,29 +125,6 @@ def _name_recipes() -> NoReturn:
         f"which recipe? Shipped ones: {names}",
         remedy="for example: forge train wikitext_tiny; 'forge recipe list' describes them",
     )
-
-
-def _overrides(
-    recipe: str,
-    profile: str | None,
-    assignments: list[str],
-    shortcuts: dict[str, tuple[str, Any]],
-) -> list[Override]:
-    """Return --set and the shortcuts as overrides that remember which flag they came from."""
-    from llmforge.recipe import Override, load_recipe, parse_set
-
-    overrides = [parse_set(text) for text in assignments]
-    given = {flag: pair for flag, pair in shortcuts.items() if pair[1] is not None}
-    if not given:
-        return overrides
-    names: dict[str, str] = {}
-    if any("{" in key for key, _ in given.values()):
-        base = load_recipe(recipe, profile=profile, overrides=overrides)
-        names = {"model": base.selected("model").name}
-    for flag, (key, value) in given.items():
-        path = tuple(key.format(**names).split("."))
-        overrides.append(Override(path, value, origin=flag))
-    return overrides
 
 
 def _say_done(plan: Plan) -> None:

@@ -106,20 +106,23 @@ def evaluation_batches(
     beyond the end are ``IGNORE_INDEX`` and inputs there 0.
 
     Raises:
-        DataError: the split has fewer than two tokens, so that nothing can be scored.
+        DataError: as :func:`require_targets`.
+    """
+    require_targets(split, name=name)
+    return _evaluation_batches(split, context, batch_size)
+
+
+def require_targets(split: TokenSplit, *, name: str) -> None:
+    """Check that something can be scored.
+
+    Raises:
+        DataError: the split has fewer than two tokens.
     """
     if split.n_tokens < 2:
         raise DataError(
             f"the {name} split has {split.n_tokens} tokens: nothing to evaluate",
             remedy="give it more text",
         )
-    return _evaluation_batches(split, context, batch_size)
-
-
-def count_evaluation_batches(split: TokenSplit, *, context: int, batch_size: int) -> int:
-    """Return how many batches :func:`evaluation_batches` yields."""
-    sequences = -(-(split.n_tokens - 1) // context)
-    return -(-sequences // min(batch_size, sequences))
 
 
 def _evaluation_batches(split: TokenSplit, context: int, batch_size: int) -> Iterator[Batch]:

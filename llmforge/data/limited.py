@@ -18,6 +18,7 @@ class LimitedData:
         self.splits = data.splits
         self.description = f"{data.description}, first {max_documents} documents"
         self.resolution = getattr(data, "resolution", {})
+        self.files = getattr(data, "files", ())
         name = f"{data.fingerprint}:{max_documents}"
         self.fingerprint = hashlib.sha256(name.encode()).hexdigest()
 

@@ -70,5 +70,6 @@ def _no_checkpoint(path: Path) -> UsageError:
             remedy="weights alone need the run they belong to: forge generate RUN --weights FILE",
         )
     return UsageError(
-        f"{path} is neither a checkpoint nor a run: it has no {MANIFEST} and no checkpoints folder"
+        f"{path} is neither a checkpoint nor a run: it has no {MANIFEST} and no checkpoints folder",
+        remedy="'forge runs list' shows the runs, 'forge checkpoints list RUN' what they saved",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmforge.errors import ForgeError, UsageError
 from llmforge.generate.load import LoadedModel
-from llmforge.generate.text import build_generator, changed_options
+from llmforge.generate.text import StreamedText, build_generator, changed_options
 from llmforge.interfaces import GenerationRequest
 from llmforge.options import plain
 from llmforge.recipe import Selection
@@ -86,18 +86,16 @@ class Session:
             raise UsageError(f"unknown command '{command}'", remedy="/help lists the commands")
 
     def _continue(self, prompt: str) -> None:
-        request = GenerationRequest(
-            prompts=[prompt], seed=self._seed, on_text=lambda _, piece: self._write(piece)
-        )
+        shown = StreamedText(prompt, begin=self._begin, write=self._write)
+        request = GenerationRequest(prompts=[prompt], seed=self._seed, on_text=shown)
         generator = build_generator(self._loaded, self._selection)
-        self._begin(prompt)
         try:
             generator.generate(request)
         except KeyboardInterrupt:
-            self._write("\n")
+            shown.end()
             self._note("stopped")
         else:
-            self._write("\n")
+            shown.end()
         self._seed += 1
 
     def _set(self, argument: str) -> None:

@@ -16,6 +16,39 @@ from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Selection
 
 
+class StreamedText:
+    """A text shown as it is generated, its prompt with the first piece: notices come before both.
+
+    Args:
+        prompt: what is continued.
+        begin: shows the prompt.
+        write: shows a piece of text.
+    """
+
+    def __init__(
+        self, prompt: str, *, begin: Callable[[str], None], write: Callable[[str], None]
+    ) -> None:
+        self._prompt = prompt
+        self._begin = begin
+        self._write = write
+        self._begun = False
+
+    def __call__(self, _index: int, piece: str) -> None:
+        """Show a piece."""
+        self._show_prompt()
+        self._write(piece)
+
+    def end(self) -> None:
+        """End the line, also of a text without a piece."""
+        self._show_prompt()
+        self._write("\n")
+
+    def _show_prompt(self) -> None:
+        if not self._begun:
+            self._begin(self._prompt)
+            self._begun = True
+
+
 def generate_texts(
     loaded: LoadedModel,
     prompts: Sequence[str],

@@ -73,7 +73,10 @@ def read_recipe(directory: RunDirectory) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise RunError(f"{directory.recipe} cannot be read: {error}") from error
+        raise RunError(
+            f"{directory.recipe} cannot be read: {error}",
+            remedy="each checkpoint of the run has a copy of it",
+        ) from error
 
 
 def _facts(entry: RunEntry) -> dict[str, Any]:

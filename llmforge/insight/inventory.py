@@ -11,6 +11,7 @@ from typing import Any
 from llmforge.checkpoint.format import PINNED, step_directories, verify
 from llmforge.checkpoint.manifest import read_manifest
 from llmforge.errors import CheckpointError, PluginError
+from llmforge.recipe.schema import RunTable
 from llmforge.rundir import RunDirectory, RunEntry, completion_of
 from llmforge.rundir.record import FINISHED
 
@@ -52,8 +53,12 @@ def checkpoints_of(directory: RunDirectory) -> list[CheckpointInfo]:
     ]
 
 
-def artifacts_of(directory: RunDirectory) -> dict[str, Path]:
-    """Return the files and folders of a run that people look for, by what they are."""
+def artifacts_of(directory: RunDirectory, recipe: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the files and folders of a run that people look for, by what they are.
+
+    ``recipe`` is the resolved recipe; empty when it cannot be read.
+    """
+    log_file = (recipe.get("run") or {}).get("log_file", RunTable.model_fields["log_file"].default)
     places = {
         "recipe": directory.recipe,
         "metrics": directory.metrics,
@@ -61,7 +66,7 @@ def artifacts_of(directory: RunDirectory) -> dict[str, Path]:
         "summary": directory.summary,
         "evaluation": directory.evaluation,
         "samples": directory.samples,
-        "log": directory.path / "log.txt",
+        "log": directory.path / log_file,
         "plots": directory.plots,
         "tokenizer": directory.tokenizer,
     }

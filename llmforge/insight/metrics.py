@@ -28,7 +28,9 @@ def metric_rows(path: Path) -> list[Row]:
     try:
         return list(read_rows(path))
     except ValueError as error:
-        raise RunError(f"{path} has a damaged row: {error}") from error
+        raise RunError(
+            f"{path} has a damaged row: {error}", remedy="mend that line or take it out"
+        ) from error
 
 
 def per_epoch(rows: Iterable[Row]) -> list[Row]:

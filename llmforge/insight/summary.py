@@ -190,7 +190,7 @@ def _sortable(summaries: list[RunSummary]) -> str:
         for name, value in item.entry.record.metrics.items()
         if _finite(value) is not None
     }
-    return "sort by " + ", ".join([*_COLUMNS, *sorted(metrics)])
+    return "sort by " + ", ".join([*_COLUMNS, *sorted(metrics - set(_COLUMNS))])
 
 
 def _duration(entry: RunEntry, now: float) -> float | None:

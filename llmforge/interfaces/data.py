@@ -14,6 +14,8 @@ class Data(Protocol):
         fingerprint: a hash of the contents: equal for equal text, wherever it lies.
         description: one line for the log, for example ``WikiText-2 (raw), 2 files``.
 
+    It may have ``files``, the names of the files it reads: every checkpoint tells their number.
+
     It may have a ``resolution``, a JSON-serialisable mapping of what it decided by itself (the
     hub or the bundled sample, say). The core keeps it with the run and gives it back on resume as
     ``run.resolved["data"]``.

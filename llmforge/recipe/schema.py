@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -59,7 +60,7 @@ class RunTable(Options):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], SAFE] = "info"
     """How much is logged; ``-v`` and ``-q`` set it too."""
     log_file: Annotated[str, SAFE] = "log.txt"
-    """Log file, relative to the run directory."""
+    """Log file in the run directory: a name that ends in ``.txt`` or ``.log``."""
 
     @field_validator("id")
     @classmethod
@@ -68,6 +69,14 @@ class RunTable(Options):
             raise ValueError(
                 "an id starts with a letter or digit and has only letters, digits and ._+-"
             )
+        return value
+
+    @field_validator("log_file")
+    @classmethod
+    def _own_log_file(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.is_absolute() or ".." in path.parts or path.suffix not in (".txt", ".log"):
+            raise ValueError(f"must be a name like log.txt or logs/train.log, got '{value}'")
         return value
 
 

@@ -62,7 +62,8 @@ def copy_shipped(name: str, *, destination: Path, force: bool = False) -> Path:
     What it extends need not be copied: ``extends`` also finds shipped recipes by name.
 
     Raises:
-        UsageError: no such recipe, or the file exists and ``force`` is not set.
+        UsageError: no such recipe, the file exists and ``force`` is not set, or it cannot be
+            written.
     """
     source = find_shipped(name)
     if source is None:
@@ -72,8 +73,13 @@ def copy_shipped(name: str, *, destination: Path, force: bool = False) -> Path:
     target = destination / source.name if destination.is_dir() else destination
     if target.exists() and not force:
         raise UsageError(f"{target} exists", remedy="give another name, or --force to overwrite it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be written: {error.strerror}", remedy="give another place"
+        ) from error
     return target
 
 

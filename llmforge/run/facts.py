@@ -75,6 +75,7 @@ def data_facts(prepared: PreparedData) -> dict[str, Any]:
     return {
         "data": prepared.data.description,
         "data_fingerprint": prepared.data.fingerprint,
+        "files": len(getattr(prepared.data, "files", ())),
         "tokens": {name: split.n_tokens for name, split in splits.items()},
         "bytes": {name: split.n_bytes for name, split in splits.items()},
         "documents": {name: split.documents for name, split in splits.items()},

@@ -23,7 +23,7 @@ class Describer:
         history: losses so far.
         epoch: passes over the data at a sequence count.
         context: tokens per sequence.
-        data: description and sizes of the data.
+        data: description, number of files and sizes of the data.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class Describer:
         self._history = history
         self._epoch = epoch
         self._context = context
-        self._data = dict(data)
+        self._data = {name: value for name, value in data.items() if name != "files"}
+        self._files = data["files"]
         self._versions = {name: version(name) for name in ("llmforge", "torch", "safetensors")}
 
     def __call__(self, state: TrainerState) -> dict[str, Any]:
@@ -61,6 +62,7 @@ class Describer:
             "steps_since_best": None if state.best is None else state.step - state.best.step,
             "trend": trend(losses),
             "history": points,
+            "files_processed": self._files,
             "data": self._data,
             "device": self._resolution.device,
             "device_count": 1,

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from llmforge.errors import RunError
 from llmforge.plugins import entries
 from llmforge.run.plan import Plan, check_identity
 from llmforge.run.provenance import provenance
-from llmforge.rundir import RunRecord, next_attempt, read_record
+from llmforge.rundir import RunDirectory, RunRecord, next_attempt, read_record
 from llmforge.rundir.atomic import DISK_FULL
 
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR})
@@ -22,7 +23,10 @@ _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, err
 
 
 def open_record(plan: Plan) -> RunRecord:
-    """Return the run's record with this start noted in it; nothing is written.
+    """Return the run's record with this start noted in it, and write nothing.
+
+    A run whose starts all failed before their data were ready has nothing to protect: under an id
+    of the user's own it takes the recipe as it is now.
 
     Raises:
         RunError: the directory is a run of another recipe, or cannot be told whose it is.
@@ -31,6 +35,10 @@ def open_record(plan: Plan) -> RunRecord:
     now = time.time()
     if directory.record.exists():
         record = read_record(directory)
+        if _came_to_nothing(directory, record):
+            # A mistake that was mended since is not another run: begin with what is right now.
+            shutil.rmtree(directory.tokenizer, ignore_errors=True)
+            record.identity = dataclasses.asdict(plan.identity)
         check_identity(plan, record)
         record = dataclasses.replace(record, restarts=record.restarts + 1)
     elif directory.checkpoints.exists():
@@ -49,7 +57,7 @@ def open_record(plan: Plan) -> RunRecord:
     record.state, record.exit_reason = "running", ""
     record.started, record.ended = now, None
     record.profile, record.tags = plan.recipe.profile, list(plan.recipe.run.tags)
-    record.provenance = provenance(_distributions(plan))
+    record.provenance = {**provenance(_distributions(plan)), "seed": plan.recipe.run.seed}
     return record
 
 
@@ -75,6 +83,11 @@ def disk_errors_told(plan: Plan) -> Iterator[None]:
             f"{place} cannot be used: {error.strerror}",
             remedy="make it readable and writable, or choose another place with run.root",
         ) from error
+
+
+def _came_to_nothing(directory: RunDirectory, record: RunRecord) -> bool:
+    """Return whether no start of the run got as far as having its data and a first step."""
+    return not record.fingerprints and not directory.checkpoints.exists()
 
 
 def _is_inside(place: str | bytes | int | Path, root: Path) -> bool:

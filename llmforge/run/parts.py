@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pluggy
 import torch
 
-from llmforge.data.batches import TrainBatches, train_batches
+from llmforge.data.batches import TrainBatches, require_targets, train_batches
 from llmforge.data.limited import LimitedData
 from llmforge.data.tokens import TokenSplit, prepare_tokens
 from llmforge.errors import DataError, Problem, RecipeError
@@ -63,14 +64,31 @@ def prepare_data(
     )
     if "train" not in splits:
         raise DataError(f"the data has no split named 'train', only {', '.join(splits)}")
-    batches = train_batches(
-        splits["train"],
-        context=run.context,
-        batch_size=run.train.batch_size,
-        seed=run.seed,
-        pin_memory=torch.cuda.is_available(),
-    )
+    with _too_little_named(data, run):
+        if "validation" in splits:
+            require_targets(splits["validation"], name="validation")
+        batches = train_batches(
+            splits["train"],
+            context=run.context,
+            batch_size=run.train.batch_size,
+            seed=run.seed,
+            pin_memory=torch.cuda.is_available(),
+        )
     return PreparedData(data=data, tokenizer=tokenizer, splits=splits, batches=batches)
+
+
+@contextlib.contextmanager
+def _too_little_named(data: Data, run: RunContext) -> Iterator[None]:
+    """Say in an error about the size of a split which data it is of, and which keys to change."""
+    try:
+        yield
+    except DataError as error:
+        tables = {kind: f"{kind}.{run.config[kind]['name']}" for kind in ("data", "model")}
+        raise DataError(
+            f"{data.description}: {error.message}",
+            remedy=f"give more text in [{tables['data']}], or set a smaller "
+            f"{tables['model']}.context",
+        ) from error
 
 
 def open_data(manager: pluggy.PluginManager, run: RunContext) -> Data:

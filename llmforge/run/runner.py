@@ -302,7 +302,7 @@ class _Start:
                 history=telemetry.history,
                 epoch=stage.prepared.batches.epoch,
                 context=recipe.context,
-                data={name: stage.facts[name] for name in ("data", "tokens", "bytes")},
+                data={name: stage.facts[name] for name in ("data", "files", "tokens", "bytes")},
             ),
         )
 

@@ -53,13 +53,18 @@ def load_completion(path: Path, *, remedy: str = "") -> Completion | None:
     """Return the completion in the file ``path``, or None when there is no such file.
 
     Raises:
-        RunError: the record is damaged.
+        RunError: the record is damaged or may not be read.
     """
     try:
         return decode_completion(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RunError(
+            f"the completion record {path} cannot be read: {error.strerror}",
+            remedy="make it readable for the user who runs this command",
+        ) from error
+    except ValueError as error:
         raise RunError(
             f"the completion record {path} is damaged: {error}", remedy=remedy
         ) from error

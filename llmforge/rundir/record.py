@@ -73,15 +73,22 @@ def read_record(directory: RunDirectory) -> RunRecord:
     except FileNotFoundError:
         raise RunError(f"{directory.path} holds no run.json, so it is no run") from None
     except (OSError, ValueError) as error:
-        raise RunError(f"{directory.record} cannot be read: {error}") from error
+        raise _unreadable(directory, str(error)) from error
     if not isinstance(body, dict) or "run_id" not in body:
-        raise RunError(f"{directory.record} cannot be read: it is no record of a run")
+        raise _unreadable(directory, "it is no record of a run")
     if body.get("format_version", 0) > FORMAT_VERSION:
         raise RunError(
             f"{directory.record} has format {body['format_version']}, newer than this llmforge",
             remedy="upgrade llmforge",
         )
     return RunRecord(**{key: value for key, value in body.items() if key in _FIELDS})
+
+
+def _unreadable(directory: RunDirectory, why: str) -> RunError:
+    return RunError(
+        f"{directory.record} cannot be read: {why}",
+        remedy=f"'forge runs clear {directory.id}' sets the run aside; its checkpoints stay usable",
+    )
 
 
 def write_record(directory: RunDirectory, record: RunRecord, *, durable: bool = True) -> None:

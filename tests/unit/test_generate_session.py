@@ -10,6 +10,7 @@ import pytest
 from llmforge.errors import UsageError
 from llmforge.generate import session as session_module
 from llmforge.generate.session import Session
+from llmforge.generate.text import StreamedText
 from llmforge.interfaces import GenerationRequest
 from llmforge.recipe import Selection
 from llmforge_plugins.generation.sampler import Sampler
@@ -70,6 +71,21 @@ def converse(*lines: Line) -> tuple[list[str], str]:
 
 def test_each_text_is_continued_with_the_next_seed() -> None:
     assert converse("one", "two") == ([], "<one>ONE 5 0.8\n<two>TWO 6 0.8\n")
+
+
+def test_a_prompt_is_shown_with_the_first_piece_or_at_the_end_of_an_empty_text() -> None:
+    written: list[str] = []
+    shown = StreamedText(
+        "a", begin=lambda prompt: written.append(f"<{prompt}>"), write=written.append
+    )
+    assert written == []
+    shown(0, "b")
+    shown(0, "c")
+    shown.end()
+    assert "".join(written) == "<a>bc\n"
+    written.clear()
+    StreamedText("a", begin=written.append, write=written.append).end()
+    assert written == ["a", "\n"]
 
 
 def test_options_change_between_texts() -> None:

@@ -128,6 +128,9 @@ def test_a_value_of_several_types_is_one_problem(parts: Path) -> None:
         ("eval.every=2 eons", "must be a number of steps or text like '1 epoch'"),
         ("train.device=tpu", "must be auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
         ("run.id=a/b", "an id starts with a letter or digit"),
+        ("run.log_file=../log.txt", "must be a name like log.txt or logs/train.log"),
+        ("run.log_file=/tmp/log.txt", "must be a name like log.txt"),
+        ("run.log_file=metrics.jsonl", "must be a name like log.txt"),
         ("data.lines={}", ""),
     ],
 )

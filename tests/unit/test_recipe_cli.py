@@ -65,6 +65,22 @@ def test_show_is_toml_with_the_origin_of_every_value(parts: Path) -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_show_names_the_shortcut_a_value_came_from(parts: Path) -> None:
+    source = write(parts / "r.toml")
+    shortcuts = ["--max-steps", "9", "-n", "4", "--device", "cpu", "--project", "p", "--name", "q"]
+    rows = run("show", source, *shortcuts).splitlines()
+    found = {row.partition(" =")[0]: row.split() for row in rows}
+    assert found["max_steps"][2:] == ["9", "#", "--max-steps"]
+    assert found["max_documents"][2:] == ["4", "#", "--samples"]
+    assert found["device"][2:] == ['"cpu"', "#", "--device"]
+    assert found["project"][2:] == ['"p"', "#", "--project"]
+    assert found["name"][-1] != "--name"  # that of the last table, a component's
+    assert any(row.startswith('name = "q" ') and row.endswith("# --name") for row in rows)
+    assert 'preset = "small"' in run("show", "wikitext_tiny", "-m", "small")
+    with pytest.raises(RecipeError, match=r"--model: model\.toy\.preset: unknown key"):
+        run("show", source, "--model", "small")
+
+
 def test_show_without_defaults_has_only_what_was_set(parts: Path) -> None:
     text = run("show", write(parts / "r.toml"), "--no-defaults")
     assert "default" not in text
@@ -145,6 +161,12 @@ def test_list_describes_the_shipped_recipes() -> None:
     text = run("list")
     assert "classic" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_copy_names_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file/r\.toml cannot be written"):
+        run("copy", "wikitext_tiny", tmp_path / "file" / "r.toml")
 
 
 def test_copy_keeps_what_is_there_unless_forced(

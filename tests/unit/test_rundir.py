@@ -212,6 +212,17 @@ def test_a_place_that_cannot_hold_runs_is_named(tmp_path: Path) -> None:
         RunLock(tmp_path / "file", "x").__enter__()
 
 
+def test_what_is_completed_is_nothing_where_no_runs_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert read_completion(tmp_path / "file", "x") is None
+
+
+def test_a_completion_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / ".completed" / "x.json").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"x\.json cannot be read: Is a directory"):
+        read_completion(tmp_path, "x")
+
+
 def test_a_run_that_cannot_be_moved_aside_is_named_and_stays(tmp_path: Path) -> None:
     directory = make_run(tmp_path, "x")
     (tmp_path / ".archive").touch()

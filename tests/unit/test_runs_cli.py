@@ -331,7 +331,7 @@ def test_status_without_a_run_lists_the_unfinished_and_counts_all(root: Path, fo
 
 def test_clear_without_a_terminal_needs_a_yes(root: Path, forge: Forge) -> None:
     directory = make_run(root, "x")
-    with pytest.raises(UsageError, match="no terminal") as caught:
+    with pytest.raises(UsageError, match="nobody can be asked") as caught:
         forge("clear", "x")
     assert caught.value.remedy == "forge runs clear x --yes"
     assert directory.record.exists()
@@ -347,6 +347,17 @@ def test_clear_moves_the_run_aside_and_says_where(root: Path, forge: Forge) -> N
     assert listed(forge("list", "--archived")) == ["wikitext-a1.attempt-1"]
     with pytest.raises(UsageError, match="cleared already"):
         forge("clear", "wikitext-a1.attempt-1", "--yes")
+
+
+def test_clear_as_json_needs_a_yes_and_says_where(root: Path, forge: Forge) -> None:
+    make_run(root, "x")
+    with pytest.raises(UsageError, match="needs a yes"):
+        forge("clear", "x", "--json")
+    assert json.loads(forge("clear", "x", "--json", "--yes").stdout) == {
+        "id": "x",
+        "state": "completed",
+        "directory": str(root / ".archive" / "x.attempt-1"),
+    }
 
 
 @pytest.mark.parametrize(("answer", "cleared"), [("y\n", True), ("n\n", False)])

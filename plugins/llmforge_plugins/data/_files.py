@@ -62,5 +62,5 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
 def _not_in(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:
     return DataError(
         f"{path} is not {encoding} text: {error.reason}",
-        remedy="convert the file, or name its encoding where the data has such an option",
+        remedy="convert the file; [data.text] has the option encoding for text that is not UTF-8",
     )

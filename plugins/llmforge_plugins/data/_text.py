@@ -17,6 +17,7 @@ from llmforge_plugins.data._remote import fetch_url, glob_urls, is_url, shown
 
 _SPLITS = ("train", "validation", "test")
 _WILD = frozenset("*?[")
+_FILES_NAMED = 3
 
 
 class TextData:
@@ -25,6 +26,9 @@ class TextData:
     Args:
         files: the files of each split in order.
         options: ``document``, ``encoding`` and ``validation_fraction``.
+
+    Attributes:
+        files: the files it was made from, kept with every checkpoint.
     """
 
     def __init__(self, files: dict[str, list[Path]], options: Any) -> None:
@@ -47,8 +51,10 @@ class TextData:
         )
         content = json.dumps(["text", hashes, rules])
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
-        count = sum(len(paths) for paths in files.values())
-        self.description = f"text, {count} file{'s' if count != 1 else ''}"
+        names = [path.name for paths in files.values() for path in paths]
+        listed = f" ({', '.join(names)})" if len(names) <= _FILES_NAMED else ""
+        self.description = f"text, {len(names)} file{'s' if len(names) != 1 else ''}{listed}"
+        self.files = tuple(str(path) for paths in files.values() for path in paths)
 
     def iter_text(self, split: str) -> Iterator[str]:
         """Yield the documents of ``split``.

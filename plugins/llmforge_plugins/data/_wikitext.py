@@ -33,6 +33,7 @@ class WikiTextData:
         source: ``hub``, ``path`` or ``sample``.
 
     Attributes:
+        files: where the splits lie.
         resolution: what a resumed run must find in ``run.resolved["data"]``, so that it never
             changes between the corpus and the sample.
     """
@@ -41,6 +42,7 @@ class WikiTextData:
         self.splits: Sequence[str] = tuple(files)
         self.description = description
         self.resolution = {"source": source}
+        self.files = tuple(str(path) for path in files.values())
         self._files = dict(files)
         hashes = {split: sha256_of(path) for split, path in files.items()}
         content = json.dumps(["wikitext articles", hashes])

@@ -1,0 +1,46 @@
+"""Settings of the environment and of ``.env``, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmforge.errors import UsageError
+from llmforge.settings import settings
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    for name in ("FORGE_RUN_ROOT", "FORGE_CACHE", "FORGE_OFFLINE", "FORGE_DEBUG", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
+
+
+def test_the_environment_wins_over_the_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / ".env").write_text("FORGE_CACHE=from-file\nHF_HUB_OFFLINE=1\nOTHER=x\n")
+    monkeypatch.setenv("FORGE_CACHE", "from-environment")
+    found = settings()
+    assert found.cache == Path("from-environment")
+    assert found.offline
+    assert found.run_root is None
+
+
+def test_a_value_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGE_OFFLINE", "perhaps")
+    monkeypatch.setenv("FORGE_DEBUG", "2000")
+    with pytest.raises(UsageError) as caught:
+        settings()
+    assert "FORGE_OFFLINE = 'perhaps' should be a valid boolean" in caught.value.message
+    assert "FORGE_DEBUG = '2000' should be a valid boolean" in caught.value.message
+    assert ".env" in caught.value.remedy
+
+
+def test_a_file_that_is_no_text_is_named(place: Path) -> None:
+    (place / ".env").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=rf"{place}/\.env cannot be read"):
+        settings()
