@@ -82,6 +82,8 @@ class Component:
         extra: what to install when one is missing, for example ``llmforge[wandb]``.
         supports: capabilities other parts may ask for, for example ``{"kv_cache"}``.
         viewer: the command that shows what a tracker wrote into its ``{directory}``.
+        link: where a tracker's data can be seen, a URL or a command, once an instance knows it;
+            better than ``viewer`` for what does not lie in the run.
     """
 
     kind: ClassVar[str]
@@ -90,6 +92,7 @@ class Component:
     extra: ClassVar[str] = ""
     supports: ClassVar[frozenset[str]] = frozenset()
     viewer: ClassVar[str] = ""
+    link: str = ""
     Options: ClassVar[type[Options]] = Options
 
     def __init_subclass__(cls, *, kind: str | None = None, **keywords: Any) -> None:

@@ -27,6 +27,7 @@ from llmforge.insight.inventory import (
     artifacts_of,
     checkpoints_of,
     next_command,
+    pending_of,
     viewers_of,
     why_ended,
 )
@@ -124,6 +125,7 @@ def print_status(console: Console, entry: RunEntry) -> None:
             values["left"] = duration_text(timing["eta_seconds"])
     values["ended"] = date_text(run.ended or 0.0)
     values["why"] = why_ended(entry)
+    values["trackers"] = _pending(entry, running=run.state == "running")
     values["next"] = next_command(entry)
     print_section(console, "", _present(values))
     print_section(console, "Last metrics", _metrics(run, last_row(entry.directory.metrics)))
@@ -206,6 +208,7 @@ def status_json(entry: RunEntry) -> dict[str, Any]:
         "last_metrics": last_row(entry.directory.metrics),
         "last_timing": last_row(entry.directory.timing),
         "why": why_ended(entry),
+        "pending_events": _pending_events(entry),
         "next_command": next_command(entry),
     }
 
@@ -295,6 +298,20 @@ def _progress(run: RunSummary) -> str:
 def _started(run: RunSummary) -> str:
     age = age_text(run.started)
     return f"{date_text(run.started)} ({age})" if age.endswith("ago") else date_text(run.started)
+
+
+def _pending_events(entry: RunEntry) -> dict[str, int]:
+    gone = entry.gone or entry.problem
+    return {} if gone else pending_of(entry.directory, read_recipe(entry.directory))
+
+
+def _pending(entry: RunEntry, *, running: bool) -> str:
+    """Return which trackers lack events and how they get them; empty when none does."""
+    waiting = _pending_events(entry)
+    if not waiting:
+        return ""
+    counts = ", ".join(f"{count:,} events wait for {name}" for name, count in waiting.items())
+    return counts if running else f"{counts}: forge runs sync {entry.directory.id}"
 
 
 def _times(count: int) -> str:

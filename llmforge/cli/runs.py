@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llmforge.cli.common import AsJson, Root, console, emit_json, interactive, run_root
+from llmforge.cli.runs_sync import sync
 
 if TYPE_CHECKING:
     from llmforge.insight.compare import Comparison
@@ -160,6 +161,9 @@ def clear(
         return
     typer.echo(f"{directory.id} now lies in {aside}")
     typer.echo("its completion is cleared: the next 'forge train' of its recipe starts fresh")
+
+
+app.command()(sync)
 
 
 @app.command()

@@ -2,5 +2,14 @@
 
 from llmforge.courier.client import Courier
 from llmforge.courier.journal import JournalWriter, cut_torn_line, read_events
+from llmforge.courier.sync import Delivered, pending_events, sync_trackers
 
-__all__ = ["Courier", "JournalWriter", "cut_torn_line", "read_events"]
+__all__ = [
+    "Courier",
+    "Delivered",
+    "JournalWriter",
+    "cut_torn_line",
+    "pending_events",
+    "read_events",
+    "sync_trackers",
+]

@@ -7,7 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmforge.errors import PluginError, Problem
@@ -22,9 +22,20 @@ class Courier:
     Args:
         directory: the run; its ``recipe.toml`` must be written already.
         on_error: told (tracker, message) when a tracker fails; called from another thread.
+        only: drive these trackers; the ones the recipe selects when empty.
+
+    Attributes:
+        notices: what the trackers want the user to know before step 0, once they are ready.
     """
 
-    def __init__(self, directory: RunDirectory, *, on_error: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        *,
+        on_error: Callable[[str, str], None],
+        only: Sequence[str] = (),
+    ) -> None:
+        self.notices: Sequence[str] = ()
         self._on_error = on_error
         self._ready: queue.Queue[dict[str, Any]] = queue.Queue()
         self._closed: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -32,7 +43,7 @@ class Courier:
         directory.trackers.mkdir(parents=True, exist_ok=True)
         with self._stderr_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "llmforge.courier", str(directory.path.absolute())],
+                [sys.executable, "-m", "llmforge.courier", str(directory.path.absolute()), *only],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -60,17 +71,18 @@ class Courier:
                 f"the courier process ended with code {answer['died']} before the run began",
                 remedy=f"see {self._stderr_path}",
             )
+        self.notices = answer.get("notices", ())
         return [Problem(**problem) for problem in answer["problems"]]
 
-    def close(self, seconds: float) -> Mapping[str, Mapping[str, int]]:
+    def close(self, seconds: float) -> Mapping[str, Mapping[str, Any]]:
         """Let the trackers deliver the rest, then end the process, killing it if need be.
 
         Args:
             seconds: the bound on the whole call, within a second or two.
 
         Returns:
-            Per tracker, how many events were ``delivered`` and how many are ``pending``; empty
-            when the courier could not say.
+            Per tracker, how many events were ``delivered``, how many are ``pending``, and a
+            ``link`` to where they can be seen; empty when the courier could not say.
         """
         result: dict[str, Any] = {}
         try:

@@ -23,17 +23,30 @@ from llmforge.events import (
     SamplesGenerated,
 )
 from llmforge.rundir.atomic import write_json
+from llmforge.rundir.layout import RunDirectory
 
 FORMAT_VERSION = 1
 
 
+def tracker_cursor(directory: RunDirectory, tracker: str) -> Path:
+    """Return the file that remembers what ``tracker`` was given of a run."""
+    return directory.cursors / f"tracker-{tracker}.json"
+
+
 class Cursor:
-    """A durable position in the journal; :meth:`save` after every delivery."""
+    """A durable position in the journal; :meth:`save` after every delivery.
+
+    Attributes:
+        offset: bytes of the journal that are dealt with.
+        delivered: events given to the tracker, over all starts of the run.
+        link: where they can be seen, a URL or a command; empty when the tracker does not say.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.offset = 0
         self.delivered = 0
+        self.link = ""
         self._marks: dict[str, int] = {}
         try:
             body = json.loads(path.read_text(encoding="utf-8"))
@@ -41,6 +54,7 @@ class Cursor:
             return
         self.offset = int(body["offset"])
         self.delivered = int(body["delivered"])
+        self.link = str(body.get("link", ""))
         self._marks = {str(name): int(step) for name, step in body["marks"].items()}
 
     def fresh(self, event: Event) -> Event | None:
@@ -80,6 +94,7 @@ class Cursor:
             "format_version": FORMAT_VERSION,
             "offset": self.offset,
             "delivered": self.delivered,
+            "link": self.link,
             "marks": self._marks,
         }
         write_json(self._path, body, durable=False)

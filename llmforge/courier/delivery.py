@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmforge.component import Component
 from llmforge.courier.cursor import Cursor
 from llmforge.courier.journal import last_start, read_events
-from llmforge.events import Event, RunStarted
+from llmforge.events import Event, MetricsLogged, RunStarted
 
 POLL_SECONDS = 0.25
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 30.0
+MOST_AT_ONCE = 100
+_MOST_REPORTS = 20
+_CHANGING = re.compile(r"0x[0-9a-f]+|\d+", re.IGNORECASE)
 
 
 class Delivery(threading.Thread):
     """Gives one tracker every event once, in order, retrying the one that fails.
 
+    What waits stays in the journal: a tracker that never takes anything costs no memory.
+
     Args:
-        name: the tracker's name.
+        tracker: the component.
         call: calls a lifecycle hook of this tracker: ``call(hook, event)``.
         journal: the run's journal.
         cursor: the file that remembers what was delivered.
-        on_error: told the message of a failure, once per distinct message.
+        on_error: told the tracker's name and the message of a failure, once per kind of message.
     """
 
     def __init__(
         self,
-        name: str,
+        tracker: Component,
         *,
         call: Callable[[str, Event], Any],
         journal: Path,
         cursor: Path,
         on_error: Callable[[str, str], None],
     ) -> None:
-        super().__init__(name=f"deliver-{name}", daemon=True)
-        self.tracker = name
+        super().__init__(name=f"deliver-{tracker.name}", daemon=True)
+        self.tracker = tracker
+        self._take_metrics: Callable[[Sequence[MetricsLogged]], None] | None
+        self._take_metrics = getattr(tracker, "take_metrics", None)
         self._call = call
         self._journal = journal
         self._cursor = Cursor(cursor)
@@ -56,6 +65,11 @@ class Delivery(threading.Thread):
         """Events delivered so far, over all starts of the run."""
         return self._cursor.delivered
 
+    @property
+    def link(self) -> str:
+        """Where what was delivered can be seen; empty when the tracker does not say."""
+        return self._cursor.link
+
     def pending(self) -> int:
         """Return how many events of the journal are still to be delivered."""
         return sum(1 for _ in read_events(self._journal, self._cursor.offset))
@@ -66,42 +80,86 @@ class Delivery(threading.Thread):
         opening = last_start(self._journal, self._cursor.offset)
         while True:
             closing = self._closing.is_set()
-            for event, offset in read_events(self._journal, self._cursor.offset):
-                fresh = self._cursor.fresh(event) if event is not None else None
-                if fresh is not None:
-                    told = [fresh]
-                    if opening is not None and not isinstance(fresh, RunStarted):
-                        told.insert(0, opening)
-                    if not all(self._deliver(item) for item in told):
+            for events, end in self._waiting():
+                if opening is not None and events:
+                    if not isinstance(events[0], RunStarted) and not self._deliver([opening]):
                         return
                     opening = None
-                self._cursor.advance(fresh, offset, delivered=fresh is not None)
-                self._cursor.save()
+                if events and not self._deliver(events):
+                    return
+                self._advance(events, end)
             if closing:
                 return
             self._wait(POLL_SECONDS)
 
-    def _deliver(self, event: Event) -> bool:
-        """Call the tracker until it takes ``event``; False when closed before it did."""
+    def _waiting(self) -> Iterator[tuple[list[Event], int]]:
+        """Yield what to deliver next, and where it ends in the journal.
+
+        That is one event, several rows of metrics for a tracker that takes them together, or
+        nothing where an event is not new to the tracker. Whoever iterates advances the cursor.
+        """
+        rows: list[Event] = []
+        end = self._cursor.offset
+        for event, after in read_events(self._journal, end):
+            if rows and not (len(rows) < MOST_AT_ONCE and _follows(event, rows[-1])):
+                yield rows, end
+                rows = []
+            fresh = self._cursor.fresh(event) if event is not None else None
+            if isinstance(fresh, MetricsLogged) and self._take_metrics is not None:
+                rows.append(fresh)
+            elif fresh is not None or not rows:
+                yield ([] if fresh is None else [fresh]), after
+            end = after
+        if rows:
+            yield rows, end
+
+    def _deliver(self, events: Sequence[Event]) -> bool:
+        """Call the tracker until it takes ``events``; False when closed before it did."""
         delay = FIRST_RETRY_SECONDS
         while True:
             last_try = self._closing.is_set()
             try:
-                self._call(event.hook, event)
+                self._tell(events)
                 return True
             except (Exception, SystemExit) as error:  # a tracker may raise anything; it is reported
-                self._report(f"{event.hook}: {type(error).__name__}: {error}")
+                self._report(f"{events[0].hook}: {type(error).__name__}: {error}")
             if last_try:
                 return False
             self._wait(delay)
             delay = min(delay * 2, LONGEST_RETRY_SECONDS)
 
+    def _tell(self, events: Sequence[Event]) -> None:
+        rows = [event for event in events if isinstance(event, MetricsLogged)]
+        if rows and self._take_metrics is not None:
+            self._take_metrics(rows)
+        else:
+            for event in events:
+                self._call(event.hook, event)
+
+    def _advance(self, events: Sequence[Event], end: int) -> None:
+        for event in events:
+            self._cursor.advance(event, end, delivered=True)
+        if not events:
+            self._cursor.advance(None, end, delivered=False)
+        self._cursor.link = str(self.tracker.link or self._cursor.link)
+        self._cursor.save()
+
     def _report(self, message: str) -> None:
-        if message not in self._reported:
-            self._reported.add(message)
-            self._on_error(self.tracker, message)
+        kind = _CHANGING.sub("#", message)
+        if kind not in self._reported and len(self._reported) < _MOST_REPORTS:
+            self._reported.add(kind)
+            self._on_error(self.tracker.name, message)
 
     def _wait(self, seconds: float) -> None:
         self._wake.wait(seconds)
         if not self._closing.is_set():
             self._wake.clear()
+
+
+def _follows(event: Event | None, row: Event) -> bool:
+    """Return whether ``event`` is a row of metrics of a later step than ``row``."""
+    return (
+        isinstance(event, MetricsLogged)
+        and isinstance(row, MetricsLogged)
+        and event.step > row.step
+    )

@@ -1,13 +1,14 @@
 """The courier process: drives the trackers of one run from its journal.
 
 It speaks JSON lines. To the training process on standard output: ``{"ready": true, "problems":
-[...]}`` once, ``{"error": ..., "tracker": ...}`` for failures, ``{"closed": {...}}`` at the end.
-From it on standard input: ``{"close": SECONDS}``. The end of standard input means that the
-training process is gone: what the journal holds is still delivered, within a bound.
+[...], "notices": [...]}`` once, ``{"error": ..., "tracker": ...}`` for failures, ``{"closed":
+{...}}`` at the end. From it on standard input: ``{"close": SECONDS}``. The end of standard input
+means that the training process is gone: what the journal holds is still delivered, within a bound.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -15,15 +16,19 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from llmforge.component import Component
+from llmforge.courier.cursor import tracker_cursor
 from llmforge.courier.delivery import Delivery
+from llmforge.courier.preflight import ask_trackers
 from llmforge.errors import ForgeError, Problem
+from llmforge.events import Event, RunStarted
 from llmforge.interfaces import RunContext
 from llmforge.plugins import build_manager, load
-from llmforge.recipe import Recipe, load_recipe
+from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.rundir.layout import RunDirectory
 from llmforge.settings import settings
 
@@ -31,31 +36,39 @@ ORPHAN_SECONDS = 20.0
 
 
 class CourierProcess:
-    """The trackers of a run, each behind its own thread and cursor."""
+    """The trackers of a run, each behind its own thread and cursor.
 
-    def __init__(self, directory: RunDirectory, output: IO[str]) -> None:
+    Args:
+        directory: the run.
+        output: where the training process reads.
+        only: drive these trackers; the ones the recipe selects when empty.
+    """
+
+    def __init__(self, directory: RunDirectory, output: IO[str], *, only: Sequence[str]) -> None:
         self._directory = directory
+        self._only = only
         self._output = output
         self._output_lock = threading.Lock()
         self._deliveries: list[Delivery] = []
 
     def start(self) -> None:
         """Load the trackers, ask each for its preflight, and begin to deliver when all is well."""
-        recipe = load_recipe(self._directory.recipe)
+        chosen = [Override(("tracker", "names"), list(self._only), origin="--tracker")]
+        recipe = load_recipe(self._directory.recipe, overrides=chosen if self._only else ())
         components = build_trackers(recipe)
-        problems = [problem for item in components for problem in item.missing_packages()]
-        if not problems:
-            run = _context(self._directory, recipe)
-            answers = build_manager(components).hook.forge_preflight(run=run)
-            problems = [problem for answer in answers for problem in answer]
-        if problems:
-            self.tell(ready=False, problems=[_as_dict(problem) for problem in problems])
+        found = ask_trackers(
+            components,
+            _context(self._directory, recipe),
+            strict=recipe.tracker.on_error == "raise",
+        )
+        if found.problems:
+            self.tell(ready=False, problems=[_as_dict(problem) for problem in found.problems])
             return
         for component in components:
             self._deliveries.append(self._delivery(component, components))
         for delivery in self._deliveries:
             delivery.start()
-        self.tell(ready=True, problems=[])
+        self.tell(ready=True, problems=[], notices=found.notices)
 
     def close(self, seconds: float) -> None:
         """Deliver the rest for at most ``seconds`` and tell what was delivered."""
@@ -66,9 +79,10 @@ class CourierProcess:
             delivery.join(max(0.0, deadline - time.monotonic()))
         self.tell(
             closed={
-                delivery.tracker: {
+                delivery.tracker.name: {
                     "delivered": delivery.delivered,
                     "pending": delivery.pending(),
+                    "link": delivery.link or self._viewer(delivery.tracker),
                 }
                 for delivery in self._deliveries
             }
@@ -78,16 +92,21 @@ class CourierProcess:
         manager = build_manager(components)
         others = [other for other in components if other is not component]
 
-        def call(hook: str, event: Any) -> None:
+        def call(hook: str, event: Event) -> None:
+            if isinstance(event, RunStarted):  # the directory may have been moved since
+                event = dataclasses.replace(event, directory=str(self._directory.path.absolute()))
             manager.subset_hook_caller(hook, remove_plugins=others)(event=event)
 
         return Delivery(
-            component.name,
+            component,
             call=call,
             journal=self._directory.journal,
-            cursor=self._directory.cursors / f"tracker-{component.name}.json",
+            cursor=tracker_cursor(self._directory, component.name),
             on_error=lambda tracker, message: self.tell(tracker=tracker, error=message),
         )
+
+    def _viewer(self, tracker: Component) -> str:
+        return tracker.viewer.format(directory=self._directory.trackers / tracker.name)
 
     def tell(self, **message: Any) -> None:
         """Send one message to the training process."""
@@ -109,7 +128,11 @@ def build_trackers(recipe: Recipe) -> list[Component]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the courier of the run directory in ``arguments`` until it is closed."""
+    """Run the courier of a run until it is closed.
+
+    Args:
+        arguments: the run directory, then the trackers to drive if not all of them.
+    """
     directory = RunDirectory(Path(arguments[0]))
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the training process
     # decides when the courier ends.
@@ -117,7 +140,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     output, sys.stdout = sys.stdout, sys.stderr
     with _only_courier(directory):
-        courier = CourierProcess(directory, output)
+        courier = CourierProcess(directory, output, only=arguments[1:])
         try:
             courier.start()
         except ForgeError as error:

@@ -10,6 +10,8 @@ from typing import Any
 
 from llmforge.checkpoint.format import PINNED, step_directories, verify
 from llmforge.checkpoint.manifest import read_manifest
+from llmforge.courier.cursor import Cursor, tracker_cursor
+from llmforge.courier.sync import pending_events
 from llmforge.errors import CheckpointError, PluginError
 from llmforge.recipe.schema import RunTable
 from llmforge.rundir import RunDirectory, RunEntry, completion_of
@@ -74,19 +76,32 @@ def artifacts_of(directory: RunDirectory, recipe: Mapping[str, Any]) -> dict[str
 
 
 def viewers_of(directory: RunDirectory, recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return, per tracker of the run, the command that shows what it wrote, else its folder."""
+    """Return, per tracker of the run, where to see what it was given, else its folder."""
     from llmforge.plugins import load
 
     found = {}
-    for name in (recipe.get("tracker") or {}).get("names") or ():
+    for name in tracker_names(recipe):
         folder = directory.trackers / name
+        place = Cursor(tracker_cursor(directory, name)).link
         try:
-            command = load("tracker", name).viewer.format(directory=folder)
+            place = place or load("tracker", name).viewer.format(directory=folder)
         except PluginError:  # not installed here; the folder is still worth naming
-            command = ""
-        if command or folder.exists():
-            found[name] = command or str(folder)
+            place = ""
+        if place or folder.exists():
+            found[name] = place or str(folder)
     return found
+
+
+def pending_of(directory: RunDirectory, recipe: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many events wait for each tracker of the run that has not been given all."""
+    counts = {name: pending_events(directory, name) for name in tracker_names(recipe)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def tracker_names(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the trackers a resolved recipe selects."""
+    names = (recipe.get("tracker") or {}).get("names") or ()
+    return [str(name) for name in names]
 
 
 def next_command(entry: RunEntry) -> str:

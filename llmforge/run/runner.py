@@ -178,6 +178,8 @@ class _Start:
         )
         if problems := telemetry.tracker_problems():
             raise RecipeError(problems, source=str(recipe.source))
+        for notice in telemetry.tracker_notices():
+            self._notice(notice)
         self._signals.check()
         for line in stage.describe(self._plan, recorder.record):
             self._reporter.say(line)

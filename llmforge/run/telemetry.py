@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,10 @@ class Telemetry:
     def tracker_problems(self) -> list[Problem]:
         """Wait for the trackers' preflight and return what is wrong."""
         return self.courier.problems() if self.courier else []
+
+    def tracker_notices(self) -> Sequence[str]:
+        """Return what the trackers' preflight wants the user to know; after the problems."""
+        return self.courier.notices if self.courier else ()
 
     def begin(self, step: int, row: Mapping[str, Any] | None) -> None:
         """Open the row files at ``step``; later rows of an earlier start are cut off.
@@ -155,15 +159,19 @@ class Telemetry:
         if not delivered:
             log.warning("the trackers did not answer; what they lack stays in the journal")
         for tracker, counts in delivered.items():
+            text = f"tracker {tracker}: {counts['delivered']:,} events delivered"
+            where = f": {counts['link']}" if counts["link"] else ""
             if counts["pending"]:
                 log.warning(
-                    "tracker %s: %d events delivered, %d still in the journal",
-                    tracker,
-                    counts["delivered"],
+                    "%s, %d still in the journal%s; 'forge runs sync %s' or the next start "
+                    "delivers them",
+                    text,
                     counts["pending"],
+                    where,
+                    self._directory.id,
                 )
             else:
-                log.debug("tracker %s: %d events delivered", tracker, counts["delivered"])
+                log.info("%s%s", text, where)
 
     def _tracker_failed(self, tracker: str, message: str) -> None:
         text = f"tracker {tracker} failed: {message}; its events wait in the journal"

@@ -16,6 +16,8 @@ notebook = forge_faults.trackers:Notebook
 raiser = forge_faults.trackers:Raiser
 sleeper = forge_faults.trackers:Sleeper
 killer = forge_faults.trackers:Killer
+never-ends = forge_faults.trackers:NeverEnds
+switch = forge_faults.trackers:Switch
 
 [llmforge.callbacks]
 counter = forge_faults.callback:Counter

@@ -94,6 +94,7 @@ def test_trackers_that_raise_and_hang_change_nothing_and_hold_up_nobody(
     assert time.monotonic() - began < 7  # 2 s for the trackers, and the interpreter's end
     assert "tracker raiser failed: forge_run_start: ConnectionError: injected" in output
     assert "tracker sleeper: 0 events delivered" in output
+    assert "tracker raiser is not ready: ConnectionError: injected" in output
     assert "Traceback" not in output
     check_complete(place)
     assert not is_alive(courier_of(place))

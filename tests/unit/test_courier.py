@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from courier_parts import Mine
 
 from llmforge.courier import JournalWriter, cut_torn_line, delivery, read_events
 from llmforge.courier.cursor import Cursor
@@ -71,7 +72,7 @@ class Place:
             self.given.append(event)
 
         thread = Delivery(
-            "mine",
+            Mine(),
             call=call or take,
             journal=self.journal,
             cursor=self.cursor,

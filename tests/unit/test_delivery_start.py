@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from courier_parts import Mine
+
 from llmforge.courier.delivery import Delivery
 from llmforge.courier.journal import JournalWriter
 from llmforge.events import Event, MetricsLogged, RunStarted
@@ -29,7 +31,7 @@ def deliver(directory: Path) -> tuple[list[Event], list[str]]:
     told: list[Event] = []
     failures: list[str] = []
     delivery = Delivery(
-        "mine",
+        Mine(),
         call=lambda _, event: told.append(event),
         journal=directory / "journal.jsonl",
         cursor=directory / "cursor.json",
@@ -69,7 +71,7 @@ def test_a_tracker_that_exits_is_reported_and_its_event_stays_undelivered(tmp_pa
         raise SystemExit(f"{hook} {event.hook}")
 
     delivery = Delivery(
-        "mine",
+        Mine(),
         call=call,
         journal=tmp_path / "journal.jsonl",
         cursor=tmp_path / "cursor.json",

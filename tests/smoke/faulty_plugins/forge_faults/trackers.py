@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llmforge import Component, events, hookimpl
+from llmforge import Component, Problem, events, hookimpl
 
 
 class Notebook(Component, kind="tracker"):
@@ -108,7 +108,12 @@ class _Everywhere(Component):
 
 
 class Raiser(_Everywhere, kind="tracker"):
-    """Raises in every hook."""
+    """Raises in every hook, its preflight included."""
+
+    @hookimpl
+    def forge_preflight(self) -> list[Problem]:
+        """Raise."""
+        raise ConnectionError("injected by forge_faults: nobody answers")
 
     def act(self) -> None:
         """Raise."""
@@ -121,6 +126,25 @@ class Sleeper(_Everywhere, kind="tracker"):
     def act(self) -> None:
         """Hang."""
         time.sleep(60)
+
+
+class NeverEnds(Notebook, kind="tracker"):
+    """Takes everything but the end, in which it hangs for a minute."""
+
+    @hookimpl
+    def forge_run_end(self, event: events.RunEnded) -> None:
+        """Hang."""
+        del event
+        time.sleep(60)
+
+
+class Switch(Notebook, kind="tracker"):
+    """Takes events while the file that ``FAULT_SWITCH`` names exists."""
+
+    def _write(self, hook: str, body: dict[str, Any]) -> None:
+        if not Path(os.environ["FAULT_SWITCH"]).exists():
+            raise ConnectionError("injected by forge_faults: switched off")
+        super()._write(hook, body)
 
 
 class Killer(_Everywhere, kind="tracker"):

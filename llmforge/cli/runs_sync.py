@@ -1,0 +1,70 @@
+"""``forge runs sync``: deliver later what the trackers of a run lack."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmforge.cli.common import Root, run_root
+
+
+def sync(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")],
+    trackers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tracker",
+            metavar="NAME",
+            help="Only this tracker, even one the run was not started with; may be repeated.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="S",
+            min=0,
+            help="Give up after so many seconds without any progress.",
+        ),
+    ] = 30.0,
+    root: Root = None,
+) -> None:
+    """Deliver to the trackers of a run what they could not be given while it was trained.
+
+    Exit codes: 0 all is delivered, 1 something still waits, 2 a tracker is not ready, 3 the run
+    is being trained.
+    """
+    from llmforge.courier.sync import sync_trackers
+    from llmforge.errors import UsageError
+    from llmforge.insight.compare import read_recipe
+    from llmforge.insight.inventory import tracker_names
+    from llmforge.rundir import find_run
+
+    directory = find_run(run_root(root), run)
+    names = trackers or tracker_names(read_recipe(directory))
+    if not names:
+        raise UsageError(
+            f"run {directory.id} has no trackers",
+            remedy=f"forge runs sync {directory.id} --tracker NAME gives its events to one",
+        )
+
+    def failed(tracker: str, message: str) -> None:
+        typer.echo(f"{tracker}: {message}", err=True)
+
+    found = sync_trackers(
+        directory,
+        names,
+        patience=timeout,
+        on_error=failed,
+        on_notice=lambda text: typer.echo(text, err=True),
+    )
+    for name, item in found.items():
+        waits = f", {item.pending:,} still wait" if item.pending else ""
+        where = f": {item.link}" if item.link else ""
+        typer.echo(f"{name}: {item.new:,} events delivered, {item.total:,} in all{waits}{where}")
+    if any(item.pending for item in found.values()):
+        typer.echo(
+            f"not everything is delivered; try again: forge runs sync {directory.id}", err=True
+        )
+        raise typer.Exit(1)
