@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 import llmforge
-from llmforge import Component, Problem, RunContext, events, hookimpl
+from llmforge import SAFE, Component, Problem, RunContext, events, hookimpl
 
 if TYPE_CHECKING:
     from llmforge_plugins.trackers._mlflow_checkpoints import Checkpoints
@@ -26,15 +26,15 @@ class Mlflow(Component, kind="tracker"):
     class Options(llmforge.Options):
         """Options of ``[tracker.mlflow]``."""
 
-        tracking_uri: str | None = None
+        tracking_uri: Annotated[str | None, SAFE] = None
         """Server or database; else ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in ``run.root``."""
-        experiment: str | None = None
+        experiment: Annotated[str | None, SAFE] = None
         """Experiment, made if it does not exist; else ``run.project``, else ``llmforge``."""
-        parent_run_id: str | None = None
+        parent_run_id: Annotated[str | None, SAFE] = None
         """MLflow run below which this one is shown."""
-        log_checkpoints: Literal["best", "last", "all", "none"] = "none"
+        log_checkpoints: Annotated[Literal["best", "last", "all", "none"], SAFE] = "none"
         """Checkpoints to keep as artifacts; ``best`` and ``last`` replace the one before."""
-        register_as: Annotated[str, Field(min_length=1)] | None = None
+        register_as: Annotated[str | None, SAFE, Field(min_length=1)] = None
         """Registered model that gets the logged checkpoints as versions when the run is done."""
 
         @model_validator(mode="after")
