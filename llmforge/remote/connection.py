@@ -1,6 +1,7 @@
 """Calls to a place that may hang, fail or lie: each with a deadline, a few tries and a fresh start.
 
-The core never holds on to one open file system: what failed is thrown away and opened again.
+The core never holds on to one open file system: one that stalled or failed twice is thrown away
+and opened again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from llmforge.remote.opening import open_storage
 T = TypeVar("T")
 Work = Callable[[Storage, Progress], T]
 
-_USER = re.compile(r"(?<=://)[^/\s@]*@")
+_SECRET_PARTS = re.compile(r"""(?<=://)[^/\s@'"]*@|(?<=[^\s'"])\?[^\s'"]*=[^\s'"]*""")
+"""User and password, or the query, of a URL within a text."""
 _TRIES = 4
 _FIRST_PAUSE_SECONDS = 0.2
 
@@ -82,7 +84,7 @@ class Connections:
             Cancelled: ``moved`` raised it.
         """
         for number in range(1, _TRIES + 1):
-            attempt = _Attempt(self, work, limited=limited, moved=moved)
+            attempt = _Attempt(self, work, limited=limited, moved=moved, again=number == 1)
             try:
                 return attempt.run(what, expected)
             except Exception as error:  # a storage may raise anything
@@ -104,11 +106,18 @@ class Connections:
 
 
 class _Attempt:
-    """One try of one call; a place it could not use is not used again."""
+    """One try of one call; ``again`` says whether a place that fails it may be used once more."""
 
     def __init__(
-        self, owner: Connections, work: Work[Any], *, limited: bool, moved: Progress | None
+        self,
+        owner: Connections,
+        work: Work[Any],
+        *,
+        limited: bool,
+        moved: Progress | None,
+        again: bool,
     ) -> None:
+        self._again = again
         self._owner = owner
         self._work = work
         self._moved = moved
@@ -124,6 +133,12 @@ class _Attempt:
             result = call(self._call, seconds=owner._stall_seconds, what=what, progress=self._pulse)
         except expected:
             self._give_back()
+            raise
+        except StorageStalled:
+            raise
+        except Exception:
+            if self._again:
+                self._give_back()
             raise
         self._give_back()
         return result
@@ -153,5 +168,5 @@ def _is_final(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(_USER.sub("", str(error)).split())
+    text = " ".join(_SECRET_PARTS.sub("", str(error)).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

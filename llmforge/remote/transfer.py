@@ -46,15 +46,19 @@ def arrived(
     connections: Connections, source: Source, name: str, *, moved: Progress | None = None
 ) -> bool:
     """Return whether ``name`` holds ``source``, by the service's checksum or by reading it back."""
-    if stored_size(connections, name) != source.entry.size:
+    try:
+        told = connections.call(
+            f"verifying {name}",
+            lambda storage, progress: storage.same(name, source.path, progress=progress),
+            expected=(FileNotFoundError,),
+            moved=moved,
+        )
+    except FileNotFoundError:
         return False
-    told = connections.call(
-        f"verifying {name}",
-        lambda storage, progress: storage.same(name, source.path, progress=progress),
-        moved=moved,
-    )
     if told is not None:
         return told
+    if stored_size(connections, name) != source.entry.size:
+        return False
     return stored_hash(connections, name, moved=moved) == source.entry.sha256
 
 

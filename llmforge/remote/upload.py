@@ -146,14 +146,18 @@ class Upload:
 
     def _send(self, objects: Mapping[str, Source]) -> None:
         report = _Report(self._on_state, "uploading", _total(objects))
+        there = self._connections.call(
+            f"listing {self._mine}", lambda storage, _: storage.names(self._mine)
+        )
 
         def one(name: str, source: Source) -> None:
             if hash_file(source.path) != source.entry.sha256:
                 raise CheckpointError(f"{source.path} was altered: its SHA-256 is another")
             moved = report.of(name, source.entry.size)
             stored = f"{self._mine}/{name}"
-            if stored_size(self._connections, stored) == source.entry.size:
-                moved(source.entry.size)  # of an earlier try; verified like the rest
+            known = stored_size(self._connections, stored) if stored in there else None
+            if known == source.entry.size:
+                moved(known)  # of an earlier try; verified like the rest
             else:
                 send(self._connections, source, stored, moved=moved)
 

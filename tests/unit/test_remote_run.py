@@ -56,7 +56,7 @@ def call(run: RemoteRun, work: Callable[..., object]) -> object:
     return run._connections.call("test", lambda storage, _: work(storage))
 
 
-@pytest.mark.parametrize("archive", ["none", "tar.gz"])
+@pytest.mark.parametrize("archive", ["none", "tar.gz", "tar.zst"])
 def test_a_checkpoint_goes_there_and_comes_back_equal(
     run: RemoteRun, checkpoints: Path, tmp_path: Path, archive: str
 ) -> None:

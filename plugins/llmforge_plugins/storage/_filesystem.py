@@ -15,20 +15,22 @@ from llmforge.interfaces import Progress, public_url
 CHUNK = 8 << 20
 """Bytes moved at once."""
 
+FRESH = {"skip_instance_cache": True, "use_listings_cache": False}
+"""What every file system is made with: a shared or caching one shows what was there earlier."""
+
 
 class Filesystem:
     """The methods of :class:`llmforge.interfaces.Storage` by what every fsspec file system has.
 
     Args:
         url: the root.
-        options: what the file system is made with.
+        filesystem: an instance made for this object.
+        root: the root as the file system knows it.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, url: str, filesystem: Any, root: str) -> None:
         self.url = public_url(url)
-        # A shared or caching file system would show what was there earlier.
-        own = {"skip_instance_cache": True, "use_listings_cache": False}
-        self.filesystem, root = url_to_fs(url, **own, **(options or {}))
+        self.filesystem = filesystem
         self._root = root.rstrip("/")
 
     def path(self, name: str) -> str:
@@ -37,12 +39,12 @@ class Filesystem:
 
     def create(self, name: str, content: bytes) -> None:
         """Write ``name`` only if nothing is there, as far as the file system can tell."""
-        self.filesystem.makedirs(self._parent(name), exist_ok=True)
+        self._make_folder(self.path(name).rpartition("/")[0] or "/")
         self.filesystem.pipe_file(self.path(name), content, mode="create")
 
     def write(self, name: str, content: bytes) -> None:
         """Write or replace ``name``."""
-        self.filesystem.makedirs(self._parent(name), exist_ok=True)
+        self._make_folder(self.path(name).rpartition("/")[0] or "/")
         self.filesystem.pipe_file(self.path(name), content)
 
     def read(self, name: str) -> bytes:
@@ -51,7 +53,7 @@ class Filesystem:
 
     def put(self, source: Path, name: str, *, progress: Progress) -> None:
         """Upload the file ``source``."""
-        self.filesystem.makedirs(self._parent(name), exist_ok=True)
+        self._make_folder(self.path(name).rpartition("/")[0] or "/")
         told = Told(progress)
         self.filesystem.put_file(str(source), self.path(name), callback=told)
         told.rest(source.stat().st_size)
@@ -91,7 +93,8 @@ class Filesystem:
         folder = self.path(below)
         try:
             found = self.filesystem.find(folder)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            self._check_root(error)
             return []
         return sorted(self._relative(path) for path in found if _clean(path) != _clean(folder))
 
@@ -99,7 +102,8 @@ class Filesystem:
         """Return the names of the folders directly in ``below``."""
         try:
             found = self.filesystem.ls(self.path(below), detail=True)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            self._check_root(error)
             return []
         folders = [_clean(item["name"]) for item in found if item["type"] == "directory"]
         return sorted({path.rpartition("/")[2] for path in folders} - {""})
@@ -115,11 +119,20 @@ class Filesystem:
         del error
         return ""
 
-    def _parent(self, name: str) -> str:
-        return self.path(name).rpartition("/")[0] or "/"
+    def _make_folder(self, path: str) -> None:
+        self.filesystem.makedirs(path, exist_ok=True)
+
+    def _check_root(self, error: FileNotFoundError) -> None:
+        """Raise another error when the whole place is missing and not only a folder in it."""
 
     def _relative(self, path: str) -> str:
         return _clean(path).removeprefix(_clean(self._root)).lstrip("/")
+
+
+def any_filesystem(url: str, options: Mapping[str, Any]) -> Filesystem:
+    """Open ``url`` with the file system that fsspec knows for its scheme."""
+    filesystem, root = url_to_fs(url, **FRESH, **options)
+    return Filesystem(url, filesystem, root)
 
 
 class Told(Callback):

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fsspec.implementations.local import LocalFileSystem
+
 from llmforge.interfaces import Progress
-from llmforge_plugins.storage._filesystem import CHUNK, Filesystem
+from llmforge_plugins.storage._filesystem import CHUNK, FRESH, Filesystem
 
 _PARTIAL = ".partial-"
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -21,7 +23,8 @@ class Local(Filesystem):
     """Files below a folder, forced to the disk before they get their name."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url)
+        filesystem = LocalFileSystem(**FRESH)
+        super().__init__(url, filesystem, filesystem._strip_protocol(url))
 
     def create(self, name: str, content: bytes) -> None:
         """Write ``name`` only if nothing is there: the kernel lets one of two links succeed."""

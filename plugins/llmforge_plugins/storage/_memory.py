@@ -6,8 +6,10 @@ import hashlib
 import threading
 from pathlib import Path
 
-from llmforge.interfaces import Progress
-from llmforge_plugins.storage._filesystem import Filesystem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from llmforge.interfaces import Progress, public_url
+from llmforge_plugins.storage._filesystem import FRESH, Filesystem
 
 _LOCK = threading.RLock()
 """The memory is one dictionary for the whole process, and so is its lock."""
@@ -17,7 +19,8 @@ class Memory(Filesystem):
     """Files in a dictionary of this process."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url)
+        filesystem = MemoryFileSystem(**FRESH)
+        super().__init__(url, filesystem, filesystem._strip_protocol(public_url(url)))
 
     def create(self, name: str, content: bytes) -> None:
         """Write ``name`` only if nothing is there."""

@@ -27,6 +27,6 @@ class Fsspec(Component, kind="storage"):
     @hookimpl
     def forge_open_storage(self, url: str) -> Storage:
         """Open the place behind ``url``."""
-        from llmforge_plugins.storage._filesystem import Filesystem
+        from llmforge_plugins.storage._filesystem import any_filesystem
 
-        return Filesystem(url, self.options.arguments)
+        return any_filesystem(url, self.options.arguments)
