@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.component import KINDS
-from llmforge.options import Options, scope_of
+from llmforge.options import IDENTITY, Options, Scope, scope_of
 from llmforge.plugins import entries, load
 from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS
 
@@ -76,7 +76,7 @@ def recipes_page() -> str:
             default = " (the default)" if DEFAULT_COMPONENTS.get(kind) == entry.name else ""
             parts.append(
                 f"\n### `[{kind}.{entry.name}]`{default}\n\n{_first(component)}\n\n"
-                f"{_options(component.Options)}"
+                f"{_options(component.Options, KINDS[kind].scope)}"
             )
     return "".join(parts)
 
@@ -104,15 +104,15 @@ def _inline(text: str | None) -> str:
     return " ".join((text or "").replace("``", "`").split())
 
 
-def _options(model: type[Options]) -> str:
-    rows = list(_rows(model))
+def _options(model: type[Options], scope: Scope = IDENTITY) -> str:
+    rows = list(_rows(model, scope))
     if not rows:
         return "No options.\n"
     head = "| key | type | default | scope | meaning |\n|---|---|---|---|---|\n"
     return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _rows(model: type[Options]) -> Iterator[tuple[str, str, str, str, str]]:
+def _rows(model: type[Options], scope: Scope) -> Iterator[tuple[str, str, str, str, str]]:
     for name, field in model.model_fields.items():
         default = (
             "required"
@@ -120,7 +120,7 @@ def _rows(model: type[Options]) -> Iterator[tuple[str, str, str, str, str]]:
             else _value(field.get_default(call_default_factory=True))
         )
         meaning = _inline(field.description)
-        yield f"`{name}`", _type(field.annotation), default, scope_of(field).name, meaning
+        yield f"`{name}`", _type(field.annotation), default, scope_of(field, scope).name, meaning
 
 
 def _value(value: object) -> str:
