@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,9 +17,10 @@ _NOT_IN_NAMES = re.compile(r"[^/\w.\- ]")
 
 
 def name(text: str) -> str:
-    """Return ``text`` as MLflow takes it: other characters become ``_``, and no path steps."""
-    plain = posixpath.normpath(_NOT_IN_NAMES.sub("_", text)).strip("/")
-    return "_" if plain.startswith(".") and not plain.strip("./") else plain[:NAME_LENGTH]
+    """Return ``text`` as MLflow takes it: a path without steps, other characters as ``_``."""
+    parts = _NOT_IN_NAMES.sub("_", text).split("/")
+    kept = "/".join(part for part in parts if part not in ("", ".", ".."))
+    return kept[:NAME_LENGTH].rstrip("/") or "_"
 
 
 def param(value: Any) -> str:
