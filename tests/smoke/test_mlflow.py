@@ -249,12 +249,12 @@ def test_couriers_and_trainers_killed_at_any_time_double_and_lose_nothing(
     tracked: Tracked, server: MlflowServer, reference: Reference, seed: int
 ) -> None:
     place = tracked(**{"train.log_every": "1"})
-    for start in range(3):
-        process = place.start()
-        process.wait_for(reached(8 + 9 * start + seed))
-        time.sleep(0.07 * seed)
-        victim = courier_of(process) if (seed + start) % 2 else process.process.pid
-        os.kill(victim, signal.SIGKILL)
+    for start, stop in enumerate((18, 36, 54)):
+        process = place.start("--set", f"train.stop_at={stop}")
+        assert process.wait_for(reached(stop - 12 + seed))
+        time.sleep(0.05 * seed)
+        kills_courier = (seed + start) % 2 and process.process.poll() is None
+        os.kill(courier_of(process) if kills_courier else process.process.pid, signal.SIGKILL)
         process.process.wait(timeout=120)
     place.train()
     sync(place)
