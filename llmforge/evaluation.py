@@ -98,8 +98,9 @@ def record_evaluation(checkpoint: Checkpoint, result: dict[str, Any]) -> Path | 
         kept = [item for item in _read(path) if (item["checkpoint"], item["split"]) != key]
         write_json(path, [*kept, result])
     except (OSError, ValueError, LookupError, TypeError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"it is damaged: {error}"
         raise RunError(
-            f"the result cannot be kept in {path}: {error}",
+            f"the result cannot be kept in {path}: {why}",
             remedy="--json prints it; move a damaged file aside",
         ) from error
     return path

@@ -33,8 +33,6 @@ class Settings(BaseSettings):
         default=False, validation_alias=AliasChoices("FORGE_OFFLINE", "HF_HUB_OFFLINE")
     )
     """``FORGE_OFFLINE`` (or ``HF_HUB_OFFLINE``): use no network."""
-    debug: bool = False
-    """``FORGE_DEBUG``: show tracebacks, as ``--debug`` does."""
 
 
 @lru_cache(maxsize=1)

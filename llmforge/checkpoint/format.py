@@ -69,10 +69,17 @@ def tensor_file(part: Part) -> str:
 
 
 def step_directories(directory: Path) -> list[tuple[int, Path]]:
-    """Return (step, path) of every checkpoint directory, sound or not, in order of steps."""
+    """Return (step, path) of every checkpoint directory, sound or not, in order of steps.
+
+    Raises:
+        CheckpointError: ``directory`` may not be read by this user.
+    """
     if not directory.is_dir():
         return []
-    found = [(_STEP.fullmatch(path.name), path) for path in directory.iterdir()]
+    try:
+        found = [(_STEP.fullmatch(path.name), path) for path in directory.iterdir()]
+    except PermissionError as error:
+        raise unreadable(directory, error) from error
     return sorted((int(match[1]), path) for match, path in found if match)
 
 

@@ -55,7 +55,10 @@ OWN = {
             "runs", "llmforge.cli.runs:app", "List, inspect, compare and clear runs.", _EXPERIMENTS
         ),
         Command(
-            "checkpoints", "llmforge.cli.checkpoints:app", "Look at checkpoints.", _EXPERIMENTS
+            "checkpoints",
+            "llmforge.cli.checkpoints:app",
+            "Look at checkpoints and keep some.",
+            _EXPERIMENTS,
         ),
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
         Command("data", "llmforge.cli.data:app", "Download and tokenise data.", _PREPARING),

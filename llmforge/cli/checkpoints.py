@@ -1,57 +1,70 @@
-"""``forge checkpoints``: what a run has saved."""
+"""``forge checkpoints``: what a run has saved, and what of it shall stay."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
+from llmforge.cli.common import AsJson, Root
 
+app = typer.Typer(no_args_is_help=True, help="Look at checkpoints and keep some.")
 
-@app.callback()
-def group() -> None:
-    """Hold the commands below."""
+Address = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT", help="RUN@best, RUN@last, RUN@STEP or a path.", show_default=False
+    ),
+]
 
 
 @app.command("list")
 def list_saved(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run id or its beginning.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read and hash every file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    root: Annotated[
-        Path | None, typer.Option("--root", help="Directory of all runs.", show_default=False)
-    ] = None,
+    as_json: AsJson = False,
+    root: Root = None,
 ) -> None:
-    """List the checkpoints of a run."""
-    from llmforge import checkpoint
-    from llmforge.cli.common import emit_json, run_root
+    """List the checkpoints of a run, damaged ones too."""
+    import dataclasses
+
+    from llmforge.cli.common import console, emit_json, run_root
+    from llmforge.cli.run_views import print_checkpoints
+    from llmforge.insight.inventory import checkpoints_of
     from llmforge.rundir import find_run
 
     directory = find_run(run_root(root), run)
-    rows: list[dict[str, Any]] = [
-        {
-            "step": item.step,
-            "best": item.is_best,
-            "size": item.manifest.size,
-            "created": item.manifest.created,
-            "problems": checkpoint.verify(item.path, hashes=verify),
-            "path": str(item.path),
-        }
-        for item in checkpoint.list_checkpoints(directory.checkpoints)
-    ]
+    found = checkpoints_of(directory, hashes=verify)
     if as_json:
-        emit_json(rows)
-        return
-    if not rows:
+        emit_json([dataclasses.asdict(info) for info in found])
+    elif found:
+        print_checkpoints(console(), found)
+    else:
         typer.echo(f"{directory.id} has no checkpoint yet")
-    for row in rows:
-        created = datetime.fromisoformat(str(row["created"])).astimezone()
-        state = "damaged: " + "; ".join(row["problems"]) if row["problems"] else "ok"
-        mark = "best" if row["best"] else ""
-        typer.echo(
-            f"step {row['step']:>8}  {mark:<5} {row['size'] / 1e6:>9.1f} MB  "
-            f"{created:%Y-%m-%d %H:%M:%S}  {state}"
-        )
+
+
+@app.command()
+def pin(checkpoint: Address, root: Root = None) -> None:
+    """Keep a checkpoint whatever checkpoint.keep_last and keep_best say."""
+    _set_pin(checkpoint, root, pinned=True)
+
+
+@app.command()
+def unpin(checkpoint: Address, root: Root = None) -> None:
+    """Let retention treat a pinned checkpoint like any other."""
+    _set_pin(checkpoint, root, pinned=False)
+
+
+def _set_pin(address: str, root: Path | None, *, pinned: bool) -> None:
+    from llmforge import checkpoint
+    from llmforge.cli.common import run_root
+    from llmforge.errors import CheckpointError
+    from llmforge.generate import locate
+
+    found = locate(address, root=run_root(root))
+    try:
+        (checkpoint.pin if pinned else checkpoint.unpin)(found.path)
+    except OSError as error:
+        raise CheckpointError(f"{found.path} cannot be written: {error.strerror}") from error
+    typer.echo(f"{found.path} {'stays until it is unpinned' if pinned else 'is not pinned'}")

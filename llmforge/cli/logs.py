@@ -8,7 +8,7 @@ from llmforge.cli.common import console
 from llmforge.run.report import TerminalFilter
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
-_level = logging.INFO
+_chosen: int | None = None
 
 
 class ScreenHandler(logging.Handler):
@@ -22,17 +22,23 @@ class ScreenHandler(logging.Handler):
 
 
 def set_verbosity(*, verbose: bool, quiet: bool) -> None:
-    """Choose what the screen shows: ``-v`` debug lines, ``-q`` warnings only."""
-    global _level
-    _level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    """Choose what the screen shows: ``-v`` debug lines, ``-q`` warnings only, else as it was."""
+    global _chosen
+    if verbose or quiet:
+        _chosen = logging.DEBUG if verbose else logging.WARNING
 
 
-def show_logs() -> None:
-    """Show llmforge's log lines on the screen from now on."""
+def show_logs(level: str) -> None:
+    """Show llmforge's log lines on the screen from now on.
+
+    Args:
+        level: ``run.log_level`` of the recipe, which holds unless ``-v`` or ``-q`` was given.
+    """
+    shown = logging.getLevelNamesMapping()[level.upper()] if _chosen is None else _chosen
     logger = logging.getLogger("llmforge")
     if any(isinstance(handler, ScreenHandler) for handler in logger.handlers):
         return
-    handler = ScreenHandler(_level)
+    handler = ScreenHandler(shown)
     handler.addFilter(TerminalFilter())
     logger.addHandler(handler)
-    logger.setLevel(min(logger.level or logging.WARNING, _level))
+    logger.setLevel(min(logger.level or logging.WARNING, shown))

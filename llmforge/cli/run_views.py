@@ -340,7 +340,7 @@ def _present(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: plain_value(value) for name, value in values.items()}
+    return _present({name: plain_value(value) for name, value in values.items()})
 
 
 def _numbered(texts: Sequence[str]) -> dict[str, str]:

@@ -56,6 +56,8 @@ def train(
         bool,
         _option("--allow-data-change", help="Go on although the data changed."),
     ] = False,
+    verbose: Annotated[bool, _option("--verbose", "-v", help="Show more of what happens.")] = False,
+    quiet: Annotated[bool, _option("--quiet", "-q", help="Show warnings only.")] = False,
     dry_run: Annotated[bool, _option("--dry-run", help="Check everything, train nothing.")] = False,
 ) -> None:
     """Train RECIPE; the same command again resumes it, or says it is done.
@@ -94,9 +96,10 @@ def train(
             if dry_run:
                 _describe(loaded, plan)
                 return
-            from llmforge.cli.logs import show_logs
+            from llmforge.cli.logs import set_verbosity, show_logs
 
-            show_logs()
+            set_verbosity(verbose=verbose, quiet=quiet)
+            show_logs(loaded.run.log_level)
             result = run_training(
                 loaded,
                 resume=resume,

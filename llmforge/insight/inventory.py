@@ -20,7 +20,7 @@ from llmforge.rundir.record import FINISHED
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint after a quick look: manifest and file sizes, no hashes.
+    """A checkpoint as lists show it.
 
     ``size`` is in bytes, ``problem`` empty when nothing seems wrong.
     """
@@ -35,9 +35,18 @@ class CheckpointInfo:
     problem: str
 
 
-def checkpoints_of(directory: RunDirectory) -> list[CheckpointInfo]:
-    """Return every checkpoint of a run in order of steps, damaged ones too."""
-    found = [_look_at(step, path) for step, path in step_directories(directory.checkpoints)]
+def checkpoints_of(directory: RunDirectory, *, hashes: bool = False) -> list[CheckpointInfo]:
+    """Return every checkpoint of a run in order of steps, damaged ones too.
+
+    Args:
+        directory: the run.
+        hashes: read and hash every file; else manifest and file sizes are looked at.
+
+    Raises:
+        CheckpointError: they may not be read by this user.
+    """
+    known = step_directories(directory.checkpoints)
+    found = [_look_at(step, path, hashes=hashes) for step, path in known]
     sound = [info.step for info in found if not info.problem]
     best = [info.step for info in found if info.is_best]
     return [
@@ -138,10 +147,10 @@ def _command_again(entry: RunEntry) -> str:
     return again if place in ("", str(Path.cwd())) else f"cd {shlex.quote(place)} && {again}"
 
 
-def _look_at(step: int, path: Path) -> CheckpointInfo:
+def _look_at(step: int, path: Path, *, hashes: bool) -> CheckpointInfo:
     size, created, is_best, wrong = 0, "", False, []
     try:
-        wrong = verify(path, hashes=False)
+        wrong = verify(path, hashes=hashes)
         manifest = read_manifest(path)
         size, created, is_best = manifest.size, manifest.created, manifest.is_best
     except CheckpointError as error:

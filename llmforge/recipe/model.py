@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmforge.options import Options, plain
+from llmforge.options import Options
 from llmforge.recipe.schema import (
     CheckpointTable,
     DataKeys,
@@ -82,7 +82,3 @@ class Recipe:
     def learning_rate(self) -> float:
         """Peak learning rate, an option every optimizer has."""
         return float(getattr(self.selected("optimizer").options, "lr"))  # noqa: B009
-
-    def plain_options(self, kind: str) -> dict[str, Any]:
-        """Return the options of the selected component of ``kind`` as plain values."""
-        return plain(self.selected(kind).options)

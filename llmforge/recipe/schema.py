@@ -58,7 +58,7 @@ class RunTable(Options):
     notes: Annotated[str, SAFE] = ""
     """Free text kept with the run."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], SAFE] = "info"
-    """How much is logged; ``-v`` and ``-q`` set it too."""
+    """How much is logged, in the file and on the screen; for the screen ``-v`` and ``-q`` win."""
     log_file: Annotated[str, SAFE] = "log.txt"
     """Log file in the run directory: a name that ends in ``.txt`` or ``.log``."""
 

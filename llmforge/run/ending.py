@@ -18,13 +18,17 @@ def final_metrics(
 ) -> dict[str, Any]:
     """Return the content of ``metrics.json``: the newest value of each metric, and the best."""
     return {
-        **record.metrics,
+        **with_best(record.metrics, state),
         "step": state.step,
         "state": ending.state,
         "reason": ending.reason,
-        "best": None if state.best is None else dataclasses.asdict(state.best),
         "tokens_seen": state.sequences * plan.recipe.context,
     }
+
+
+def with_best(metrics: Mapping[str, Any], state: TrainerState) -> dict[str, Any]:
+    """Return ``metrics`` with the best evaluation as ``state`` knows it."""
+    return {**metrics, "best": None if state.best is None else dataclasses.asdict(state.best)}
 
 
 def completion(

@@ -19,7 +19,7 @@ from llmforge.events import ArtifactWritten, RunEnded, RunStarted
 from llmforge.interfaces import Engine
 from llmforge.recipe import to_toml
 from llmforge.run.components import Components
-from llmforge.run.ending import completion, final_metrics, goodput
+from llmforge.run.ending import completion, final_metrics, goodput, with_best
 from llmforge.run.hardware import peak_flops
 from llmforge.run.loop import Ending, Sinks, TrainingLoop
 from llmforge.run.metadata import Describer
@@ -174,6 +174,7 @@ class _Start:
         recorder.update(
             resolved=stage.resolved(),
             fingerprints=stage.prepared.fingerprints,
+            metrics=with_best(recorder.record.metrics, stage.point.state),
             total_steps=recipe.train.extend_to or stage.total_steps,
         )
         if problems := telemetry.tracker_problems():

@@ -10,7 +10,6 @@ import hashlib
 
 MODEL = "model"
 TRAINING = "training"
-GENERATION = "generation"
 
 
 def derive(seed: int, stream: str, *place: int) -> int:

@@ -14,7 +14,7 @@ import pluggy
 
 from llmforge.courier import Courier, JournalWriter, cut_torn_line
 from llmforge.errors import PluginError, Problem
-from llmforge.events import Event, MetricsLogged, RunEnded, RunFailed, RunStarted
+from llmforge.events import EvaluationEnded, Event, MetricsLogged, RunEnded, RunFailed, RunStarted
 from llmforge.plugins import Notifier
 from llmforge.recipe import Recipe
 from llmforge.run.metrics import LossHistory, RowFile, cut_rows, read_rows
@@ -103,6 +103,10 @@ class Telemetry:
     def event(self, event: Event) -> None:
         """Give ``event`` to the callbacks and to the journal."""
         self._announced = self._announced or isinstance(event, RunStarted)
+        if isinstance(event, EvaluationEnded) and event.is_best:
+            metric = self._recipe.early_stopping.metric
+            best = {"metric": metric, "value": event.values[metric], "step": event.step}
+            self._recorder.record.metrics = {**self._recorder.record.metrics, "best": best}
         with self._in_order:
             self._journal.append(event)
         self._notify(event.hook, event=event)

@@ -122,11 +122,17 @@ def newest_run(root: Path) -> RunDirectory:
 
 
 def _names(base: Path) -> list[str]:
+    """Return what ``base`` holds, hidden entries left out; nothing when it is not there."""
     try:
         with os.scandir(base) as found:
             return sorted(item.name for item in found if not item.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except PermissionError as error:
+        raise RunError(
+            f"{base} cannot be read: {error.strerror}",
+            remedy="make it readable, or name another directory of runs with --root",
+        ) from error
 
 
 def _is_run(directory: RunDirectory) -> bool:

@@ -72,10 +72,15 @@ def read_record(directory: RunDirectory) -> RunRecord:
         body = json.loads(directory.record.read_bytes())
     except FileNotFoundError:
         raise RunError(f"{directory.path} holds no run.json, so it is no run") from None
-    except (OSError, ValueError) as error:
-        raise _unreadable(directory, str(error)) from error
+    except OSError as error:
+        raise RunError(
+            f"{directory.record} cannot be read: {error.strerror}",
+            remedy="make it readable for the user who runs this command",
+        ) from error
+    except ValueError as error:
+        raise _damaged(directory, str(error)) from error
     if not isinstance(body, dict) or "run_id" not in body:
-        raise _unreadable(directory, "it is no record of a run")
+        raise _damaged(directory, "it is no record of a run")
     if body.get("format_version", 0) > FORMAT_VERSION:
         raise RunError(
             f"{directory.record} has format {body['format_version']}, newer than this llmforge",
@@ -84,7 +89,7 @@ def read_record(directory: RunDirectory) -> RunRecord:
     return RunRecord(**{key: value for key, value in body.items() if key in _FIELDS})
 
 
-def _unreadable(directory: RunDirectory, why: str) -> RunError:
+def _damaged(directory: RunDirectory, why: str) -> RunError:
     return RunError(
         f"{directory.record} cannot be read: {why}",
         remedy=f"'forge runs clear {directory.id}' sets the run aside; its checkpoints stay usable",

@@ -15,6 +15,9 @@ def test_a_run_stopped_by_stop_at_goes_on_as_if_it_never_stopped(
     workplace = halfway.copy(tmp_path / "copy")
     assert workplace.record["state"] == "interrupted"
     assert "stop_at = 31" in workplace.record["exit_reason"]
+    lowest = min((row["val/loss"], row["step"]) for row in workplace.rows if "val/loss" in row)
+    best = workplace.record["metrics"]["best"]
+    assert (best["metric"], best["value"], best["step"]) == ("val/loss", *lowest)
 
     workplace.train_here()
 
