@@ -17,7 +17,7 @@ log = logging.getLogger("llmforge.run")
 def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The lines that reach the screen, with a logger as it is before a command."""
     printed: list[str] = []
-    console = SimpleNamespace(print=lambda text, style: printed.append(f"{text}"))
+    console = SimpleNamespace(print=lambda text, **_: printed.append(text))
     monkeypatch.setattr(logs, "console", lambda: console)
     monkeypatch.setattr(logs, "_chosen", None)
     logger = logging.getLogger("llmforge")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llmforge.errors import CheckpointError
-from llmforge.run.seeds import GENERATION, MODEL, TRAINING, derive
+from llmforge.run.seeds import MODEL, TRAINING, derive
 from llmforge.run.state import Best, TrainerState
 
 
@@ -53,7 +53,7 @@ def test_a_seed_depends_on_run_stream_and_place_alone() -> None:
     assert derive(7, TRAINING, 3, 1) == derive(7, TRAINING, 3, 1)
     others = {
         derive(8, TRAINING, 3, 1),
-        derive(7, GENERATION, 3, 1),
+        derive(7, MODEL, 3, 1),
         derive(7, MODEL),
         derive(7, TRAINING, 3, 0),
         derive(7, TRAINING, 31),
