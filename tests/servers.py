@@ -34,7 +34,7 @@ class Server:
     Args:
         command: the command line for a port.
         ready: the path that answers once it is up.
-        log: receives its output.
+        log: receives its output, and what it was asked.
         environment: what to add to the environment.
     """
 
@@ -50,13 +50,13 @@ class Server:
         self.url = f"http://{HOST}:{self.port}"
         self._command = command
         self._ready = ready
-        self._log = log
+        self.log = log
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, seconds: float = 60.0) -> None:
         """Start it and wait until it answers."""
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 list(self._command(self.port)),
                 stdout=log,
@@ -69,7 +69,7 @@ class Server:
         while not self._answers():
             if time.monotonic() > until or self._process.poll() is not None:
                 self.kill()
-                raise RuntimeError(f"no server at {self.url}: {self._log.read_text()[-2000:]}")
+                raise RuntimeError(f"no server at {self.url}: {self.log.read_text()[-2000:]}")
             time.sleep(0.1)
 
     def kill(self) -> None:
@@ -103,14 +103,20 @@ def make_s3_bucket(server: Server, name: str) -> None:
     urllib.request.urlopen(request, timeout=20).close()
 
 
-def gcs_server(log: Path, *, bucket: str) -> Server:
-    """Return an emulator of Google Cloud Storage with one bucket, in memory; not started."""
-    arguments = ["--host", HOST, "--in-memory", f"--default-bucket={bucket}"]
+def gcs_server(log: Path, *, bucket: str, keep: Path | None = None) -> Server:
+    """Return an emulator of Google Cloud Storage with one bucket; not started.
+
+    It keeps its objects in the directory ``keep``, or in memory.
+    """
+    arguments = ["--host", HOST, f"--default-bucket={bucket}"]
+    if keep is None:
+        arguments.append("--in-memory")
     script = str(Path(sys.executable).with_name("gcp-storage-emulator"))
     return Server(
         lambda port: [sys.executable, script, "start", *arguments, "--port", str(port)],
         ready="/storage/v1/b",
         log=log,
+        environment={} if keep is None else {"STORAGE_BASE": str(keep)},
     )
 
 
@@ -128,21 +134,22 @@ class Faults:
     """How often a request suffers what; each rate from 0 to 1, together at most 1.
 
     ``error`` answers 503 without asking the server, ``cut`` closes the connection before it is
-    asked, ``lost`` asks it and closes instead of handing on the answer, ``stall`` is silent for
-    ``stall_seconds`` and then closes.
+    asked, ``lost`` asks it and closes instead of handing on the answer, ``stall`` is silent for a
+    while and then closes, ``alter`` changes the last byte on the way there.
     """
 
     error: float = 0.0
     cut: float = 0.0
     lost: float = 0.0
     stall: float = 0.0
-    stall_seconds: float = 30.0
+    alter: float = 0.0
     random: random.Random = field(default_factory=lambda: random.Random(7))
 
-    def choose(self) -> str:
-        """Return the fault of the next request, or nothing."""
+    def __call__(self, request: Seen) -> str:
+        """Return what befalls ``request``, or nothing."""
+        del request
         drawn = self.random.random()
-        for name in ("error", "cut", "lost", "stall"):
+        for name in ("error", "cut", "lost", "stall", "alter"):
             drawn -= getattr(self, name)
             if drawn < 0:
                 return name
@@ -154,13 +161,16 @@ class FaultProxy:
 
     Attributes:
         url: where clients connect to.
-        faults: what befalls the requests; may be replaced at any time.
+        faults: returns what befalls a request, the name of a rate in :class:`Faults` or nothing;
+            may be replaced at any time.
+        stall_seconds: how long a stall lasts.
         seen: every request, in the order of arrival.
         suffered: the faults that were injected, by name.
     """
 
     def __init__(self, server: Server) -> None:
-        self.faults = Faults()
+        self.faults: Callable[[Seen], str] = Faults()
+        self.stall_seconds = 30.0
         self.seen: list[Seen] = []
         self.suffered: list[str] = []
         self.closing = threading.Event()
@@ -188,8 +198,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _any(self) -> None:
         body = self._body()
-        self.proxy.seen.append(Seen(self.command, self.path, dict(self.headers)))
-        fault = self.proxy.faults.choose()
+        request = Seen(self.command, self.path, dict(self.headers))
+        self.proxy.seen.append(request)
+        fault = self.proxy.faults(request)
         if fault:
             self.proxy.suffered.append(fault)
         if fault == "error":
@@ -197,9 +208,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "cut":
             self._close()
         elif fault == "stall":
-            self.proxy.closing.wait(self.proxy.faults.stall_seconds)
+            self.proxy.closing.wait(self.proxy.stall_seconds)
             self._close()
         else:
+            if fault == "alter" and body:
+                body = body[:-1] + bytes([body[-1] ^ 1])
             self._forward(body, lost=fault == "lost")
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _any  # noqa: N815

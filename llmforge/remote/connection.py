@@ -1,6 +1,6 @@
 """Calls to a place that may hang, fail or lie: each with a deadline, a few tries and a fresh start.
 
-The core never holds on to one open file system: one that stalled or failed twice is thrown away
+The core never holds on to one open file system: one that stalled or keeps failing is thrown away
 and opened again.
 """
 
@@ -24,8 +24,8 @@ Work = Callable[[Storage, Progress], T]
 
 _SECRET_PARTS = re.compile(r"""(?<=://)[^/\s@'"]*@|(?<=[^\s'"])\?[^\s'"]*=[^\s'"]*""")
 """User and password, or the query, of a URL within a text."""
-_TRIES = 4
-_FIRST_PAUSE_SECONDS = 0.2
+_TRIES = 6
+_FIRST_PAUSE_SECONDS = 0.1
 
 
 class Cancelled(Exception):
@@ -84,7 +84,7 @@ class Connections:
             Cancelled: ``moved`` raised it.
         """
         for number in range(1, _TRIES + 1):
-            attempt = _Attempt(self, work, limited=limited, moved=moved, again=number == 1)
+            attempt = _Attempt(self, work, limited=limited, moved=moved, again=number < 3)
             try:
                 return attempt.run(what, expected)
             except Exception as error:  # a storage may raise anything
@@ -106,7 +106,7 @@ class Connections:
 
 
 class _Attempt:
-    """One try of one call; ``again`` says whether a place that fails it may be used once more."""
+    """One try of one call; ``again`` says whether a place that fails it may be used again."""
 
     def __init__(
         self,

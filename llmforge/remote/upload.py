@@ -187,11 +187,17 @@ class Upload:
 
     def _publish(self, commit: Commit) -> Commit:
         name = f"{self._job.folder}/{COMMIT}"
-        # One that is there already is another writer's, or ours whose answer was lost.
-        create(self._connections, name, encode_commit(commit))
+        failure: StorageError | None = None
+        try:
+            create(self._connections, name, encode_commit(commit))
+        except StorageError as error:  # it may be there nevertheless, its answer lost
+            failure = error
+        # One that was there already is another writer's, or of an earlier try of ours.
         there = read_commit(self._connections, self._job.folder)
         if there is None:
-            raise StorageError(f"{self._connections.url}/{name} was written and is not there")
+            raise failure or StorageError(
+                f"{self._connections.url}/{name} was written and is not there"
+            )
         return self._settle(there, commit)
 
     def _on_state(self, state: str, done: int, total: int) -> None:

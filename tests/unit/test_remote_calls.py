@@ -112,9 +112,9 @@ def connections() -> Connections:
 def test_a_failing_call_is_tried_again_and_then_in_a_place_opened_afresh(
     connections: Connections,
 ) -> None:
-    work = Flaky(3, ConnectionResetError("reset"))
+    work = Flaky(4, ConnectionResetError("reset"))
     assert connections.call("x", work) == "done"
-    assert work.places[0] is work.places[1]
+    assert work.places[0] is work.places[1] is work.places[2]
     assert len({id(place) for place in work.places}) == 3
     again = Flaky(0, ValueError())
     connections.call("x", again)

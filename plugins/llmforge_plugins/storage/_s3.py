@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import botocore.exceptions
+import botocore.loaders
 import botocore.session
+from aiobotocore.session import AioSession
 from s3fs import S3FileSystem
 
 from llmforge import Problem
@@ -25,28 +28,30 @@ if TYPE_CHECKING:
 
 _MOST_PARTS = 10_000
 _MEBIBYTE = 1 << 20
-_ATTEMPTS = 2  # The core tries again, with pauses of its own.
 
 
 class S3Bucket(Filesystem):
     """Objects in a bucket below a prefix."""
 
     def __init__(self, url: str, options: s3.S3.Options) -> None:
-        session: dict[str, Any] = {"profile": options.profile} if options.profile else {}
+        session = AioSession(profile=options.profile)
+        session.register_component("data_loader", _service_descriptions())
         filesystem = S3FileSystem(
             anon=options.anonymous,
             endpoint_url=options.endpoint_url,
             requester_pays=options.requester_pays,
             client_kwargs={"region_name": options.region} if options.region else {},
             config_kwargs={
-                "retries": {"max_attempts": _ATTEMPTS, "mode": "standard"},
+                "retries": {"total_max_attempts": 1},
                 # The core verifies what arrived; services other than Amazon's often lack these.
                 "request_checksum_calculation": "when_required",
                 "response_checksum_validation": "when_required",
             },
+            session=session,
             **FRESH,
-            **session,
         )
+        # Tries within tries would look like a stall: the core tries again, with pauses of its own.
+        filesystem.retries = 1
         super().__init__(url, filesystem, public_url(url).partition("://")[2])
         if not self._root:
             raise StorageError(f"{self.url} names no bucket", remedy="write s3://bucket/folder")
@@ -131,6 +136,12 @@ class S3Bucket(Filesystem):
     def _check_root(self, error: FileNotFoundError) -> None:
         if _code(error) == "NoSuchBucket":
             raise OSError(f"there is no bucket {self._bucket('')}") from error.__cause__
+
+
+@cache
+def _service_descriptions() -> Any:
+    """Return botocore's reader of its large JSON files, which keeps what it has read."""
+    return botocore.loaders.create_loader()
 
 
 def credential_problems(options: s3.S3.Options) -> list[Problem]:
