@@ -116,7 +116,13 @@ def forge_build_backend(run: RunContext) -> Backend | None:
 
 @hookspec(firstresult=True)
 def forge_open_storage(url: str) -> Storage | None:
-    """Open the place behind ``url`` (kind ``storage``)."""
+    """Open the place behind ``url`` (kind ``storage``).
+
+    Return an object with the methods of :class:`llmforge.interfaces.Storage`, its file system not
+    shared with another. Called once for each call under way at a time, and again after one that
+    hung; in the courier and in commands. Raise StorageError when there is no login, its remedy
+    saying where it was looked for.
+    """
 
 
 @hookspec(firstresult=True)

@@ -24,6 +24,7 @@ from llmforge.testing import (
     ModelContract,
     OptimizerContract,
     ScheduleContract,
+    StorageContract,
     TinyData,
     TinyModel,
     TinyTokenizer,
@@ -545,6 +546,76 @@ class TestForgetsTheOptimizer(BackendContract):
 class TestNeverNoticesNan(BackendContract):
     component = backend(finite=lambda _: lambda: True)
     caught_by = "test_it_notices_numbers_that_are_not_finite"
+
+
+def storage(**broken: Any) -> type[Component]:
+    """Return the built-in storage ``local`` with methods of its places replaced."""
+
+    class Broken(Component, kind="storage"):
+        """A broken storage."""
+
+        @hookimpl
+        def forge_open_storage(self, url: str) -> Any:
+            from llmforge.plugins import load
+
+            place = load("storage", "local")().forge_open_storage(url)
+            for name, replace in broken.items():
+                setattr(place, name, replace(place))
+            return place
+
+    return Broken
+
+
+class OnDisk(StorageContract):
+    large = 1_000_000
+
+    def make_url(self, directory: Path) -> str:
+        return f"file://{directory}/place"
+
+
+def create_after_looking(place: Any) -> Any:
+    def create(name: str, content: bytes) -> None:
+        if place.size(name) is not None:
+            raise FileExistsError(name)
+        time.sleep(0.05)
+        place.write(name, content)
+
+    return create
+
+
+class TestLooksBeforeItCreates(OnDisk):
+    component = storage(create=create_after_looking)
+    caught_by = "test_of_many_that_create_one_file_one_succeeds"
+
+
+class TestCallsEverythingTheSame(OnDisk):
+    component = storage(same=lambda _: lambda *_, **__: True)
+    caught_by = "test_other_contents_are_never_called_the_same"
+
+
+class TestListsByPrefix(OnDisk):
+    component = storage(
+        names=lambda place: (
+            lambda below, inner=place.names: [n for n in inner("") if n.startswith(below)]
+        )
+    )
+    caught_by = "test_it_lists_what_is_in_a_folder_and_nothing_beside_it"
+
+
+def put_in_place(place: Any) -> Any:
+    def put(source: Path, name: str, *, progress: Any) -> None:
+        target = Path(place.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes()[:100])
+        progress(100)
+        target.write_bytes(source.read_bytes())
+
+    return put
+
+
+class TestWritesInPlace(OnDisk):
+    component = storage(put=put_in_place)
+    caught_by = "test_an_upload_that_is_stopped_leaves_what_was_there"
 
 
 CASES = {

@@ -39,7 +39,9 @@ TESTED_BY: Mapping[str, str] = {
     "forge_build_generator": (
         f"{_IN_A_RUN}::test_a_generator_is_built_over_a_model_in_evaluation_mode"
     ),
-    "forge_open_storage": f"{_RESERVED}::test_forge_open_storage_is_given_the_url",
+    "forge_open_storage": (
+        "tests/unit/test_remote_calls.py::test_forge_open_storage_is_given_the_whole_url"
+    ),
     "forge_build_sweeper": (
         f"{_RESERVED}::test_forge_build_sweeper_is_given_the_space_and_the_history"
     ),

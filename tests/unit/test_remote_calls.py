@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llmforge import Component, hookimpl
 from llmforge.errors import StorageError, StorageStalled
 from llmforge.remote import Cancelled, Connections, Limiter, open_storage
 from llmforge.remote.deadline import Pulse, call
@@ -189,3 +190,15 @@ def test_the_scheme_picks_the_component(tmp_path: Path) -> None:
         ("dir::memory://x", "_filesystem"),
     ):
         assert type(open_storage(url)).__module__ == f"llmforge_plugins.storage.{module}"
+
+
+def test_forge_open_storage_is_given_the_whole_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bucket(Component, kind="storage"):
+        """Opens nothing."""
+
+        @hookimpl
+        def forge_open_storage(self, url: str) -> Any:
+            return ("opened", url)
+
+    monkeypatch.setattr("llmforge.plugins.load", lambda *_: Bucket)
+    assert open_storage("memory://user@x/y?z=1") == ("opened", "memory://user@x/y?z=1")

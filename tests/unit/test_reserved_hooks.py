@@ -47,19 +47,6 @@ def test_an_event_reaches_the_component_that_listens_for_it(hook: str) -> None:
     assert heard.hook == hook
 
 
-def test_forge_open_storage_is_given_the_url() -> None:
-    class Bucket(Component, kind="storage"):
-        """Opens nothing."""
-
-        @hookimpl
-        def forge_open_storage(self, url: str) -> Any:
-            return ("opened", url)
-
-    manager = build_manager([Bucket()])
-    opened = call_factory(manager, "forge_open_storage", url="memory://x")
-    assert opened == ("opened", "memory://x")
-
-
 def test_forge_build_sweeper_is_given_the_space_and_the_history() -> None:
     class Search(Component, kind="sweep"):
         """Counts what was tried."""

@@ -97,7 +97,14 @@ class StorageContract(Contract, ABC):
         source, target = tmp_path / "source", tmp_path / "target"
         source.write_bytes(content)
         sent: list[int] = []
-        storage.put(source, "deep/er/file", progress=sent.append)
+        threads: set[int] = set()
+
+        def progress(moved: int) -> None:
+            sent.append(moved)
+            threads.add(threading.get_ident())
+
+        storage.put(source, "deep/er/file", progress=progress)
+        assert threads <= {threading.get_ident()}, "a bandwidth limit waits in the caller's thread"
         assert sum(sent) == len(content)
         assert storage.size("deep/er/file") == len(content)
         got: list[int] = []
