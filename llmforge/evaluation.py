@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from llmforge.checkpoint import Checkpoint
-from llmforge.data.tokens import TokenSplit, prepare_tokens
+from llmforge.data.split import TokenSplit
+from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import RunError, UsageError
 from llmforge.generate import LoadedModel, load_checkpoint
 from llmforge.interfaces import Batch

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         RunContext,
         Storage,
         Sweeper,
+        TokenData,
         Tokenizer,
     )
 
@@ -48,11 +49,13 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def forge_build_data(run: RunContext) -> Data | None:
+def forge_build_data(run: RunContext) -> Data | TokenData | None:
     """Open the data of a run (kind ``data``).
 
     Return an object with ``splits``, ``fingerprint`` (of the contents, not of the path) and
-    ``iter_text(split)``. Tokenising, packing and sample order are the core's work. Anything
+    ``iter_text(split)``; or, for data that is tokens already, ``shards(split)``, see
+    :class:`llmforge.interfaces.TokenData`; such a component says ``supports = {"tokens"}``.
+    Tokenising, packing and sample order are the core's work. Anything
     worth telling the user (a fallback, a skipped file) goes through ``run.notice(text)``.
     Called before any step, in the training process; may take long, must not leave partial
     files behind.
@@ -60,11 +63,12 @@ def forge_build_data(run: RunContext) -> Data | None:
 
 
 @hookspec(firstresult=True)
-def forge_build_tokenizer(run: RunContext, data: Data) -> Tokenizer | None:
+def forge_build_tokenizer(run: RunContext, data: Data | TokenData) -> Tokenizer | None:
     """Make the tokenizer of a new run (kind ``tokenizer``), training it on ``data`` if need be.
 
     The core saves the result with ``save(directory)`` and never calls this hook again for the
     same run. It must be deterministic: same data, options and seed give the same tokenizer.
+    Only a component that says ``supports = {"no_text"}`` meets data without text.
     """
 
 

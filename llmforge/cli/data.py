@@ -8,6 +8,8 @@ import typer
 
 from llmforge.cli import shortcuts
 
+_PATHS_SHOWN = 3
+
 app = typer.Typer(no_args_is_help=True, help="Download and tokenise data.")
 
 
@@ -42,7 +44,15 @@ def prepare(
     typer.echo(f"cache {report['cache']}; vocabulary {report['vocab_size']:,}")
     for name, split in report["splits"].items():
         typer.echo(
-            f"  {name:<11} {split['tokens']:>12,} tokens  {split['bytes']:>12,} bytes of text  "
+            f"  {name:<11} {split['tokens']:>12,} tokens  {_text_size(split['bytes'])}  "
             f"{split['documents']:>6,} documents"
         )
-        typer.echo(f"  {'':<11} {split['path']} ({size_text(split['size'])})")
+        for path in split["paths"][:_PATHS_SHOWN]:
+            typer.echo(f"  {'':<11} {path}")
+        if (more := len(split["paths"]) - _PATHS_SHOWN) > 0:
+            typer.echo(f"  {'':<11} and {more} more")
+        typer.echo(f"  {'':<11} {size_text(split['size'])}")
+
+
+def _text_size(size: int | None) -> str:
+    return "text not known" if size is None else f"{size:>12,} bytes of text"

@@ -10,28 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from llmforge.data.order import SampleOrder
-from llmforge.data.tokens import TokenSplit
+from llmforge.data.split import TokenSplit
+from llmforge.data.windows import Windows
 from llmforge.errors import DataError
 from llmforge.interfaces import IGNORE_INDEX, Batch
-
-
-def count_windows(split: TokenSplit, context: int, *, name: str = "train") -> int:
-    """Return how many full training windows a split holds.
-
-    Window ``i`` has the inputs ``tokens[i * context : (i + 1) * context]`` and the targets one
-    further; what is left at the end is not trained on.
-
-    Raises:
-        DataError: the split has fewer tokens than one window.
-    """
-    windows = (split.n_tokens - 1) // context
-    if windows < 1:
-        raise DataError(
-            f"the {name} split has {split.n_tokens} tokens, too few for one window of "
-            f"context {context} (it needs {context + 1})",
-            remedy="give more text, or a smaller context in the [model] options",
-        )
-    return windows
 
 
 class TrainBatches:
@@ -41,7 +23,7 @@ class TrainBatches:
         split: the tokens.
         context: tokens per sequence.
         batch_size: sequences per optimizer step, over all ranks.
-        order: which window lies at which position; made for ``count_windows`` windows.
+        order: which window lies at which position; made for as many windows as there are.
         pin_memory: return page-locked tensors, for copying to a GPU while it computes.
     """
 
@@ -54,15 +36,15 @@ class TrainBatches:
         order: SampleOrder,
         pin_memory: bool = False,
     ) -> None:
-        self.n_windows = count_windows(split, context)
+        self._windows = Windows(split, context)
+        self.n_windows = self._windows.count
         if order.n_windows != self.n_windows:
             raise ValueError(f"an order of {order.n_windows} windows for {self.n_windows}")
         self.context = context
         self.batch_size = batch_size
         self.order = order
-        self._tokens = split.tokens
+        self._names = [shard.name for shard in split.shards]
         self._pin = pin_memory
-        self._span = np.arange(context + 1)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,13 +55,21 @@ class TrainBatches:
         """Return the passes over the data completed at a global position, as a fraction."""
         return position / self.n_windows
 
+    def files(self, position: int) -> dict[str, Any]:
+        """Return how many files of the epoch at ``position`` were used up, and the one at hand."""
+        progress = self.order.progress(position)
+        return {
+            "files": len(self._names),
+            "files_processed": progress.finished,
+            "file": self._names[progress.current],
+        }
+
     def batch(self, position: int, count: int) -> Batch:
         """Return the sequences at ``position`` to ``position + count``.
 
         ``inputs`` and ``targets`` are int64 of shape [count, context].
         """
-        starts = self.order.windows(position, count) * self.context
-        block = self._tokens[starts[:, None] + self._span]
+        block = self._windows.read(self.order.windows(position, count))
         return _as_batch(block[:, :-1], block[:, 1:], pin=self._pin)
 
 
@@ -91,7 +81,7 @@ def train_batches(
     Raises:
         DataError: the split has fewer tokens than one window.
     """
-    order = SampleOrder(count_windows(split, context), seed=seed)
+    order = SampleOrder(Windows(split, context).per_shard, seed=seed)
     return TrainBatches(
         split, context=context, batch_size=batch_size, order=order, pin_memory=pin_memory
     )
@@ -130,7 +120,7 @@ def _evaluation_batches(split: TokenSplit, context: int, batch_size: int) -> Ite
     rows = min(batch_size, -(-scored // context))
     size = rows * context
     for start in range(0, scored, size):
-        block = split.tokens[start : start + size + 1].astype(np.int64)
+        block = split.read(start, start + size + 1)
         inputs = np.zeros(size, np.int64)
         targets = np.full(size, IGNORE_INDEX, np.int64)
         inputs[: len(block) - 1] = block[:-1]

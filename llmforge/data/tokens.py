@@ -1,4 +1,4 @@
-"""The token cache: every split tokenised once, kept on disk, memory-mapped when read.
+"""The token cache: every split of a text tokenised once, kept on disk, memory-mapped when read.
 
 An entry is a directory ``<cache>/tokens/<fingerprint>/`` with one ``<split>.bin`` per split
 (little-endian unsigned integers, an end-of-text token after each document) and ``meta.json``. It
@@ -22,31 +22,14 @@ from numpy.typing import NDArray
 
 from llmforge.data.lock import build_lock
 from llmforge.data.pieces import batches_of_pieces
+from llmforge.data.shards import shard_splits
+from llmforge.data.split import TokenSplit
 from llmforge.errors import DataError
-from llmforge.interfaces import Data, Tokenizer
+from llmforge.interfaces import Data, TokenData, Tokenizer, TokenShard
 
 FORMAT_VERSION = 1
 _META = "meta.json"
 _HASH_BLOCK = 1 << 24
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenSplit:
-    """One split as token ids.
-
-    Attributes:
-        tokens: ids of shape [n_tokens], memory-mapped, read-only.
-        n_tokens: number of ids, end-of-text tokens included.
-        n_bytes: UTF-8 bytes of the text, what ``bits_per_byte`` is measured over.
-        documents: number of documents.
-        path: the file the ids lie in.
-    """
-
-    tokens: NDArray[Any]
-    n_tokens: int
-    n_bytes: int
-    documents: int
-    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +53,7 @@ def token_fingerprint(data: Data, tokenizer: Tokenizer) -> str:
 
 
 def prepare_tokens(
-    data: Data,
+    data: Data | TokenData,
     tokenizer: Tokenizer,
     *,
     cache: Path,
@@ -79,19 +62,23 @@ def prepare_tokens(
 ) -> dict[str, TokenSplit]:
     """Return every split of ``data`` as tokens, from the cache or tokenised now.
 
-    Safe for several processes at once and after a kill at any instant. A damaged entry is
-    detected by size and hash and built again.
+    Data that is tokens already is checked and stays where it is. What is tokenised is safe for
+    several processes at once and after a kill at any instant: a damaged entry is detected by size
+    and hash and built again.
 
     Args:
-        data: the text.
-        tokenizer: what turns it into ids.
+        data: text, or tokens.
+        tokenizer: what turns text into ids, and knows the ids there are.
         cache: root of the cache; entries lie in ``tokens`` below it.
         notice: told when an entry was damaged, or another process is waited for.
         check_stop: called every few megabytes; what it raises ends the work cleanly.
 
     Raises:
-        DataError: the cache cannot be written, or a document cannot be read.
+        DataError: the cache cannot be written, a document cannot be read, or the data's tokens
+            are not the tokenizer's.
     """
+    if isinstance(data, TokenData):
+        return shard_splits(data, tokenizer, cache=cache, check_stop=check_stop)
     fingerprint = token_fingerprint(data, tokenizer)
     entry = cache / "tokens" / fingerprint
     try:
@@ -161,13 +148,8 @@ def _map(path: Path, meta: _SplitMeta, check_stop: Callable[[], None]) -> TokenS
     # An empty file cannot be mapped.
     empty = meta.n_tokens == 0
     tokens = np.empty(0, dtype) if empty else np.memmap(path, dtype=dtype, mode="r")
-    return TokenSplit(
-        tokens=tokens.view(np.ndarray),
-        n_tokens=meta.n_tokens,
-        n_bytes=meta.n_bytes,
-        documents=meta.documents,
-        path=path,
-    )
+    shard = TokenShard(name=path.name, path=path, ids=tokens.view(np.ndarray))
+    return TokenSplit(shards=(shard,), n_bytes=meta.n_bytes, documents=meta.documents)
 
 
 def _sha256(path: Path, check_stop: Callable[[], None]) -> str:

@@ -4,7 +4,7 @@ Nothing here imports torch or a plugin at run time.
 """
 
 from llmforge.interfaces.backend import Backend, Engine, EngineState, Resolution, StepResult
-from llmforge.interfaces.data import Data
+from llmforge.interfaces.data import Data, TokenData, TokenShard
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
 from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel
 from llmforge.interfaces.run import RunContext
@@ -30,6 +30,8 @@ __all__ = [
     "StepResult",
     "Storage",
     "Sweeper",
+    "TokenData",
+    "TokenShard",
     "Tokenizer",
     "public_url",
 ]

@@ -1,9 +1,14 @@
-"""What a ``data`` component hands to the core."""
+"""What a ``data`` component hands to the core: text, or token ids."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Data(Protocol):
@@ -33,5 +38,52 @@ class Data(Protocol):
 
         Raises:
             DataError: a file is missing or unreadable; the message names it.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenShard:
+    """Token ids that lie in one local file, or in a part of it.
+
+    Attributes:
+        name: what messages and checkpoints call it.
+        path: the file.
+        ids: integers of shape [n], memory-mapped and read-only.
+    """
+
+    name: str
+    path: Path
+    ids: NDArray[Any]
+
+
+@runtime_checkable
+class TokenData(Protocol):
+    """Token ids in splits; the core packs and orders them where they lie.
+
+    A component that builds it says ``supports = {"tokens"}``, and a tokenizer that can be had
+    without text ``supports = {"no_text"}``, so that a recipe that cannot work is refused early.
+
+    Attributes:
+        splits: as of :class:`Data`.
+        fingerprint: as of :class:`Data`.
+        description: as of :class:`Data`.
+        vocab_size: ids are below it; None when only the tokenizer can say.
+        eos_id: the id that ends a document; None when only the tokenizer can say.
+
+    It may have a ``resolution`` as :class:`Data` may.
+    """
+
+    splits: Sequence[str]
+    fingerprint: str
+    description: str
+    vocab_size: int | None
+    eos_id: int | None
+
+    def shards(self, split: str) -> Sequence[TokenShard]:
+        """Return the shards of ``split`` in a fixed order.
+
+        Training draws an epoch shard by shard, shards and what lies in them in random order; no
+        sequence goes across two.
         """
         ...

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from llmforge.component import Component
 from llmforge.options import Options
+from llmforge.plugins import load
 from llmforge.recipe.lines import KeyPath
 from llmforge.recipe.model import Selection
 from llmforge.recipe.schema import (
     CheckpointTable,
+    DataKeys,
     EarlyStoppingTable,
     EvalTable,
     GenerationKeys,
@@ -23,6 +26,11 @@ from llmforge.recipe.schema import (
 )
 
 Table = TypeVar("Table", bound=Options)
+
+_TOKENS = "tokens"
+"""What data supports that hands out token ids instead of text."""
+_NO_TEXT = "no_text"
+"""What a tokenizer supports that can be had without text."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,11 @@ class Draft:
         """Return an option of the selected component, or None when there is none."""
         chosen = self.selections.get(kind)
         return getattr(chosen[0].options, name, None) if chosen else None
+
+    def component(self, kind: str) -> type[Component] | None:
+        """Return the class of the selected component, or None when there is none."""
+        chosen = self.selections.get(kind)
+        return load(kind, chosen[0].name) if chosen else None
 
     def option_path(self, kind: str, name: str) -> KeyPath:
         """Return the path of an option of the selected component."""
@@ -150,6 +163,25 @@ def _storage_address_is_a_url(draft: Draft) -> Iterator[Finding]:
         yield Finding(("storage", "url"), message, "for example s3://bucket/runs or file:///data")
 
 
+def _tokens_need_a_tokenizer_without_text(draft: Draft) -> Iterator[Finding]:
+    data, tokenizer = (draft.component(kind) for kind in ("data", "tokenizer"))
+    if data is None or _TOKENS not in data.supports:
+        return
+    name = draft.selections["data"][0].name
+    if tokenizer is not None and _NO_TEXT not in tokenizer.supports:
+        message = f"data '{name}' is tokens already, and this tokenizer needs text to be made"
+        yield Finding(("tokenizer", "name"), message, "the tokenizer of the tokens: hf, or ids")
+    keys = draft.table("data", DataKeys)
+    if keys and keys.max_documents is not None:
+        message = f"data '{name}' is tokens already, its documents are not counted"
+        remedy = "data.tokens.max_files, or fewer steps"
+        yield Finding(("data", "max_documents"), message, remedy)
+    stopping = draft.table("early_stopping", EarlyStoppingTable)
+    if stopping and stopping.metric == "val/bits_per_byte":
+        message = f"data '{name}' is tokens already, so that the bytes of its text are not known"
+        yield Finding(("early_stopping", "metric"), message, '"val/loss"')
+
+
 _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _micro_batch_divides_batch,
     _lengths_agree,
@@ -160,4 +192,5 @@ _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _periodic_samples_need_prompts,
     _disabled_checkpoints_have_no_interval,
     _storage_address_is_a_url,
+    _tokens_need_a_tokenizer_without_text,
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from llmforge.data.batches import evaluation_batches
-from llmforge.data.tokens import TokenSplit
+from llmforge.data.split import TokenSplit
 from llmforge.interfaces import Batch
 
 
@@ -24,7 +24,8 @@ def evaluate(
     """Return ``{name}/loss`` (nats per token), perplexity and bits per byte of a split.
 
     Every token but the first is scored once, in windows of ``context`` tokens. Bits per byte
-    divide by the UTF-8 length of the text, so they compare across tokenizers.
+    divide by the UTF-8 length of the text, so they compare across tokenizers; data that came as
+    tokens has none.
 
     Args:
         compute: summed loss and target count of a batch; halves nothing, may raise OOM.
@@ -72,8 +73,7 @@ def _totals(
 
 def _metrics(loss_sum: float, count: int, *, split: TokenSplit, name: str) -> dict[str, float]:
     loss = loss_sum / count
-    return {
-        f"{name}/loss": loss,
-        f"{name}/perplexity": math.exp(min(loss, 700.0)),
-        f"{name}/bits_per_byte": loss_sum / math.log(2) / split.n_bytes,
-    }
+    values = {f"{name}/loss": loss, f"{name}/perplexity": math.exp(min(loss, 700.0))}
+    if split.n_bytes is not None:
+        values[f"{name}/bits_per_byte"] = loss_sum / math.log(2) / split.n_bytes
+    return values

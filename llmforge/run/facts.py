@@ -77,7 +77,9 @@ def data_facts(prepared: PreparedData) -> dict[str, Any]:
         "data_fingerprint": prepared.data.fingerprint,
         "files": len(getattr(prepared.data, "files", ())),
         "tokens": {name: split.n_tokens for name, split in splits.items()},
-        "bytes": {name: split.n_bytes for name, split in splits.items()},
+        "bytes": {
+            name: split.n_bytes for name, split in splits.items() if split.n_bytes is not None
+        },
         "documents": {name: split.documents for name, split in splits.items()},
     }
 

@@ -16,7 +16,7 @@ import torch
 
 from llmforge.checkpoint import CheckpointWriter, SaveRequest
 from llmforge.data.batches import TrainBatches
-from llmforge.data.tokens import TokenSplit
+from llmforge.data.split import TokenSplit
 from llmforge.errors import ForgeError, TrainingError
 from llmforge.events import EvaluationEnded, Event, HistogramsLogged, MetricsLogged
 from llmforge.interfaces import Engine

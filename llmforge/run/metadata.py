@@ -23,7 +23,8 @@ class Describer:
         history: losses so far.
         epoch: passes over the data at a sequence count.
         context: tokens per sequence.
-        data: description, number of files and sizes of the data.
+        data: description and sizes of the data.
+        files: which files of the data are used up at a sequence count.
     """
 
     def __init__(
@@ -35,14 +36,15 @@ class Describer:
         epoch: Callable[[int], float],
         context: int,
         data: Mapping[str, Any],
+        files: Callable[[int], Mapping[str, Any]],
     ) -> None:
         self._run_id = run_id
         self._resolution = resolution
         self._history = history
         self._epoch = epoch
         self._context = context
-        self._data = {name: value for name, value in data.items() if name != "files"}
-        self._files = data["files"]
+        self._data = dict(data)
+        self._files = files
         self._versions = {name: version(name) for name in ("llmforge", "torch", "safetensors")}
 
     def __call__(self, state: TrainerState) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class Describer:
             "steps_since_best": None if state.best is None else state.step - state.best.step,
             "trend": trend(losses),
             "history": points,
-            "files_processed": self._files,
+            **self._files(state.sequences),
             "data": self._data,
             "device": self._resolution.device,
             "device_count": 1,

@@ -15,9 +15,10 @@ import torch
 
 from llmforge.data.batches import TrainBatches, require_targets, train_batches
 from llmforge.data.limited import LimitedData
-from llmforge.data.tokens import TokenSplit, prepare_tokens
+from llmforge.data.split import TokenSplit
+from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import DataError, Problem, RecipeError
-from llmforge.interfaces import Data, Engine, LanguageModel, RunContext, Tokenizer
+from llmforge.interfaces import Data, Engine, LanguageModel, RunContext, TokenData, Tokenizer
 from llmforge.plugins import call_factory
 from llmforge.recipe import Recipe
 from llmforge.recipe.lines import dotted
@@ -29,9 +30,9 @@ from llmforge.rundir.atomic import sync_directory
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """Text turned into tokens, with the fingerprints that a resume must find again."""
+    """Data as tokens, with the fingerprints that a resume must find again."""
 
-    data: Data
+    data: Data | TokenData
     tokenizer: Tokenizer
     splits: dict[str, TokenSplit]
     batches: TrainBatches
@@ -40,6 +41,17 @@ class PreparedData:
     def fingerprints(self) -> dict[str, str]:
         """Return what identifies the training data."""
         return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint}
+
+    def files(self, sequences: int) -> dict[str, Any]:
+        """Return how many files the data has and how many are used up after ``sequences``.
+
+        Shards are used up one after the other, anew in every epoch; text is read whole before
+        the first step.
+        """
+        if len(self.splits["train"].shards) > 1:
+            return self.batches.files(sequences)
+        count = len(getattr(self.data, "files", ()))
+        return {"files": count, "files_processed": count}
 
 
 def prepare_data(
@@ -78,7 +90,7 @@ def prepare_data(
 
 
 @contextlib.contextmanager
-def _too_little_named(data: Data, run: RunContext) -> Iterator[None]:
+def _too_little_named(data: Data | TokenData, run: RunContext) -> Iterator[None]:
     """Say in an error about the size of a split which data it is of, and which keys to change."""
     try:
         yield
@@ -91,15 +103,17 @@ def _too_little_named(data: Data, run: RunContext) -> Iterator[None]:
         ) from error
 
 
-def open_data(manager: pluggy.PluginManager, run: RunContext) -> Data:
+def open_data(manager: pluggy.PluginManager, run: RunContext) -> Data | TokenData:
     """Open the data of a run, cut to ``data.max_documents`` when the recipe says so."""
-    data: Data = call_factory(manager, "forge_build_data", run=run)
+    data: Data | TokenData = call_factory(manager, "forge_build_data", run=run)
     limit = run.config["data"].get("max_documents")
-    return data if limit is None else LimitedData(data, max_documents=limit)
+    if limit is None or isinstance(data, TokenData):  # a recipe that asks for both is refused
+        return data
+    return LimitedData(data, max_documents=limit)
 
 
 def run_tokenizer(
-    manager: pluggy.PluginManager, run: RunContext, directory: RunDirectory, data: Data
+    manager: pluggy.PluginManager, run: RunContext, directory: RunDirectory, data: Data | TokenData
 ) -> Tokenizer:
     """Return the run's tokenizer: the saved one, else a new one that is saved first."""
     if directory.tokenizer.is_dir():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmforge.data.split import TokenSplit
 from llmforge.plugins import build_manager, load
 from llmforge.recipe import Recipe
 from llmforge.run.parts import prepare_data
@@ -35,9 +36,14 @@ def prepare_ahead(recipe: Recipe, *, notice: Callable[[str], None]) -> dict[str,
                 "tokens": split.n_tokens,
                 "bytes": split.n_bytes,
                 "documents": split.documents,
-                "path": str(split.path),
-                "size": split.path.stat().st_size,
+                "paths": [str(path) for path in files],
+                "size": sum(path.stat().st_size for path in files),
             }
-            for name, split in prepared.splits.items()
+            for name, split, files in _files(prepared.splits)
         },
     }
+
+
+def _files(splits: Mapping[str, TokenSplit]) -> Iterator[tuple[str, TokenSplit, list[Path]]]:
+    for name, split in splits.items():
+        yield name, split, list(dict.fromkeys(shard.path for shard in split.shards))

@@ -305,7 +305,8 @@ class _Start:
                 history=telemetry.history,
                 epoch=stage.prepared.batches.epoch,
                 context=recipe.context,
-                data={name: stage.facts[name] for name in ("data", "files", "tokens", "bytes")},
+                data={name: stage.facts[name] for name in ("data", "tokens", "bytes")},
+                files=stage.prepared.files,
             ),
         )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmforge.testing.context import make_component, run_context
     from llmforge.testing.contracts.backend import BackendContract
     from llmforge.testing.contracts.callback import CallbackContract
-    from llmforge.testing.contracts.data import DataContract
+    from llmforge.testing.contracts.data import DataContract, TokenDataContract
     from llmforge.testing.contracts.generation import GenerationContract
     from llmforge.testing.contracts.model import ModelContract
     from llmforge.testing.contracts.optimizer import OptimizerContract
@@ -45,6 +45,7 @@ _HOMES = {
     "TinyData": "text",
     "TinyModel": "tiny_model",
     "TinyTokenizer": "text",
+    "TokenDataContract": "contracts.data",
     "TokenizerContract": "contracts.tokenizer",
     "TrackerContract": "contracts.tracker",
     "make_component": "context",
@@ -64,6 +65,7 @@ __all__ = [
     "TinyData",
     "TinyModel",
     "TinyTokenizer",
+    "TokenDataContract",
     "TokenizerContract",
     "TrackerContract",
     "make_component",

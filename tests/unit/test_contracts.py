@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmforge import Component
@@ -19,6 +20,7 @@ from llmforge.testing import (
     OptimizerContract,
     ScheduleContract,
     StorageContract,
+    TokenDataContract,
     TokenizerContract,
     TrackerContract,
     make_component,
@@ -48,9 +50,10 @@ BUILT_IN: tuple[Entry, ...] = tuple(
 )
 
 
-def named(kind: str) -> Any:
-    """Run a contract for every built-in component of ``kind``."""
-    return pytest.mark.parametrize("name", [item.name for item in BUILT_IN if item.kind == kind])
+def named(kind: str, *, but: str = "") -> Any:
+    """Run a contract for every built-in component of ``kind``, ``but`` one left out."""
+    names = [item.name for item in BUILT_IN if item.kind == kind and item.name != but]
+    return pytest.mark.parametrize("name", names)
 
 
 class BuiltIn(Contract):
@@ -74,7 +77,7 @@ class TestModels(BuiltIn, ModelContract):
     kind = "model"
 
 
-@named("tokenizer")
+@named("tokenizer", but="ids")
 class TestTokenizers(BuiltIn, TokenizerContract):
     kind = "tokenizer"
 
@@ -84,7 +87,7 @@ class TestTokenizers(BuiltIn, TokenizerContract):
         return {"source": str(tokenizer_file(directory / "gpt-like"))}
 
 
-@named("data")
+@named("data", but="tokens")
 class TestData(BuiltIn, DataContract):
     kind = "data"
 
@@ -97,6 +100,22 @@ class TestData(BuiltIn, DataContract):
             text = "\n".join(["", " = A harbour = ", "", *sentences, ""])
             (directory / f"{split}.txt").write_text(text, encoding="utf-8")
         return {"path": str(directory)}
+
+
+@pytest.mark.parametrize("name", ["tokens"])
+class TestTokenData(BuiltIn, TokenDataContract):
+    kind = "data"
+
+    def built_in_options(self, name: str, directory: Path) -> Mapping[str, Any]:
+        del name
+        return self.make_options(directory)
+
+    def write(self, directory: Path, sentences: tuple[str, ...]) -> Mapping[str, Any]:
+        for index, sentence in enumerate(sentences):
+            ids = np.frombuffer(sentence.encode(), np.uint8).astype(np.uint16)
+            np.save(directory / f"{index}.npy", ids)
+        np.save(directory / "validation.npy", np.arange(9))
+        return {"path": str(directory), "validation": str(directory / "val*.npy")}
 
 
 @named("optimizer")

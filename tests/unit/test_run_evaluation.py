@@ -9,20 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from llmforge.data.tokens import TokenSplit
-from llmforge.interfaces import IGNORE_INDEX, Batch
+from llmforge.data.split import TokenSplit
+from llmforge.interfaces import IGNORE_INDEX, Batch, TokenShard
 from llmforge.run.evaluation import evaluate
 
 
-def split(n_tokens: int, *, n_bytes: int) -> TokenSplit:
-    """A split of the tokens 0, 1, 2 …"""
-    return TokenSplit(
-        tokens=np.arange(n_tokens, dtype="<u2"),
-        n_tokens=n_tokens,
-        n_bytes=n_bytes,
-        documents=1,
-        path=Path("none"),
-    )
+def split(n_tokens: int, *, n_bytes: int | None) -> TokenSplit:
+    """A split of the tokens 0, 1, 2 … in two shards."""
+    ids = np.array_split(np.arange(n_tokens, dtype="<u2"), 2)
+    shards = tuple(TokenShard(name="none", path=Path("none"), ids=part) for part in ids)
+    return TokenSplit(shards=shards, n_bytes=n_bytes, documents=1)
 
 
 def costs_its_number(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,3 +91,11 @@ def test_out_of_memory_with_one_sequence_is_an_error() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         evaluate(full, split(9, n_bytes=9), name="val", context=2, batch_size=4)
+
+
+def test_without_known_text_there_are_no_bits_per_byte() -> None:
+    values = evaluate(
+        costs_its_number, split(11, n_bytes=None), name="val", context=4, batch_size=2
+    )
+    assert values is not None
+    assert set(values) == {"val/loss", "val/perplexity"}

@@ -25,7 +25,8 @@ def describer(losses: list[float]) -> Describer:
         history=history,
         epoch=lambda sequences: sequences / 40,
         context=16,
-        data={"data": "two books", "files": 2, "tokens": {"train": 640}, "bytes": {"train": 2000}},
+        data={"data": "two books", "tokens": {"train": 640}, "bytes": {"train": 2000}},
+        files=lambda sequences: {"files": 5, "files_processed": sequences // 4},
     )
 
 
@@ -56,7 +57,8 @@ def test_everything_a_person_asks_of_a_checkpoint_is_there() -> None:
             "train/loss": [4.0, 3.0, 2.75],
             "lr": [1e-3, 5e-4, 1e-3 / 3],
         },
-        "files_processed": 2,
+        "files": 5,
+        "files_processed": 3,
         "data": {"data": "two books", "tokens": {"train": 640}, "bytes": {"train": 2000}},
         "device": "cpu",
         "device_count": 1,

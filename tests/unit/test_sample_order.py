@@ -13,16 +13,16 @@ from llmforge.data.batches import (
     train_batches,
 )
 from llmforge.data.order import SampleOrder
-from llmforge.data.tokens import TokenSplit
+from llmforge.data.split import TokenSplit
 from llmforge.errors import DataError
-from llmforge.interfaces import IGNORE_INDEX
+from llmforge.interfaces import IGNORE_INDEX, TokenShard
 
 
 def split_of(n_tokens: int) -> TokenSplit:
-    tokens = np.arange(n_tokens, dtype=np.uint16)
-    return TokenSplit(
-        tokens=tokens, n_tokens=n_tokens, n_bytes=n_tokens, documents=1, path=Path("train.bin")
+    shard = TokenShard(
+        name="train.bin", path=Path("train.bin"), ids=np.arange(n_tokens, dtype=np.uint16)
     )
+    return TokenSplit(shards=(shard,), n_bytes=n_tokens, documents=1)
 
 
 def test_every_epoch_draws_every_window_once_and_in_another_order():
@@ -126,3 +126,81 @@ def test_evaluation_inputs_are_the_tokens_before_the_targets():
 def test_evaluation_of_one_token_is_a_data_error():
     with pytest.raises(DataError, match="test split has 1 token"):
         evaluation_batches(split_of(1), context=10, batch_size=8, name="test")
+
+
+def shards_of(*lengths: int) -> TokenSplit:
+    """Shards of the ids 0, 1, 2 … counted on from shard to shard."""
+    ends = np.cumsum(lengths)
+    parts = np.split(np.arange(ends[-1], dtype=np.uint16), ends[:-1])
+    return TokenSplit(
+        shards=tuple(
+            TokenShard(name=f"{index}.npy", path=Path("x"), ids=part)
+            for index, part in enumerate(parts)
+        ),
+        n_bytes=None,
+        documents=0,
+    )
+
+
+def test_one_shard_is_drawn_as_a_number_of_windows_always_was():
+    assert SampleOrder([8], seed=1337).windows(0, 16).tolist() == PINNED
+
+
+PINNED_SHARDS = [0, 1, 2, 4, 5, 3, 3, 5, 2, 4, 0, 1]
+
+
+def test_the_order_of_shards_is_pinned_for_all_time():
+    """As above: these numbers must not change."""
+    assert SampleOrder([2, 4], seed=1337).windows(0, 12).tolist() == PINNED_SHARDS
+
+
+def test_an_epoch_draws_shard_after_shard_each_in_an_order_of_its_own():
+    order = SampleOrder([5, 7, 3], seed=3)
+    owner = np.repeat([0, 1, 2], [5, 7, 3])
+    epochs = [order.windows(epoch * 15, 15) for epoch in range(8)]
+    sequences = []
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(15))
+        owners = owner[epoch]
+        assert np.count_nonzero(np.diff(owners)) == 2  # it changes twice: each is drawn whole
+        sequences.append(tuple(dict.fromkeys(owners.tolist())))
+    assert len(set(sequences)) > 2
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+def test_progress_counts_the_shards_that_were_drawn_whole():
+    order = SampleOrder([5, 7, 3], seed=3)
+    owner = np.repeat([0, 1, 2], [5, 7, 3])
+    drawn = owner[order.windows(0, 15)].tolist()
+    for position in range(15):
+        progress = order.progress(position)
+        finished = [shard for shard in range(3) if shard not in drawn[position:]]
+        assert (progress.epoch, progress.finished) == (0, len(finished))
+        assert progress.current == drawn[position]
+    assert order.progress(15).epoch == 1
+    assert order.progress(15).finished == 0
+
+
+def test_no_window_goes_across_two_shards():
+    batches = train_batches(shards_of(31, 5, 46), context=10, batch_size=4, seed=3)
+    assert batches.n_windows == 3 + 0 + 4  # the second shard is too short for one
+    block = batches.batch(0, 7)
+    assert (block["targets"] == block["inputs"] + 1).all()
+    starts = sorted(block["inputs"][:, 0].tolist())
+    assert starts == [0, 10, 20, 36, 46, 56, 66]
+
+
+def test_files_say_which_are_used_up():
+    batches = train_batches(shards_of(31, 46), context=10, batch_size=4, seed=3)
+    first = batches.files(0)
+    assert (first["files"], first["files_processed"]) == (2, 0)
+    last = batches.files(6)
+    assert last["files_processed"] == 1
+    assert {first["file"], last["file"]} == {"0.npy", "1.npy"}
+    assert batches.files(7)["files_processed"] == 0  # the next epoch
+
+
+def test_evaluation_reads_shards_as_one_text():
+    batches = list(evaluation_batches(shards_of(13, 1, 20), context=10, batch_size=2))
+    targets = [value for batch in batches for value in batch["targets"].flatten().tolist()]
+    assert [value for value in targets if value != IGNORE_INDEX] == list(range(1, 34))

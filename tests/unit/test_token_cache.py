@@ -16,7 +16,8 @@ import pytest
 
 from llmforge.data import tokens as tokens_module
 from llmforge.data.pieces import BATCH_CHARACTERS, PIECE_CHARACTERS, batches_of_pieces
-from llmforge.data.tokens import TokenSplit, prepare_tokens, token_fingerprint
+from llmforge.data.split import TokenSplit
+from llmforge.data.tokens import prepare_tokens, token_fingerprint
 from llmforge.errors import DataError
 
 
@@ -69,13 +70,18 @@ def prepare(cache: Path, data=None, tokenizer=None, notices=None, check_stop=lam
 
 
 def entry_of(splits: dict[str, TokenSplit]) -> Path:
-    return splits["train"].path.parent
+    return splits["train"].shards[0].path.parent
+
+
+def ids_of(split: TokenSplit) -> list[int]:
+    (shard,) = split.shards
+    return shard.ids.tolist()
 
 
 def test_documents_are_joined_with_the_end_of_text_token(tmp_path):
     splits = prepare(tmp_path)
-    assert splits["train"].tokens.tolist() == [97, 98, 999, 99, 999]
-    assert splits["validation"].tokens.tolist() == [233, 999]
+    assert ids_of(splits["train"]) == [97, 98, 999, 99, 999]
+    assert ids_of(splits["validation"]) == [233, 999]
 
 
 def test_counts_are_of_tokens_documents_and_utf8_bytes(tmp_path):
@@ -85,20 +91,20 @@ def test_counts_are_of_tokens_documents_and_utf8_bytes(tmp_path):
 
 def test_without_an_end_of_text_token_nothing_is_added(tmp_path):
     splits = prepare(tmp_path, tokenizer=Characters(eos_id=None))
-    assert splits["train"].tokens.tolist() == [97, 98, 99]
+    assert ids_of(splits["train"]) == [97, 98, 99]
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65536, np.uint16), (65537, np.uint32)])
 def test_ids_take_two_bytes_where_they_fit(tmp_path, vocab_size, dtype):
     splits = prepare(tmp_path, tokenizer=Characters(vocab_size=vocab_size))
-    assert splits["train"].tokens.dtype == dtype
-    assert splits["train"].path.stat().st_size == 5 * np.dtype(dtype).itemsize
+    assert splits["train"].shards[0].ids.dtype == dtype
+    assert splits["train"].shards[0].path.stat().st_size == 5 * np.dtype(dtype).itemsize
 
 
 def test_a_second_call_reads_the_cache(tmp_path):
     prepare(tmp_path)
     data = Documents(["ab", "c"])
-    assert prepare(tmp_path, data)["train"].tokens.tolist() == [97, 98, 999, 99, 999]
+    assert ids_of(prepare(tmp_path, data)["train"]) == [97, 98, 999, 99, 999]
     assert data.reads == 0
 
 
@@ -157,7 +163,7 @@ def test_a_damaged_entry_is_built_again_with_one_notice(tmp_path, damage):
     damage(entry_of(prepare(tmp_path)))
     notices: list[str] = []
     splits = prepare(tmp_path, notices=notices)
-    assert splits["train"].tokens.tolist() == [97, 98, 999, 99, 999]
+    assert ids_of(splits["train"]) == [97, 98, 999, 99, 999]
     (notice,) = notices
     assert "damaged" in notice
     assert prepare(tmp_path, notices=notices)
@@ -194,7 +200,7 @@ def test_long_documents_are_cut_without_losing_a_character():
 def test_an_empty_split_is_kept_as_empty(tmp_path):
     for _ in range(2):
         split = prepare(tmp_path, Documents(["a"], validation=[]))["validation"]
-        assert (split.n_tokens, split.documents, split.tokens.tolist()) == (0, 0, [])
+        assert (split.n_tokens, split.documents, ids_of(split)) == (0, 0, [])
 
 
 def test_a_cache_that_cannot_be_written_is_a_data_error(tmp_path):
@@ -207,7 +213,7 @@ SLOW_BUILD = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_token_cache import Characters, Documents
+from test_token_cache import Characters, Documents, ids_of
 from llmforge.data.tokens import prepare_tokens
 
 class Slow(Documents):
@@ -219,7 +225,7 @@ class Slow(Documents):
 
 splits = prepare_tokens(Slow(["ab", "c"]), Characters(), cache=Path({cache!r}),
                         notice=print, check_stop=lambda: None)
-print(splits["train"].tokens.tolist())
+print(ids_of(splits["train"]))
 """
 
 
@@ -251,7 +257,7 @@ def test_a_second_process_waits_for_the_first_and_takes_its_result(tmp_path):
     data, notices = Documents(["ab", "c"]), []
     splits = prepare(tmp_path, data, notices=notices)
     output, _ = process.communicate()
-    assert splits["train"].tokens.tolist() == json.loads(output)
+    assert ids_of(splits["train"]) == json.loads(output)
     assert data.reads == 0
     assert notices == ["another process is preparing the same data: waiting for it"]
 

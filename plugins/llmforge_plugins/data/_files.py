@@ -1,10 +1,13 @@
-"""Reading text files: hashes of their contents, lines exactly as they are."""
+"""Files: hashes of their contents, lines exactly as they are, writing all or nothing."""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
+import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llmforge.errors import DataError
@@ -57,6 +60,20 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
         raise _not_in(path, encoding, error) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """Yield a path beside ``target`` to write to; it becomes ``target`` unless the block raises."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".part-", dir=target.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _not_in(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,13 +9,11 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from llmforge import Problem, RunContext
-from llmforge.errors import DataError
+from llmforge import RunContext
 from llmforge_plugins.data._files import read_lines, scan
-from llmforge_plugins.data._remote import fetch_url, glob_urls, is_url, shown
+from llmforge_plugins.data._patterns import SPLITS, fetched, find_files
 
-_SPLITS = ("train", "validation", "test")
-_WILD = frozenset("*?[")
+SUFFIXES = (".txt",)
 _FILES_NAMED = 3
 
 
@@ -47,7 +44,7 @@ class TextData:
             self._boundary = int(characters * (1.0 - options.validation_fraction))
             rules.append(options.validation_fraction)
         self.splits: Sequence[str] = tuple(
-            split for split in _SPLITS if split in files or split == "validation"
+            split for split in SPLITS if split in files or split == "validation"
         )
         content = json.dumps(["text", hashes, rules])
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
@@ -73,30 +70,13 @@ class TextData:
 
 
 def build(options: Any, run: RunContext) -> TextData:
-    """Find the files of all splits and open them.
+    """Find the files of all splits, fetch what is behind URLs, and open them.
 
     Raises:
         DataError: a pattern matches nothing, or a file cannot be read.
     """
-    found = {split: _find(key, patterns, run) for split, key, patterns in _asked(options)}
-    held_out = {path for split, paths in found.items() if split != "train" for path in paths}
-    train = [path for path in found["train"] if path not in held_out]
-    if len(train) < len(found["train"]):
-        shared = ", ".join(path.name for path in found["train"] if path in held_out)
-        run.notice(f"left out of training, because validation or test has them: {shared}")
-    if not train:
-        raise DataError("data.text.train has no file that is not also validation or test")
-    return TextData({**found, "train": train}, options)
-
-
-def local_problems(options: Any, table: str) -> list[Problem]:
-    """Return a problem for every local pattern that matches no file."""
-    return [
-        Problem(key=f"{table}.{key}", message=_nothing(pattern))
-        for _, key, patterns in _asked(options)
-        for pattern in patterns
-        if not is_url(pattern) and not _local(pattern)
-    ]
+    found = find_files(options, "data.text", SUFFIXES, run)
+    return TextData({split: fetched(paths, run) for split, paths in found.items()}, options)
 
 
 def documents(lines: Iterable[str], kind: str) -> Iterator[str]:
@@ -145,46 +125,3 @@ def divide(texts: Iterable[str], boundary: int) -> Iterator[tuple[str, str]]:
             cut = text.rfind("\n", 0, cut) + 1 or cut
             yield "train", text[:cut]
             yield "validation", text[cut:]
-
-
-def _asked(options: Any) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (split, option, patterns) for every option that names files."""
-    for split, key in (("train", "train"), ("train", "path"), *((s, s) for s in _SPLITS[1:])):
-        value = getattr(options, key)
-        if value is not None:
-            yield split, key, [value] if isinstance(value, str) else value
-
-
-def _find(key: str, patterns: Sequence[str], run: RunContext) -> list[Path]:
-    found: list[Path] = []
-    for pattern in patterns:
-        paths = _remote(pattern, run) if is_url(pattern) else _local(pattern)
-        if not paths:
-            raise DataError(f"data.text.{key}: {_nothing(pattern)}", remedy="check the pattern")
-        found += paths
-    return list(dict.fromkeys(found))
-
-
-def _local(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    if path.is_file():
-        return [path.resolve()]
-    if path.is_dir():
-        return sorted(item.resolve() for item in path.rglob("*.txt") if item.is_file())
-    # Path.glob takes no absolute pattern and matches hidden files.
-    matches = (Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207
-    return sorted(item.resolve() for item in matches if item.is_file())
-
-
-def _remote(pattern: str, run: RunContext) -> list[Path]:
-    wild = _WILD & set(shown(pattern))
-    try:
-        urls = glob_urls(pattern) if wild else [pattern]
-        return [fetch_url(url, run=run) for url in urls]
-    except FileNotFoundError:
-        return []
-
-
-def _nothing(pattern: str) -> str:
-    where = "" if is_url(pattern) else f" (looked in {Path.cwd()})"
-    return f"no file matches '{shown(pattern)}'{where}"

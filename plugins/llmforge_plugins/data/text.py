@@ -56,10 +56,11 @@ class Text(Component, kind="data"):
     @hookimpl
     def forge_preflight(self, run: RunContext) -> list[Problem]:
         """Look for the local files."""
-        from llmforge_plugins.data._text import local_problems
+        from llmforge_plugins.data._patterns import local_problems
+        from llmforge_plugins.data._text import SUFFIXES
 
         del run
-        return local_problems(self.options, f"data.{self.name}")
+        return local_problems(self.options, f"data.{self.name}", SUFFIXES)
 
     @hookimpl
     def forge_build_data(self, run: RunContext) -> Data:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 import llmforge
 from llmforge import Component, Problem, RunContext, hookimpl
-from llmforge.interfaces import Data, Tokenizer
+from llmforge.interfaces import Data, TokenData, Tokenizer
 
 
 class HuggingFace(Component, kind="tokenizer"):
@@ -20,6 +20,7 @@ class HuggingFace(Component, kind="tokenizer"):
     """
 
     requires = ("tokenizers", "huggingface_hub")
+    supports: ClassVar[frozenset[str]] = frozenset({"no_text"})
 
     class Options(llmforge.Options):
         """Options of ``[tokenizer.hf]``."""
@@ -43,7 +44,7 @@ class HuggingFace(Component, kind="tokenizer"):
         return [Problem(key=f"tokenizer.{self.name}.source", message=problem)]
 
     @hookimpl
-    def forge_build_tokenizer(self, run: RunContext, data: Data) -> Tokenizer:
+    def forge_build_tokenizer(self, run: RunContext, data: Data | TokenData) -> Tokenizer:
         """Load the tokenizer from a file, a folder or the hub."""
         from llmforge_plugins.tokenizers._hf import build
 

@@ -1,0 +1,139 @@
+"""Data that is tokens already: checked once, then read where it lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmforge.data.split import TokenSplit
+from llmforge.errors import DataError
+from llmforge.interfaces import TokenData, Tokenizer, TokenShard
+from llmforge.rundir.atomic import write_json
+
+FORMAT_VERSION = 1
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scan:
+    """What reading all ids of a shard found."""
+
+    lowest: int
+    highest: int
+    documents: int
+
+
+def shard_splits(
+    data: TokenData, tokenizer: Tokenizer, *, cache: Path, check_stop: Callable[[], None]
+) -> dict[str, TokenSplit]:
+    """Return every split of ``data``; no id is copied.
+
+    Every id is read once to see that the vocabulary has it. What was found is kept in the cache
+    under the data's fingerprint, so that later starts need not read all of it again.
+
+    Args:
+        data: the shards.
+        tokenizer: says the vocabulary and the end-of-text token.
+        cache: root of the cache; results lie in ``tokens`` below it.
+        check_stop: called every few megabytes; what it raises ends the work.
+
+    Raises:
+        DataError: a shard holds no ids, or one that the vocabulary does not have; or data and
+            tokenizer disagree. The message names the shard.
+    """
+    eos_id = _end_of_text(data, tokenizer)
+    path = cache / "tokens" / f"{_fingerprint(data, eos_id)}.shards.json"
+    known = _read(path)
+    found: dict[str, _Scan] = {}
+    splits = {}
+    for split in data.splits:
+        shards = tuple(data.shards(split))
+        for index, shard in enumerate(shards):
+            _check_type(shard)
+            key = f"{split}/{index}"
+            scan = known.get(key) or _scan(shard, eos_id, check_stop)
+            _check_range(shard, scan, data, tokenizer)
+            found[key] = scan
+        splits[split] = TokenSplit(
+            shards=shards,
+            n_bytes=None,
+            documents=sum(found[f"{split}/{index}"].documents for index in range(len(shards))),
+        )
+    if found != known:
+        _write(path, found)
+    return splits
+
+
+def _end_of_text(data: TokenData, tokenizer: Tokenizer) -> int | None:
+    if data.eos_id is None:
+        return tokenizer.eos_id
+    if tokenizer.eos_id is not None and tokenizer.eos_id != data.eos_id:
+        raise DataError(
+            f"the data ends documents with the id {data.eos_id}, the tokenizer with "
+            f"{tokenizer.eos_id}",
+            remedy="use the tokenizer the shards were made with",
+        )
+    return data.eos_id
+
+
+def _fingerprint(data: TokenData, eos_id: int | None) -> str:
+    parts = [FORMAT_VERSION, data.fingerprint, list(data.splits), eos_id]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _check_type(shard: TokenShard) -> None:
+    ids = shard.ids
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise DataError(
+            f"{shard.name} holds {ids.dtype} of shape {list(ids.shape)}, no sequence of token ids"
+        )
+
+
+def _scan(shard: TokenShard, eos_id: int | None, check_stop: Callable[[], None]) -> _Scan:
+    lowest, highest, documents = 0, -1, 0
+    for start in range(0, len(shard.ids), _CHUNK):
+        check_stop()
+        chunk = shard.ids[start : start + _CHUNK]
+        lowest = min(lowest, int(chunk.min()))
+        highest = max(highest, int(chunk.max()))
+        if eos_id is not None:
+            documents += int(np.count_nonzero(chunk == eos_id))
+    return _Scan(lowest=lowest, highest=highest, documents=documents)
+
+
+def _check_range(shard: TokenShard, scan: _Scan, data: TokenData, tokenizer: Tokenizer) -> None:
+    size = min(tokenizer.vocab_size, data.vocab_size or tokenizer.vocab_size)
+    wrong = scan.lowest if scan.lowest < 0 else scan.highest
+    if scan.lowest < 0 or scan.highest >= size:
+        raise DataError(
+            f"{shard.name} has the token id {wrong}, and the vocabulary has the ids 0 to "
+            f"{size - 1}",
+            remedy="use the tokenizer the shards were made with; check the vocabulary's size, and "
+            "the number type of raw files",
+        )
+
+
+def _read(path: Path) -> dict[str, _Scan]:
+    """Return what an earlier start found; nothing when it is not there or not whole."""
+    try:
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {key: _Scan(**values) for key, values in body.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write(path: Path, found: dict[str, _Scan]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {key: asdict(scan) for key, scan in found.items()}, durable=False)
+    except OSError as error:
+        raise DataError(
+            f"the token cache {path.parent} cannot be used: {error}",
+            remedy="free space there, or set FORGE_CACHE to another directory",
+        ) from error

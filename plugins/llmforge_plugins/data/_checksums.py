@@ -1,0 +1,45 @@
+"""SHA-256 of files, remembered as long as a file looks the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+from llmforge_plugins.data._files import sha256_of, written_whole
+
+_UNCERTAIN_NS = 2_000_000_000
+"""A file written so shortly before it was hashed may change again without a new time."""
+
+
+def checksum(path: Path, *, cache: Path) -> str:
+    """Return the SHA-256 of ``path``.
+
+    It is computed anew when size or time of modification are not those of the last time; so a
+    start does not read a hundred gigabytes to find that nothing changed.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    name = hashlib.sha256(str(path).encode()).hexdigest()[:32]
+    record = cache / "datasets" / "checksums" / f"{name}.json"
+    status = path.stat()
+    look = {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    known = _read(record)
+    if {key: known.get(key) for key in look} == look:
+        return str(known["sha256"])
+    begun = time.time_ns()
+    sha256 = sha256_of(path)
+    if status.st_mtime_ns < begun - _UNCERTAIN_NS:
+        with written_whole(record) as partial:
+            partial.write_text(json.dumps({**look, "sha256": sha256}), encoding="utf-8")
+    return sha256
+
+
+def _read(record: Path) -> dict[str, object]:
+    try:
+        body = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return body if isinstance(body, dict) and "sha256" in body else {}
