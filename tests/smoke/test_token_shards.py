@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,9 +43,10 @@ def sharded(tmp_path: Path) -> Workplace:
     return place
 
 
-def data_of(checkpoint: Path) -> dict:
-    """Return what a checkpoint says of its data."""
-    return json.loads((checkpoint / "metadata.json").read_text(encoding="utf-8"))["data"]
+def metadata(checkpoint: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself."""
+    body: dict[str, Any] = json.loads((checkpoint / "metadata.json").read_text(encoding="utf-8"))
+    return body
 
 
 def test_a_run_over_shards_goes_on_in_the_middle_of_one(sharded: Workplace, tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_a_run_over_shards_goes_on_in_the_middle_of_one(sharded: Workplace, tmp_
     assert last < first - 1
     assert "val/bits_per_byte" not in straight.rows[-1]
     assert straight.rows[-1]["val/loss"] < first
-    used = [data_of(checkpoint) for checkpoint in straight.checkpoints]
+    used = [metadata(checkpoint) for checkpoint in straight.checkpoints]
     assert {item["files"] for item in used} == {4}
     assert 0 < used[-1]["files_processed"] < 4  # 480 sequences of 294 an epoch
     assert used[-1]["file"].rpartition("/")[2] in {"0.npy", "1.bin", "2.npz", "3.npy"}
