@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from llmforge import Component, Options, hookimpl
-from llmforge.interfaces import Completion
+from llmforge.interfaces import Completion, TokenShard
 from llmforge.testing import (
     BackendContract,
     CallbackContract,
@@ -28,6 +29,7 @@ from llmforge.testing import (
     TinyData,
     TinyModel,
     TinyTokenizer,
+    TokenDataContract,
     TokenizerContract,
     TrackerContract,
 )
@@ -268,6 +270,54 @@ class TestOneFingerprintForAll(WrittenData):
 class TestAnotherOrderEachTime(WrittenData):
     component = OneFingerprintForAll
     caught_by = "test_every_split_has_text_and_gives_it_again_in_the_same_order"
+
+
+class CopiedTokens(Component, kind="data"):
+    """Hands out numbers of its own that anybody can change."""
+
+    supports = frozenset({"tokens"})
+    Options = PathOptions
+
+    @hookimpl
+    def forge_build_data(self) -> Any:
+        return _TokensInMemory(Path(self.options.path))
+
+
+class UnannouncedTokens(CopiedTokens, kind="data"):
+    """Does not say that it gives tokens."""
+
+    supports = frozenset()
+
+
+class _TokensInMemory:
+    splits = ("train",)
+    description = "bytes"
+    vocab_size = 256
+    eos_id = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def shards(self, split: str) -> Any:
+        ids = np.frombuffer(self.path.read_bytes(), np.uint8).copy()
+        return [TokenShard(name=split, path=self.path, ids=ids)]
+
+
+class WrittenTokens(TokenDataContract):
+    def write(self, directory: Path, sentences: tuple[str, ...]) -> Any:
+        (directory / "ids.bin").write_text("\n".join(sentences))
+        return {"path": str(directory / "ids.bin")}
+
+
+class TestCopiedTokens(WrittenTokens):
+    component = CopiedTokens
+    caught_by = "test_its_tokens_cannot_be_written_to"
+
+
+class TestUnannouncedTokens(WrittenTokens):
+    component = UnannouncedTokens
+    caught_by = "test_it_says_that_it_gives_tokens"
 
 
 def optimizer(build: Any) -> type[Component]:
@@ -541,6 +591,11 @@ class TestForgetsTheOptimizer(BackendContract):
         load_state=lambda inner: lambda state: inner(type(state)(state.model, {}, state.values))
     )
     caught_by = "test_a_run_goes_on_exactly_from_its_state"
+
+
+class TestForgetsTheGradients(BackendContract):
+    component = backend(gradients=lambda _: dict)
+    caught_by = "test_its_gradients_are_those_of_what_was_accumulated"
 
 
 class TestNeverNoticesNan(BackendContract):

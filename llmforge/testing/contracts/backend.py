@@ -67,6 +67,17 @@ class BackendContract(Contract):
         for name, value in engine.state().model.items():
             torch.testing.assert_close(value, expected[name].detach(), rtol=1e-5, atol=1e-6)
 
+    def test_its_gradients_are_those_of_what_was_accumulated(self, engine: Engine) -> None:
+        reference, batch = _model(), _batch(0)
+        count = _targets(batch)
+        for half in _halves(batch):
+            engine.accumulate(half, targets=count, seed=0)
+        (reference.loss(batch)[0] / count).backward()
+        found = engine.gradients()
+        for name, parameter in reference.named_parameters():
+            assert parameter.grad is not None
+            torch.testing.assert_close(found[name].float(), parameter.grad, rtol=1e-4, atol=1e-6)
+
     def test_a_discarded_micro_batch_leaves_no_trace(
         self, plugin: Component, run: RunContext, engine: Engine
     ) -> None:
