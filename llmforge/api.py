@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmforge.errors import Interrupted
+from llmforge.errors import Interrupted, RecipeError
 from llmforge.insight.metrics import metric_rows
 from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.run.plan import Plan, make_plan
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llmforge.generate import LoadedModel
     from llmforge.interfaces import Completion as GeneratedText
     from llmforge.interfaces import LanguageModel, Tokenizer
+    from llmforge.run.elsewhere import BroughtBack
     from llmforge.run.runner import Finisher, RunOutcome
 
 Overrides = Sequence[Override | str] | Mapping[str, Any]
@@ -294,7 +295,11 @@ def _started(
     signals: StopSignals,
 ) -> TrainResult:
     with RunLock(plan.root, plan.run_id):
-        pass  # a run that another process trains is told at once, before torch is imported
+        # A run that another process trains is told at once, before torch is imported.
+        found = _elsewhere(plan, reporter) if resume is None else None
+    done = plan.completion() if resume is None else None
+    if done is not None:
+        return _skipped(plan, done)
     # Imported here: this is where torch comes in, and a skipped run does without it.
     from llmforge.run.runner import start_run
 
@@ -311,6 +316,7 @@ def _started(
         resume=checkpoint,
         allow_data_change=allow_data_change,
         finishers=finishers,
+        found=found,
     )
     return TrainResult(
         RunHandle(outcome.directory),
@@ -321,6 +327,25 @@ def _started(
         skipped=False,
         _outcome=outcome,
     )
+
+
+def _elsewhere(plan: Plan, reporter: Reporter) -> BroughtBack | None:
+    """Fetch what storage has and this machine has not, None when the recipe has no storage.
+
+    Raises:
+        RecipeError: a package that the storage needs is missing.
+    """
+    if plan.recipe.storage.url is None:
+        return None
+    from llmforge.remote import storage_problems
+
+    if problems := storage_problems(plan.recipe):
+        raise RecipeError(problems, source=str(plan.recipe.source))
+    if not plan.recipe.storage.resume:
+        return None
+    from llmforge.run.elsewhere import bring_back
+
+    return bring_back(plan, say=reporter.say)
 
 
 def _curves() -> Callable[[RunDirectory], Sequence[Path]]:

@@ -3,6 +3,7 @@
 Nothing here imports torch before tensors are copied or loaded.
 """
 
+from llmforge.checkpoint.files import size_text
 from llmforge.checkpoint.format import (
     Checkpoint,
     list_checkpoints,
@@ -45,6 +46,7 @@ __all__ = [
     "read_trainer",
     "resolve",
     "rewind",
+    "size_text",
     "unpin",
     "verify",
 ]

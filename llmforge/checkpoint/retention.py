@@ -27,6 +27,7 @@ def to_delete(
     retention: Retention,
     best_steps: Sequence[int],
     pinned: Collection[int] = (),
+    elsewhere: Collection[int] = (),
 ) -> list[Checkpoint]:
     """Return the checkpoints that may go, oldest first.
 
@@ -35,15 +36,23 @@ def to_delete(
         retention: how many stay.
         best_steps: steps that were the best when they were saved, the best of all last.
         pinned: steps that stay whatever the numbers say: pinned by the user, or still uploading.
+        elsewhere: steps that are safe in another place and need not stay here; the newest and
+            the best do all the same.
     """
     ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
-    newest = {checkpoint.step for checkpoint in ordered[-max(retention.keep_last, 1) :]}
-    keep = newest | set(best_steps[-max(retention.keep_best, 1) :]) | set(pinned)
+    newest = [checkpoint.step for checkpoint in ordered[-max(retention.keep_last, 1) :]]
+    best = best_steps[-max(retention.keep_best, 1) :]
+    needed = {*newest[-1:], *best[-1:], *pinned}
+    keep = needed | ({*newest, *best} - set(elsewhere))
     return [checkpoint for checkpoint in ordered if checkpoint.step not in keep]
 
 
 def apply_retention(
-    directory: Path, *, retention: Retention, protected: Collection[int] = ()
+    directory: Path,
+    *,
+    retention: Retention,
+    protected: Collection[int] = (),
+    elsewhere: Collection[int] = (),
 ) -> list[int]:
     """Delete what :func:`to_delete` names below ``directory`` and return the deleted steps.
 
@@ -55,6 +64,7 @@ def apply_retention(
         retention=retention,
         best_steps=[item.step for item in checkpoints if item.is_best],
         pinned={*protected, *(item.step for item in checkpoints if item.is_pinned)},
+        elsewhere=elsewhere,
     )
     deleted = []
     for checkpoint in doomed:

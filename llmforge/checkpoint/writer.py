@@ -120,6 +120,7 @@ class CheckpointWriter:
         retention: how many checkpoints stay.
         on_saved: called on the thread after each checkpoint has become valid.
         protected: returns the steps that must not be deleted yet, such as uploads under way.
+        elsewhere: returns the steps that are safe in another place and need not stay here.
         parent: step of the checkpoint the run goes on from.
     """
 
@@ -131,6 +132,7 @@ class CheckpointWriter:
         retention: Retention,
         on_saved: Callable[[SavedCheckpoint], None],
         protected: Callable[[], Collection[int]] = tuple,
+        elsewhere: Callable[[], Collection[int]] = tuple,
         parent: int | None = None,
     ) -> None:
         self._directory = directory
@@ -138,6 +140,7 @@ class CheckpointWriter:
         self._retention = retention
         self._on_saved = on_saved
         self._protected = protected
+        self._elsewhere = elsewhere
         self._parent = parent
         self._changed = threading.Condition()
         self._idle: list[_Snapshot] = []
@@ -297,7 +300,10 @@ class CheckpointWriter:
             )
         )
         apply_retention(
-            self._directory, retention=self._retention, protected=frozenset(self._protected())
+            self._directory,
+            retention=self._retention,
+            protected=self._protected(),
+            elsewhere=self._elsewhere(),
         )
 
     def _files(self, snapshot: _Snapshot) -> dict[str, FileWriter]:

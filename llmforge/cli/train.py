@@ -107,7 +107,10 @@ def train(
                 reporter=make_reporter(),
                 signals=signals,
             )
-            _summarise(result)
+            if result.skipped:
+                _say_done(plan)
+            else:
+                _summarise(result)
         except StopNow as stop:
             from llmforge.errors import Interrupted
 

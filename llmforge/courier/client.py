@@ -12,8 +12,12 @@ from typing import Any
 
 from llmforge.errors import PluginError, Problem
 from llmforge.rundir.layout import RunDirectory
+from llmforge.rundir.uploads import UploadRecord
 
 READY_SECONDS = 60.0
+STORAGE = "storage"
+"""What a failure of storage is called among those of the trackers."""
+_ANSWER_SECONDS = 2.0
 
 
 class Courier:
@@ -21,7 +25,8 @@ class Courier:
 
     Args:
         directory: the run; its ``recipe.toml`` must be written already.
-        on_error: told (tracker, message) when a tracker fails; called from another thread.
+        on_error: told (tracker, message) when a tracker or ``storage`` fails.
+        on_upload: told an upload whenever its state changes. Both are called from another thread.
         only: drive these trackers; the ones the recipe selects when empty.
 
     Attributes:
@@ -33,10 +38,13 @@ class Courier:
         directory: RunDirectory,
         *,
         on_error: Callable[[str, str], None],
+        on_upload: Callable[[UploadRecord], None] = lambda _: None,
         only: Sequence[str] = (),
     ) -> None:
         self.notices: Sequence[str] = ()
         self._on_error = on_error
+        self._on_upload = on_upload
+        self._uploads: queue.Queue[dict[str, Any]] = queue.Queue()
         self._ready: queue.Queue[dict[str, Any]] = queue.Queue()
         self._closed: queue.Queue[dict[str, Any]] = queue.Queue()
         self._stderr_path = directory.trackers / "courier.log"
@@ -74,6 +82,21 @@ class Courier:
         self.notices = answer.get("notices", ())
         return [Problem(**problem) for problem in answer["problems"]]
 
+    def finish_uploads(self, seconds: float) -> Mapping[str, Any] | None:
+        """Let uploads arrive for at most ``seconds``.
+
+        Returns:
+            The ``committed`` and ``pending`` steps and the ``url``; None when the courier could
+            not say.
+        """
+        try:
+            self._ask(finish_uploads=seconds)
+            answer = self._uploads.get(timeout=seconds + _ANSWER_SECONDS)
+        except (OSError, queue.Empty):
+            return None
+        found: Mapping[str, Any] | None = answer.get("uploads")
+        return found
+
     def close(self, seconds: float) -> Mapping[str, Mapping[str, Any]]:
         """Let the trackers deliver the rest, then end the process, killing it if need be.
 
@@ -86,9 +109,7 @@ class Courier:
         """
         result: dict[str, Any] = {}
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps({"close": seconds}) + "\n")
-            self._process.stdin.close()
+            self._ask(close=seconds)
             result = self._closed.get(timeout=seconds + 1).get("closed", {})
             self._process.wait(timeout=1)
         except (OSError, queue.Empty, subprocess.TimeoutExpired):
@@ -100,6 +121,11 @@ class Courier:
         self._process.kill()
         self._process.wait()
 
+    def _ask(self, **message: float) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -110,8 +136,12 @@ class Courier:
                 self._ready.put(message)
             elif "closed" in message:
                 self._closed.put(message)
+            elif "uploads" in message:
+                self._uploads.put(message)
+            elif "upload" in message:
+                self._on_upload(UploadRecord(**message["upload"]))
             else:
                 self._on_error(message["tracker"], message["error"])
         died = {"died": self._process.wait()}
-        self._ready.put(died)
-        self._closed.put(died)
+        for waiting in (self._ready, self._uploads, self._closed):
+            waiting.put(died)

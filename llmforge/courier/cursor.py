@@ -100,6 +100,17 @@ class Cursor:
         write_json(self._path, body, durable=False)
 
 
+def rewind_cursors(directory: Path) -> None:
+    """Let the cursors in ``directory`` begin at the top of a journal that is not theirs.
+
+    Their marks stay, so that nothing is delivered a second time.
+    """
+    for path in directory.glob("*.json"):
+        cursor = Cursor(path)
+        cursor.offset = 0
+        cursor.save()
+
+
 def _key(event: Event, name: str) -> str:
     return f"{event.hook}:{name}"
 

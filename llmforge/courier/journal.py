@@ -18,10 +18,16 @@ _CHUNK = 1 << 20
 
 
 class JournalWriter:
-    """Appends events; any thread may."""
+    """Appends events; any thread may, and any process.
 
-    def __init__(self, path: Path) -> None:
-        cut_torn_line(path)
+    Args:
+        path: the journal.
+        cut: cut off a torn last line first; only for the process that holds the run's lock.
+    """
+
+    def __init__(self, path: Path, *, cut: bool = True) -> None:
+        if cut:
+            cut_torn_line(path)
         self._file: BinaryIO = path.open("ab", buffering=0)
         self._lock = threading.Lock()
 

@@ -1,9 +1,11 @@
-"""The courier process: drives the trackers of one run from its journal.
+"""The courier process: drives the trackers of one run from its journal, and its uploads.
 
 It speaks JSON lines. To the training process on standard output: ``{"ready": true, "problems":
-[...], "notices": [...]}`` once, ``{"error": ..., "tracker": ...}`` for failures, ``{"closed":
-{...}}`` at the end. From it on standard input: ``{"close": SECONDS}``. The end of standard input
-means that the training process is gone: what the journal holds is still delivered, within a bound.
+[...], "notices": [...]}`` once, ``{"error": ..., "tracker": ...}`` for failures of a tracker or,
+as ``storage``, of storage, ``{"upload": {...}}`` whenever an upload's state changes, ``{"uploads":
+{...}}`` when they are finished with, ``{"closed": {...}}`` at the end. From it on standard input:
+``{"finish_uploads": SECONDS}`` and ``{"close": SECONDS}``. The end of standard input means that
+the training process is gone: what the journal holds is still delivered, within a bound.
 """
 
 from __future__ import annotations
@@ -17,19 +19,25 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from llmforge.component import Component
+from llmforge.courier.client import STORAGE
 from llmforge.courier.cursor import tracker_cursor
 from llmforge.courier.delivery import Delivery
+from llmforge.courier.journal import JournalWriter
 from llmforge.courier.preflight import ask_trackers
+from llmforge.courier.uploads import Uploads
 from llmforge.errors import ForgeError, Problem
-from llmforge.events import Event, RunStarted
+from llmforge.events import CheckpointUploaded, Event, RunStarted
 from llmforge.interfaces import RunContext
 from llmforge.plugins import build_manager, load
 from llmforge.recipe import Override, Recipe, load_recipe
-from llmforge.rundir.layout import RunDirectory
+from llmforge.remote import recipe_remote
+from llmforge.rundir import RunDirectory, read_record
+from llmforge.rundir.uploads import UploadRecord
 from llmforge.settings import settings
 
 ORPHAN_SECONDS = 20.0
@@ -50,6 +58,8 @@ class CourierProcess:
         self._output = output
         self._output_lock = threading.Lock()
         self._deliveries: list[Delivery] = []
+        self._uploads: Uploads | None = None
+        self._finishing: threading.Thread | None = None
 
     def start(self) -> None:
         """Load the trackers, ask each for its preflight, and begin to deliver when all is well."""
@@ -68,7 +78,23 @@ class CourierProcess:
             self._deliveries.append(self._delivery(component, components))
         for delivery in self._deliveries:
             delivery.start()
+        if recipe.storage.url is not None and not self._only:
+            self._uploads = self._open_uploads(recipe)
+            self._uploads.start()
         self.tell(ready=True, problems=[], notices=found.notices)
+
+    def finish_uploads(self, seconds: float) -> None:
+        """Begin to finish the uploads; tell what they came to within ``seconds``."""
+        if self._uploads is None or self._finishing is not None:
+            return
+        finish = partial(self._finish_uploads, self._uploads, seconds)
+        self._finishing = threading.Thread(target=finish, name="finish-uploads", daemon=True)
+        self._finishing.start()
+
+    def await_uploads(self, seconds: float) -> None:
+        """Wait for what :meth:`finish_uploads` began, at most ``seconds``."""
+        if self._finishing is not None:
+            self._finishing.join(seconds)
 
     def close(self, seconds: float) -> None:
         """Deliver the rest for at most ``seconds`` and tell what was delivered."""
@@ -103,6 +129,26 @@ class CourierProcess:
             journal=self._directory.journal,
             cursor=tracker_cursor(self._directory, component.name),
             on_error=lambda tracker, message: self.tell(tracker=tracker, error=message),
+        )
+
+    def _finish_uploads(self, uploads: Uploads, seconds: float) -> None:
+        self.tell(uploads=dataclasses.asdict(uploads.finish(seconds)))
+
+    def _open_uploads(self, recipe: Recipe) -> Uploads:
+        directory = self._directory
+        journal = JournalWriter(directory.journal, cut=False)
+
+        def changed(record: UploadRecord) -> None:
+            if record.state == "committed" and not record.cleaned:
+                journal.append(CheckpointUploaded(step=record.step, url=record.url))
+            self.tell(upload=dataclasses.asdict(record))
+
+        return Uploads(
+            directory,
+            recipe_remote(recipe, directory.id, attempt=read_record(directory).attempt),
+            recipe=recipe,
+            on_change=changed,
+            on_error=lambda message: self.tell(tracker=STORAGE, error=message),
         )
 
     def _viewer(self, tracker: Component) -> str:
@@ -146,12 +192,27 @@ def main(arguments: list[str]) -> int:
         except ForgeError as error:
             courier.tell(ready=False, problems=[_as_dict(Problem(message=str(error)))])
             return error.exit_code
-        line = sys.stdin.readline()
-        seconds = float(json.loads(line)["close"]) if line.strip() else ORPHAN_SECONDS
-        courier.close(seconds)
+        seconds = _obey(courier)
+        if seconds is None:
+            courier.finish_uploads(ORPHAN_SECONDS)
+            courier.close(ORPHAN_SECONDS)
+            courier.await_uploads(ORPHAN_SECONDS)
+        else:
+            courier.close(seconds)
     output.flush()
     # A tracker's thread that hangs must not keep the process alive.
     os._exit(0)
+
+
+def _obey(courier: CourierProcess) -> float | None:
+    """Do what the training process asks until it says how long closing may take, or is gone."""
+    for line in sys.stdin:
+        message = json.loads(line) if line.endswith("\n") else {}
+        if "finish_uploads" in message:
+            courier.finish_uploads(float(message["finish_uploads"]))
+        elif "close" in message:
+            return float(message["close"])
+    return None
 
 
 def _context(directory: RunDirectory, recipe: Recipe) -> RunContext:

@@ -7,6 +7,7 @@ from llmforge.remote.archive import missing_package
 from llmforge.remote.bandwidth import Limiter
 from llmforge.remote.commits import Commit, new_token
 from llmforge.remote.connection import Cancelled, Connections
+from llmforge.remote.of_recipe import recipe_remote, storage_problems
 from llmforge.remote.opening import open_storage
 from llmforge.remote.run import RemoteRun
 from llmforge.remote.runs import RemoteEntry, list_runs
@@ -22,4 +23,6 @@ __all__ = [
     "missing_package",
     "new_token",
     "open_storage",
+    "recipe_remote",
+    "storage_problems",
 ]

@@ -54,6 +54,7 @@ class Sinks:
         extra_metrics: asks components for further values at a step.
         stop_reason: asks components whether to stop.
         failure: returns what ends the run once it is saved, such as a tracker's failure, or None.
+        secure: waits until the checkpoint of a step is in storage; None when nothing waits.
         component_state: asks components for the state to keep.
         metadata: makes a checkpoint's ``metadata.json`` from the state.
     """
@@ -65,6 +66,7 @@ class Sinks:
     extra_metrics: Callable[[int], Mapping[str, float]]
     stop_reason: Callable[[int], str | None]
     failure: Callable[[], ForgeError | None]
+    secure: Callable[[int], None] | None
     component_state: Callable[[], dict[str, Any]]
     metadata: Callable[[TrainerState], dict[str, Any]]
 
@@ -447,6 +449,9 @@ class TrainingLoop:
         )
         if saved:
             self._last_saved = state.step
+            if self._sinks.secure is not None:
+                self._writer.flush()
+                self._sinks.secure(state.step)
         self._pace.lap("checkpoint")
 
 

@@ -22,11 +22,15 @@ _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, err
 """Error numbers of files that are there and may not be used as the run needs them."""
 
 
-def open_record(plan: Plan) -> RunRecord:
+def open_record(plan: Plan, *, attempt: int | None = None) -> RunRecord:
     """Return the run's record with this start noted in it, and write nothing.
 
     A run whose starts all failed before their data were ready has nothing to protect: under an id
     of the user's own it takes the recipe as it is now.
+
+    Args:
+        plan: the run.
+        attempt: the number of a run that begins; counted from the cleared ones here when None.
 
     Raises:
         RunError: the directory is a run of another recipe, or cannot be told whose it is.
@@ -49,7 +53,7 @@ def open_record(plan: Plan) -> RunRecord:
     else:
         record = RunRecord(
             plan.run_id,
-            attempt=next_attempt(plan.root, plan.run_id),
+            attempt=attempt or next_attempt(plan.root, plan.run_id),
             restarts=1,
             created=now,
             identity=dataclasses.asdict(plan.identity),

@@ -19,6 +19,7 @@ from llmforge.events import ArtifactWritten, RunEnded, RunStarted
 from llmforge.interfaces import Engine
 from llmforge.recipe import to_toml
 from llmforge.run.components import Components
+from llmforge.run.elsewhere import BroughtBack
 from llmforge.run.ending import completion, final_metrics, goodput, with_best
 from llmforge.run.hardware import peak_flops
 from llmforge.run.loop import Ending, Sinks, TrainingLoop
@@ -32,6 +33,7 @@ from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.stage import Stage, set_stage
 from llmforge.run.system import SystemProbe, SystemSampler
 from llmforge.run.telemetry import Telemetry, log_to
+from llmforge.run.uploading import grace_seconds
 from llmforge.rundir import Recorder, RunDirectory, RunLock, write_completion
 from llmforge.rundir.atomic import write_json, write_text
 
@@ -70,6 +72,7 @@ def start_run(
     resume: Path | None = None,
     allow_data_change: bool = False,
     finishers: Sequence[Finisher] = (),
+    found: BroughtBack | None = None,
 ) -> RunOutcome:
     """Train ``plan`` from where it stands until it ends.
 
@@ -80,6 +83,7 @@ def start_run(
         resume: a checkpoint of this run to go back to.
         allow_data_change: go on although data or tokenizer changed.
         finishers: make artifacts at the end.
+        found: what storage knew of the run.
 
     Raises:
         RunLockedError: another process trains this run.
@@ -89,7 +93,7 @@ def start_run(
     """
     with disk_errors_told(plan), RunLock(plan.root, plan.run_id):
         directory = plan.directory
-        record = open_record(plan)
+        record = open_record(plan, attempt=None if found is None else found.attempt)
         directory.path.mkdir(parents=True, exist_ok=True)
         write_text(directory.recipe, to_toml(plan.recipe.tables))
         start = _Start(
@@ -98,6 +102,7 @@ def start_run(
             signals=signals,
             reporter=reporter,
             finishers=finishers,
+            notices=() if found is None else found.notices,
         )
         level = plan.recipe.run.log_level
         with log_to(directory.path / plan.recipe.run.log_file, level), reporter:
@@ -115,7 +120,9 @@ class _Start:
         signals: StopSignals,
         reporter: Reporter,
         finishers: Sequence[Finisher],
+        notices: Sequence[str],
     ) -> None:
+        self._notices = notices
         self._plan = plan
         self._recorder = recorder
         self._signals = signals
@@ -158,6 +165,8 @@ class _Start:
         self, telemetry: Telemetry, *, resume: Path | None, allow_data_change: bool
     ) -> Stage:
         recorder, recipe = self._recorder, self._plan.recipe
+        for text in self._notices:
+            self._notice(text)
         self._reporter.phase("preparing data")
         stage = set_stage(
             self._plan,
@@ -233,12 +242,14 @@ class _Start:
             record = self._recorder.record
             metrics = final_metrics(self._plan, record, state, ending)
             write_json(directory.summary, metrics)
-            telemetry.ended(self._ended(ending.state, ending.reason, metrics))
             self._record_end(telemetry, ending.state, ending.reason, metrics)
             if finished:
                 write_completion(
                     self._plan.root, completion(self._plan, record, state, ending, metrics)
                 )
+        self._finish_uploads(telemetry, stopped_by=self._signals.requested)
+        with self._signals.deferred():
+            telemetry.ended(self._ended(ending.state, ending.reason, metrics))
         return RunOutcome(
             directory=directory,
             state=ending.state,
@@ -297,7 +308,8 @@ class _Start:
             micro_batch=self._note_micro_batch,
             extra_metrics=lambda step: components.extra_metrics(run, step),
             stop_reason=lambda step: components.stop_reason(run, step),
-            failure=telemetry.tracker_failure,
+            failure=telemetry.failure,
+            secure=self._secure(telemetry),
             component_state=lambda: components.state(run),
             metadata=Describer(
                 self._plan.run_id,
@@ -309,6 +321,12 @@ class _Start:
                 files=stage.prepared.files,
             ),
         )
+
+    def _secure(self, telemetry: Telemetry) -> Callable[[int], None] | None:
+        uploads = telemetry.uploads
+        if uploads is None or self._plan.recipe.storage.background:
+            return None
+        return lambda step: uploads.wait_for(step, stop=lambda: self._signals.requested is not None)
 
     def _artifacts(self) -> list[Path]:
         """Make the finishers' artifacts; one that fails costs the artifact, not the run."""
@@ -330,16 +348,25 @@ class _Start:
 
     # Ending --------------------------------------------------------------------------------
 
+    def _finish_uploads(self, telemetry: Telemetry, *, stopped_by: str | None) -> None:
+        if telemetry.uploads is not None:
+            self._reporter.phase("finishing uploads; Ctrl-C leaves the rest to the next start")
+            seconds = grace_seconds(self._plan.recipe.storage, stopped_by=stopped_by)
+            telemetry.finish_uploads(seconds)
+
     def _end_early(self, telemetry: Telemetry | None, *, state: str, reason: str) -> None:
         """Tell and record that this start ended without finishing, as far as the disk lets it."""
         with self._signals.deferred():
-            if telemetry is not None:
-                failure = reason if state == "failed" else None
-                telemetry.ended(self._ended(state, reason, {}), failure=failure)
             try:
                 self._record_end(telemetry, state, reason, {})
             except OSError as error:
                 log.warning("run.json does not say how the run ended: %s", error)
+        if telemetry is None:
+            return
+        self._finish_uploads(telemetry, stopped_by=self._signals.requested or "failure")
+        with self._signals.deferred():
+            failure = reason if state == "failed" else None
+            telemetry.ended(self._ended(state, reason, {}), failure=failure)
 
     def _close(self, telemetry: Telemetry | None, *, interrupted: bool) -> None:
         with self._signals.deferred():

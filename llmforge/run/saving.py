@@ -52,7 +52,7 @@ def open_writer(plan: Plan, stage: Stage, telemetry: Telemetry) -> CheckpointWri
             )
         )
 
-    parent = stage.point.checkpoint
+    parent, uploads = stage.point.checkpoint, telemetry.uploads
     return CheckpointWriter(
         directory.checkpoints,
         description=SelfDescription(
@@ -64,5 +64,7 @@ def open_writer(plan: Plan, stage: Stage, telemetry: Telemetry) -> CheckpointWri
             keep_last=recipe.checkpoint.keep_last, keep_best=recipe.checkpoint.keep_best
         ),
         on_saved=saved,
+        protected=uploads.protected if uploads else tuple,
+        elsewhere=uploads.elsewhere if uploads else tuple,
         parent=None if parent is None else parent.step,
     )

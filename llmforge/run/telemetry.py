@@ -12,12 +12,22 @@ from typing import Any
 
 import pluggy
 
-from llmforge.courier import Courier, JournalWriter, cut_torn_line
-from llmforge.errors import PluginError, Problem
-from llmforge.events import EvaluationEnded, Event, MetricsLogged, RunEnded, RunFailed, RunStarted
+from llmforge.courier import STORAGE, Courier, JournalWriter, cut_torn_line
+from llmforge.errors import ForgeError, PluginError, Problem
+from llmforge.events import (
+    CheckpointUploaded,
+    EvaluationEnded,
+    Event,
+    MetricsLogged,
+    RunEnded,
+    RunFailed,
+    RunStarted,
+)
 from llmforge.plugins import Notifier
 from llmforge.recipe import Recipe
 from llmforge.run.metrics import LossHistory, RowFile, cut_rows, read_rows
+from llmforge.run.signals import StopNow
+from llmforge.run.uploading import UploadWatch
 from llmforge.rundir import Recorder, RunDirectory
 
 log = logging.getLogger("llmforge.run")
@@ -55,8 +65,21 @@ class Telemetry:
         self._announced = False
         self.history = LossHistory()
         self.compute_seconds = 0.0
-        trackers = recipe.selections.get("tracker", ())
-        self.courier = Courier(directory, on_error=self._tracker_failed) if trackers else None
+        self.uploads = (
+            UploadWatch(directory, recipe.storage, on_committed=self._checkpoint_uploaded)
+            if recipe.storage.url is not None
+            else None
+        )
+        self.courier = self._start_courier()
+
+    def _start_courier(self) -> Courier | None:
+        if self.uploads is None and not self._recipe.selections.get("tracker"):
+            return None
+        return Courier(
+            self._directory,
+            on_error=self._courier_failed,
+            on_upload=self.uploads or (lambda _: None),
+        )
 
     def tracker_problems(self) -> list[Problem]:
         """Wait for the trackers' preflight and return what is wrong."""
@@ -134,8 +157,32 @@ class Telemetry:
         except OSError as error:
             log.warning("the trackers are not told how the run ended: %s", error)
 
-    def tracker_failure(self) -> PluginError | None:
-        """Return a failed tracker's error when ``tracker.on_error`` says that it ends the run."""
+    def failure(self) -> ForgeError | None:
+        """Return the error of a tracker or of storage when its ``on_error`` ends the run."""
+        return self._failed_tracker() or (self.uploads.failure() if self.uploads else None)
+
+    def finish_uploads(self, seconds: float) -> None:
+        """Let uploads arrive for at most ``seconds``, and say what did not.
+
+        A signal ends the waiting; what is left is in the run directory for the next start.
+        """
+        if self.uploads is None or self.courier is None:
+            return
+        go_on = f"forge uploads push-all {self._directory.id}"
+        try:
+            found = self.courier.finish_uploads(seconds)
+        except StopNow:
+            log.warning("uploads go on with the next start, or: %s", go_on)
+            return
+        if found is None:
+            log.warning("the courier did not say what was uploaded; to go on: %s", go_on)
+        elif found["pending"]:
+            steps = ", ".join(str(step) for step in found["pending"])
+            log.warning("not in storage yet: step %s; to go on: %s", steps, go_on)
+        else:
+            log.info("storage: everything is in %s", found["url"])
+
+    def _failed_tracker(self) -> PluginError | None:
         if self._tracker_failure is None or self._recipe.tracker.on_error != "raise":
             return None
         return PluginError(
@@ -177,7 +224,15 @@ class Telemetry:
             else:
                 log.info("%s%s", text, where)
 
-    def _tracker_failed(self, tracker: str, message: str) -> None:
+    def _checkpoint_uploaded(self, step: int, url: str) -> None:
+        # The courier has written the event to the journal itself; callbacks are told here.
+        event = CheckpointUploaded(step=step, url=url)
+        self._notify(event.hook, event=event)
+
+    def _courier_failed(self, tracker: str, message: str) -> None:
+        if tracker == STORAGE:
+            log.warning("storage: %s; it is tried again", message)
+            return
         text = f"tracker {tracker} failed: {message}; its events wait in the journal"
         self._tracker_failure = text
         log.warning(text)

@@ -96,6 +96,11 @@ class RunDirectory:
         return self.path / "cursors"
 
     @property
+    def uploads(self) -> Path:
+        """How the upload of each checkpoint stands, a file per step."""
+        return self.path / "uploads"
+
+    @property
     def completion(self) -> Path:
         """The completion record of a cleared run; a run not cleared has it elsewhere."""
         return self.path / "completion.json"

@@ -1,0 +1,37 @@
+"""The place of a run in storage, as its recipe has it."""
+
+from __future__ import annotations
+
+from llmforge.errors import Problem
+from llmforge.options import plain
+from llmforge.plugins import load
+from llmforge.recipe import Recipe
+from llmforge.remote.archive import missing_package
+from llmforge.remote.bandwidth import Limiter
+from llmforge.remote.run import RemoteRun
+
+
+def recipe_remote(recipe: Recipe, run_id: str, *, attempt: int) -> RemoteRun:
+    """Return the place of a run whose recipe has a ``storage.url``; nothing is asked yet."""
+    keys = recipe.storage
+    assert keys.url is not None
+    megabytes = keys.max_megabytes_per_second
+    return RemoteRun(
+        keys.url,
+        plain(recipe.selected("storage").options),
+        run_id,
+        attempt,
+        stall_seconds=keys.stall_seconds,
+        concurrency=keys.concurrency,
+        limiter=None if megabytes is None else Limiter(megabytes * 1e6),
+    )
+
+
+def storage_problems(recipe: Recipe) -> list[Problem]:
+    """Return what has to be installed before a recipe's storage can be used."""
+    if recipe.storage.url is None:
+        return []
+    selection = recipe.selected("storage")
+    archive = missing_package(recipe.storage.archive)
+    problems = load("storage", selection.name)(selection.options).missing_packages()
+    return problems if archive is None else [*problems, archive]

@@ -1,0 +1,136 @@
+"""The training process's view of its uploads: a line per state, and what retention must know."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+
+from llmforge.checkpoint import size_text
+from llmforge.courier import committed_uploads, pending_uploads
+from llmforge.errors import StorageError
+from llmforge.recipe.schema import StorageKeys
+from llmforge.rundir import RunDirectory
+from llmforge.rundir.uploads import UploadRecord
+
+log = logging.getLogger("llmforge.run")
+
+GRACE_SECONDS = 30.0
+_POLL_SECONDS = 0.2
+
+
+class UploadWatch:
+    """Hears of every change of an upload from the courier.
+
+    Args:
+        directory: the run.
+        keys: its ``[storage]`` table.
+        on_committed: told the step and URL of a checkpoint that is safe in storage.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        keys: StorageKeys,
+        *,
+        on_committed: Callable[[int, str], None],
+    ) -> None:
+        self._directory = directory
+        self._keys = keys
+        self._on_committed = on_committed
+        self._changed = threading.Condition()
+        self._committed: set[int] = set()
+        self._failure = ""
+        self._reported = ""
+
+    def __call__(self, record: UploadRecord) -> None:
+        """Take an upload's new state; called from the courier's thread."""
+        line = f"upload of step {record.step}: {upload_text(record)}"
+        log.log(self._level(record), line)
+        with self._changed:
+            if record.state == "failed":
+                self._failure = line
+                self._reported = record.error
+            elif record.state == "committed" and not record.cleaned:
+                self._failure = ""
+                self._committed.add(record.step)
+            self._changed.notify_all()
+        if record.state == "committed" and not record.cleaned:
+            self._on_committed(record.step, record.url)
+
+    def _level(self, record: UploadRecord) -> int:
+        """Return how loud a state is: an outage is told once and not with every try."""
+        if record.state == "failed":
+            return logging.DEBUG if record.error == self._reported else logging.WARNING
+        return logging.INFO
+
+    def failure(self) -> StorageError | None:
+        """Return a failed upload's error when ``storage.on_error`` says that it ends the run."""
+        if not self._failure or self._keys.on_error != "raise":
+            return None
+        return StorageError(
+            self._failure,
+            remedy='the run is saved here; set storage.on_error = "warn" to go on without storage',
+        )
+
+    def wait_for(self, step: int, *, stop: Callable[[], bool]) -> None:
+        """Wait until the checkpoint of ``step`` is committed, as ``background = false`` asks.
+
+        Returns all the same when ``stop`` does or after ``storage.close_timeout`` seconds; the
+        upload goes on then.
+        """
+        deadline = time.monotonic() + self._keys.close_timeout
+        with self._changed:
+            while step not in self._committed and self.failure() is None and not stop():
+                if time.monotonic() > deadline:
+                    break
+                self._changed.wait(_POLL_SECONDS)
+            else:
+                return
+        log.warning(
+            "step %d is not in storage after %g s; going on, its upload goes on too",
+            step,
+            self._keys.close_timeout,
+        )
+
+    def protected(self) -> Collection[int]:
+        """Return the steps that wait for their upload and must not be deleted here yet."""
+        return [item.step for item in pending_uploads(self._directory)[: self._keys.queue]]
+
+    def elsewhere(self) -> Collection[int]:
+        """Return the steps that are safe in storage and need not stay here."""
+        if not self._keys.delete_local_after_upload:
+            return ()
+        return committed_uploads(self._directory)
+
+
+def grace_seconds(keys: StorageKeys, *, stopped_by: str | None) -> float:
+    """Return how long uploads may take when a start of a run has ended.
+
+    Args:
+        keys: the ``[storage]`` table.
+        stopped_by: ``SIGINT``, ``SIGTERM``, ``failure``, or None when it ended by itself.
+    """
+    if stopped_by is None:
+        return keys.close_timeout
+    if keys.grace_seconds is not None:
+        return keys.grace_seconds
+    return 0.0 if stopped_by == "SIGTERM" else GRACE_SECONDS
+
+
+def upload_text(record: UploadRecord) -> str:
+    """Return the state of an upload as people read it."""
+    if record.cleaned:
+        return "cleaned, the local checkpoint is deleted"
+    size = size_text(record.size)
+    texts = {
+        "queued": f"queued, {size}",
+        "archiving": f"archiving {size}",
+        "uploading": f"uploading, {size_text(record.sent)} of {size} in {record.seconds:.1f} s",
+        "verifying": f"verifying {size}",
+        "committed": f"committed, {size} in {record.seconds:.1f} s: {record.url}",
+        "failed": f"failed (try {record.tries}), will be tried again: {record.error}",
+        "cancelled": "cancelled, a newer checkpoint took its place",
+    }
+    return texts[record.state]

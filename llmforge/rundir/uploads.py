@@ -1,0 +1,89 @@
+"""How the upload of each checkpoint stands: written by the courier, read by everyone.
+
+These files are what ``forge uploads status`` shows and what keeps a checkpoint from being deleted
+before it is safe. Whether a checkpoint is in storage is decided there, by its COMMIT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llmforge.errors import RunError
+from llmforge.rundir.atomic import write_json
+from llmforge.rundir.layout import RunDirectory
+
+FORMAT_VERSION = 1
+
+UploadState = Literal[
+    "queued", "archiving", "uploading", "verifying", "committed", "failed", "cancelled"
+]
+
+
+@dataclass
+class UploadRecord:
+    """The upload of one checkpoint.
+
+    Attributes:
+        step: of the checkpoint.
+        created: when the checkpoint was written, as its manifest has it: tells two of one step
+            apart.
+        state: how far it is; a ``failed`` one is tried again, a ``cancelled`` one was superseded.
+        token: the prefix its objects are under, so that another try goes on with them.
+        size: bytes to send in all.
+        sent: bytes sent by the present try.
+        tries: how often it was begun.
+        seconds: the present or last try took.
+        error: what the last failed try met.
+        url: of the committed checkpoint.
+        cleaned: whether the local checkpoint was deleted since.
+        updated: seconds since the epoch.
+    """
+
+    step: int
+    created: str = ""
+    state: UploadState = "queued"
+    token: str = ""
+    size: int = 0
+    sent: int = 0
+    tries: int = 0
+    seconds: float = 0.0
+    error: str = ""
+    url: str = ""
+    cleaned: bool = False
+    updated: float = 0.0
+    format_version: int = FORMAT_VERSION
+
+
+_FIELDS = frozenset(item.name for item in dataclasses.fields(UploadRecord))
+
+
+def read_uploads(directory: RunDirectory) -> dict[int, UploadRecord]:
+    """Return the records of a run's uploads by step.
+
+    Raises:
+        RunError: one of them is damaged.
+    """
+    found = {}
+    for path in sorted(directory.uploads.glob("step-*.json")):
+        try:
+            body: dict[str, Any] = json.loads(path.read_bytes())
+            record = UploadRecord(**{key: body[key] for key in body if key in _FIELDS})
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{path} is damaged: {error}",
+                remedy="delete it: the upload is looked up in storage, and done again if need be",
+            ) from error
+        found[record.step] = record
+    return found
+
+
+def write_upload(directory: RunDirectory, record: UploadRecord, *, durable: bool = True) -> None:
+    """Write one record in one step."""
+    directory.uploads.mkdir(exist_ok=True)
+    path = directory.uploads / f"step-{record.step:08d}.json"
+    write_json(path, dataclasses.asdict(record), durable=durable)
