@@ -60,6 +60,12 @@ OWN = {
             "Look at checkpoints and keep some.",
             _EXPERIMENTS,
         ),
+        Command(
+            "uploads",
+            "llmforge.cli.uploads:app",
+            "See and manage uploads to storage.",
+            _EXPERIMENTS,
+        ),
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
         Command("data", "llmforge.cli.data:app", "Download and tokenise data.", _PREPARING),
         Command("models", "llmforge.cli.models:app", "Models and their presets.", _PREPARING),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llmforge.cli.common import AsJson, Root, console, emit_json, interactive, run_root
+from llmforge.cli.runs_storage import begin_next_attempt, print_stored, pull
 from llmforge.cli.runs_sync import sync
 
 if TYPE_CHECKING:
@@ -58,10 +59,17 @@ def list_(
         ),
     ] = None,
     archived: Annotated[bool, typer.Option("--archived", help="Cleared runs instead.")] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", metavar="URL", help="The runs in storage at URL instead."),
+    ] = None,
     as_json: AsJson = False,
     root: Root = None,
 ) -> None:
     """List runs, the newest first."""
+    if storage is not None:
+        print_stored(storage, as_json=as_json)
+        return
     from llmforge.insight.summary import parse_since, select
 
     chosen = select(
@@ -137,7 +145,7 @@ def clear(
 ) -> None:
     """Set a run and its completion aside, so that the same recipe trains afresh."""
     from llmforge.errors import RunError, RunLockedError, UsageError
-    from llmforge.rundir import clear_run, entry_of
+    from llmforge.rundir import RunDirectory, clear_run, entry_of, next_attempt
 
     directory = _clearable(run_root(root), run)
     state = entry_of(directory).state if directory.record.exists() else "not readable"
@@ -161,9 +169,15 @@ def clear(
         return
     typer.echo(f"{directory.id} now lies in {aside}")
     typer.echo("its completion is cleared: the next 'forge train' of its recipe starts fresh")
+    begin_next_attempt(
+        directory,
+        attempt=next_attempt(directory.root, directory.id),
+        aside=RunDirectory(aside),
+    )
 
 
 app.command()(sync)
+app.command()(pull)
 
 
 @app.command()

@@ -139,8 +139,20 @@ def _say_done(plan: Plan) -> None:
     when = datetime.fromtimestamp(done.ended).strftime("%Y-%m-%d %H:%M")
     best = "" if done.best_loss is None else f", best validation loss {done.best_loss:.4f}"
     typer.echo(f"{plan.run_id}: already completed on {when} ({done.reason}{best})")
-    typer.echo(f"  use it:         {done.next_command}")
+    if plan.directory.checkpoints.exists() or plan.recipe.storage.url is None:
+        typer.echo(f"  use it:         {done.next_command}")
+    else:
+        url = plan.recipe.storage.url
+        typer.echo(f"  fetch it:       forge runs pull {plan.run_id} --storage {url}")
     typer.echo(f"  train it anew:  forge runs clear {plan.run_id}")
+    if plan.recipe.storage.url is not None:
+        from llmforge.courier import pending_uploads
+
+        if waiting := pending_uploads(plan.directory):
+            typer.echo(
+                f"  not in storage: {len(waiting)} checkpoints; forge uploads push-all "
+                f"{plan.run_id}"
+            )
 
 
 def _describe(recipe: Recipe, plan: Plan) -> None:

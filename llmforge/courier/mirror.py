@@ -8,11 +8,11 @@ from pathlib import Path
 
 from llmforge.errors import ForgeError
 from llmforge.remote import RemoteRun
+from llmforge.remote.layout import COMPLETION
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.layout import completion_path
 
 MIRROR_SECONDS = 15.0
-COMPLETION = "completion.json"
 _Stamp = tuple[int, int]
 
 
@@ -34,6 +34,7 @@ class Mirror(threading.Thread):
         self._on_error = on_error
         self._sent: dict[str, _Stamp] = {}
         self._reported: set[str] = set()
+        self._begun = False
         self._closing = threading.Event()
 
     def close(self) -> None:
@@ -52,6 +53,9 @@ class Mirror(threading.Thread):
 
     def look(self) -> None:
         """Send what changed since the last time."""
+        if not self._begun:
+            self._remote.begin()
+            self._begun = True
         stamps = {name: _stamp(path) for name, path in small_files(self._directory).items()}
         changed = {
             name: stamp

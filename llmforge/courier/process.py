@@ -11,7 +11,6 @@ the training process is gone: what the journal holds is still delivered, within 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import signal
@@ -28,6 +27,7 @@ from llmforge.courier.client import STORAGE
 from llmforge.courier.cursor import tracker_cursor
 from llmforge.courier.delivery import Delivery
 from llmforge.courier.journal import JournalWriter
+from llmforge.courier.lock import only_courier
 from llmforge.courier.preflight import ask_trackers
 from llmforge.courier.uploads import Uploads
 from llmforge.errors import ForgeError, Problem
@@ -185,7 +185,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     output, sys.stdout = sys.stdout, sys.stderr
-    with _only_courier(directory):
+    with only_courier(directory, wait=ORPHAN_SECONDS + 5):
         courier = CourierProcess(directory, output, only=arguments[1:])
         try:
             courier.start()
@@ -226,21 +226,6 @@ def _context(directory: RunDirectory, recipe: Recipe) -> RunContext:
         context=recipe.context,
         offline=settings().offline,
     )
-
-
-def _only_courier(directory: RunDirectory) -> IO[str]:
-    """Wait for the courier of an earlier start to end, and return the lock that shows it."""
-    directory.cursors.mkdir(parents=True, exist_ok=True)
-    lock = (directory.cursors / ".lock").open("a", encoding="ascii")
-    deadline = time.monotonic() + ORPHAN_SECONDS + 5
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def _as_dict(problem: Problem) -> dict[str, str]:

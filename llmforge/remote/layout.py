@@ -16,6 +16,7 @@ import re
 
 ATTEMPT = "attempt.json"
 COMMIT = "COMMIT.json"
+COMPLETION = "completion.json"
 RUN_FILES = "run"
 """Folder beside the checkpoint's files, with what of the run belongs to it."""
 

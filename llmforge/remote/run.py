@@ -17,11 +17,13 @@ from llmforge.checkpoint.manifest import read_manifest
 from llmforge.errors import StorageError
 from llmforge.interfaces import Progress
 from llmforge.remote.bandwidth import Limiter
-from llmforge.remote.commits import Commit
+from llmforge.remote.commits import Commit, encode_commit
 from llmforge.remote.connection import Connections
 from llmforge.remote.fetch import fetch_checkpoint, fetch_run_files, verify_commit
 from llmforge.remote.layout import (
     ATTEMPT,
+    COMMIT,
+    COMPLETION,
     attempt_folder,
     attempt_number,
     is_safe,
@@ -198,6 +200,21 @@ class RemoteRun:
         if commit is None or commit.token != token:
             clear_token(self._connections, self._step_folder(step), token)
 
+    def supersede(self, *, after: int) -> list[int]:
+        """Withdraw the completion and every commit after step ``after``; return those steps.
+
+        For a run that deliberately goes back. What was committed stays, under the COMMIT's
+        content in ``SUPERSEDED-<token>.json``, but does not exist as a checkpoint any more.
+        """
+        self._delete(f"{self._folder}/{COMPLETION}")
+        withdrawn = [commit for commit in self.commits() if commit.step > after]
+        for commit in withdrawn:
+            folder = self._step_folder(commit.step)
+            aside = f"{folder}/SUPERSEDED-{commit.token}.json"
+            create(self._connections, aside, encode_commit(commit))
+            self._delete(f"{folder}/{COMMIT}")
+        return [commit.step for commit in withdrawn]
+
     def verify(self, commit: Commit, *, deep: bool = False) -> list[str]:
         """Return what is wrong with ``commit``: sizes, and with ``deep`` every content."""
         folder = self._step_folder(commit.step)
@@ -262,11 +279,14 @@ class RemoteRun:
         Raises:
             StorageError: the record is damaged.
         """
-        content = self.read_file("completion.json")
+        content = self.read_file(COMPLETION)
         try:
             return None if content is None else decode_completion(content)
         except ValueError as error:
-            raise StorageError(f"{self.url}/completion.json is damaged: {error}") from error
+            raise StorageError(f"{self.url}/{COMPLETION} is damaged: {error}") from error
+
+    def _delete(self, name: str) -> None:
+        self._connections.call(f"deleting {name}", lambda storage, _: storage.delete(name))
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         content = self.read_file(name)

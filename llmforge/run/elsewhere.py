@@ -12,14 +12,14 @@ from llmforge.checkpoint.format import TOKENIZER, step_name
 from llmforge.courier.cursor import rewind_cursors
 from llmforge.errors import CheckpointError, RunError, StorageError
 from llmforge.remote import Commit, RemoteRun, recipe_remote
-from llmforge.remote.layout import is_safe
+from llmforge.remote.layout import ATTEMPT, COMPLETION, is_safe
 from llmforge.run.plan import Plan
 from llmforge.rundir import RunDirectory, next_attempt, read_record, write_completion
 from llmforge.rundir.atomic import write_bytes
 
 log = logging.getLogger("llmforge.run")
 
-_NOT_OF_THE_RUN = ("attempt.json", "completion.json")
+_NOT_OF_THE_RUN = (ATTEMPT, COMPLETION)
 _NO_LOOK = "--set storage.resume=false starts without looking there"
 
 
@@ -74,6 +74,16 @@ def bring_back(plan: Plan, *, say: Callable[[str], None]) -> BroughtBack:
             attempt,
             (f"storage was not asked for a newer checkpoint, going on from here: {error.message}",),
         )
+
+
+def go_back(plan: Plan, *, step: int) -> None:
+    """Let storage know that the run goes back to ``step``: what came later is superseded there.
+
+    Raises:
+        StorageError: storage does not answer.
+    """
+    record = read_record(plan.directory)
+    recipe_remote(plan.recipe, plan.run_id, attempt=record.attempt).supersede(after=step)
 
 
 def _newest_here(plan: Plan) -> int | None:

@@ -17,6 +17,7 @@ from llmforge.checkpoint import (
 )
 from llmforge.errors import CheckpointError
 from llmforge.interfaces import Engine, EngineState
+from llmforge.run.elsewhere import go_back
 from llmforge.run.plan import Plan
 from llmforge.run.state import TrainerState
 from llmforge.rundir import withdraw_completion
@@ -42,11 +43,14 @@ def starting_point(plan: Plan, *, resume: Path | None) -> StartingPoint:
 
     Raises:
         CheckpointError: none is sound, or the chosen one is damaged or of another recipe.
+        StorageError: storage could not be told that the run goes back.
     """
     if resume is not None:
         chosen = _chosen(plan, resume)
         # Before anything is set aside: a rewound run is not done, even if it is killed now.
         withdraw_completion(plan.root, plan.run_id)
+        if plan.recipe.storage.url is not None:
+            go_back(plan, step=chosen.step)
         rewind(plan.directory.checkpoints, chosen.step)
         return _from(plan, chosen, ())
     restored = newest_valid(plan.directory.checkpoints)

@@ -1,0 +1,236 @@
+"""``forge uploads``: what of a run is in storage, and getting the rest there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmforge.cli.common import AsJson, Root, console, emit_json, run_root
+
+if TYPE_CHECKING:
+    from llmforge.recipe import Recipe
+    from llmforge.remote import RemoteRun
+    from llmforge.rundir import RunDirectory
+    from llmforge.rundir.uploads import UploadRecord
+
+app = typer.Typer(help="See and manage uploads to storage.", no_args_is_help=True)
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")]
+Url = Annotated[
+    str | None,
+    typer.Option("--storage", metavar="URL", help="Another place than the recipe's storage.url."),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="S", help="Seconds; else the recipe's close_timeout."),
+]
+
+
+@app.command()
+def status(run: Run, as_json: AsJson = False, root: Root = None) -> None:
+    """Show how the upload of each checkpoint stands, as this machine knows it."""
+    from dataclasses import asdict
+
+    from llmforge.cli.render import Column, age_text, print_table
+    from llmforge.courier import pending_uploads
+    from llmforge.run.uploading import upload_text
+    from llmforge.rundir.uploads import UploadRecord, read_uploads
+
+    directory = _find(root, run)
+    records = read_uploads(directory)
+    for waiting in pending_uploads(directory):
+        records.setdefault(waiting.step, UploadRecord(waiting.step, size=waiting.manifest.size))
+    found = [records[step] for step in sorted(records)]
+    if as_json:
+        emit_json([asdict(record) for record in found])
+        return
+    if not found:
+        typer.echo(f"{directory.id} has no checkpoint to upload")
+        return
+    rows = [
+        (str(item.step), item.state, str(item.tries), age_text(item.updated), upload_text(item))
+        for item in found
+    ]
+    columns = (
+        Column("step", right=True),
+        Column("state"),
+        Column("tries", right=True),
+        Column("updated"),
+        Column("what", fold=True),
+    )
+    print_table(console(), columns, rows)
+
+
+@app.command("list")
+def list_(run: Run, url: Url = None, as_json: AsJson = False, root: Root = None) -> None:
+    """List the checkpoints of a run that are committed in storage."""
+    from dataclasses import asdict
+    from datetime import datetime
+
+    from llmforge.checkpoint import size_text
+    from llmforge.cli.render import Column, print_table
+
+    remote = _remote(_find(root, run), url)
+    commits = remote.commits()
+    if as_json:
+        emit_json([asdict(commit) for commit in commits])
+        return
+    typer.echo(remote.url)
+    if not commits:
+        typer.echo("no checkpoint is committed there")
+        return
+    rows = [
+        (
+            str(commit.step),
+            "best" if commit.is_best else "",
+            size_text(commit.size),
+            commit.archive,
+            f"{datetime.fromisoformat(commit.created).astimezone():%Y-%m-%d %H:%M:%S}",
+        )
+        for commit in commits
+    ]
+    columns = (
+        Column("step", right=True),
+        Column("mark"),
+        Column("size", right=True),
+        Column("archive"),
+        Column("committed"),
+    )
+    print_table(console(), columns, rows)
+
+
+@app.command()
+def push(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="RUN@best, RUN@last, RUN@STEP or a path.")
+    ],
+    url: Url = None,
+    timeout: Timeout = None,
+    root: Root = None,
+) -> None:
+    """Upload one checkpoint."""
+    from llmforge.generate.address import locate
+    from llmforge.rundir import RunDirectory
+
+    found = locate(checkpoint, root=run_root(root))
+    _push(RunDirectory(found.path.absolute().parents[1]), url, timeout, steps=[found.step])
+
+
+@app.command("push-all")
+def push_all(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None) -> None:
+    """Upload every checkpoint of a run that is not in storage yet, and its small files."""
+    _push(_find(root, run), url, timeout, steps=None)
+
+
+@app.command()
+def retry(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None) -> None:
+    """Try the failed uploads of a run again, now."""
+    from llmforge.rundir.uploads import read_uploads
+
+    directory = _find(root, run)
+    records = read_uploads(directory).values()
+    failed = [record.step for record in records if record.state == "failed"]
+    if not failed:
+        typer.echo(f"no upload of {directory.id} has failed")
+        return
+    _push(directory, url, timeout, steps=failed)
+
+
+@app.command()
+def verify(
+    run: Run,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read everything back and compare the hashes.")
+    ] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+    root: Root = None,
+) -> None:
+    """Check the checkpoints of a run that are committed in storage; exit code 1 when one is not
+    sound."""
+    remote = _remote(_find(root, run), url)
+    found = {commit.step: remote.verify(commit, deep=deep) for commit in remote.commits()}
+    if as_json:
+        emit_json([{"step": step, "problems": wrong} for step, wrong in found.items()])
+    else:
+        typer.echo(remote.url)
+        for step, wrong in found.items():
+            typer.echo(f"step {step:>8}  {'damaged: ' + '; '.join(wrong) if wrong else 'ok'}")
+        if not found:
+            typer.echo("no checkpoint is committed there")
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+def _push(
+    directory: RunDirectory,
+    url: str | None,
+    timeout: float | None,
+    *,
+    steps: Collection[int] | None,
+) -> None:
+    """Upload, telling a line per state.
+
+    Raises:
+        StorageError: not all of it arrived.
+    """
+    from llmforge.courier.push import push as push_now
+    from llmforge.errors import StorageError
+    from llmforge.run.uploading import upload_text
+
+    recipe = _recipe(directory, url)
+    remote = _remote(directory, url, recipe=recipe)
+    seconds = recipe.storage.close_timeout if timeout is None else timeout
+
+    def tell(record: UploadRecord) -> None:
+        typer.echo(f"step {record.step}: {upload_text(record)}")
+
+    missing = push_now(
+        directory,
+        remote,
+        archive=recipe.storage.archive,
+        steps=steps,
+        seconds=seconds,
+        on_change=tell,
+    )
+    if missing:
+        raise StorageError(
+            f"after {seconds:g} s not in storage: step {', '.join(map(str, missing))}",
+            remedy=f"nothing here was deleted; to go on: forge uploads push-all {directory.id}",
+        )
+    typer.echo(f"everything asked for is in {remote.url}")
+
+
+def _find(root: Any, text: str) -> RunDirectory:
+    from llmforge.rundir import find_run
+
+    return find_run(run_root(root), text)
+
+
+def _recipe(directory: RunDirectory, url: str | None) -> Recipe:
+    """Return the run's recipe with its storage, or with ``url`` instead.
+
+    Raises:
+        UsageError: neither says where the storage is.
+    """
+    from llmforge.errors import UsageError
+    from llmforge.recipe import Override, load_recipe
+
+    overrides = [] if url is None else [Override(("storage", "url"), url, origin="--storage")]
+    recipe = load_recipe(directory.recipe, overrides=overrides)
+    if recipe.storage.url is None:
+        raise UsageError(
+            f"the recipe of {directory.id} has no storage.url",
+            remedy="say where with --storage URL, for example s3://bucket/runs",
+        )
+    return recipe
+
+
+def _remote(directory: RunDirectory, url: str | None, *, recipe: Recipe | None = None) -> RemoteRun:
+    from llmforge.remote import recipe_remote
+    from llmforge.rundir import read_record
+
+    attempt = read_record(directory).attempt
+    return recipe_remote(recipe or _recipe(directory, url), directory.id, attempt=attempt)

@@ -1,0 +1,39 @@
+"""One courier for each run: whoever delivers or uploads holds this lock."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from typing import IO
+
+from llmforge.errors import RunLockedError
+from llmforge.rundir import RunDirectory
+
+
+def only_courier(directory: RunDirectory, *, wait: float) -> IO[str]:
+    """Return the lock of the run's courier, waiting for another one to end.
+
+    The lock is given back when the file is closed or the process ends.
+
+    Args:
+        directory: the run.
+        wait: seconds.
+
+    Raises:
+        RunLockedError: the other one still works.
+    """
+    directory.cursors.mkdir(parents=True, exist_ok=True)
+    lock = (directory.cursors / ".lock").open("a", encoding="ascii")
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError:
+            if time.monotonic() > deadline:
+                lock.close()
+                raise RunLockedError(
+                    f"another process delivers and uploads for run {directory.id} already",
+                    remedy=f"'forge uploads status {directory.id}' shows how far it is",
+                ) from None
+            time.sleep(0.1)
