@@ -161,8 +161,9 @@ class FaultProxy:
 
     Attributes:
         url: where clients connect to.
-        faults: returns what befalls a request, the name of a rate in :class:`Faults` or nothing;
-            may be replaced at any time.
+        faults: returns what befalls a request: the name of a rate in :class:`Faults`, ``exists``
+            for the answer to a condition that does not hold, or nothing; may be replaced at any
+            time.
         stall_seconds: how long a stall lasts.
         seen: every request, in the order of arrival.
         suffered: the faults that were injected, by name.
@@ -201,6 +202,10 @@ class _Handler(BaseHTTPRequestHandler):
         request = Seen(self.command, self.path, dict(self.headers))
         self.proxy.seen.append(request)
         fault = self.proxy.faults(request)
+        if fault == "exists":
+            content = b"<Error><Code>PreconditionFailed</Code><Message>no</Message></Error>"
+            self._answer(412, {"Content-Type": "application/xml"}, content)
+            return
         if fault:
             self.proxy.suffered.append(fault)
         if fault == "error":

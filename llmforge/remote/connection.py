@@ -90,14 +90,14 @@ class Connections:
             except Exception as error:  # a storage may raise anything
                 if isinstance(error, (*expected, Cancelled)):
                     raise
-                if number == _TRIES or _is_final(error):
+                if isinstance(error, ForgeError) and not isinstance(error, StorageStalled):
+                    raise  # it says already what is wrong, and another try would say the same
+                if number == _TRIES or isinstance(error, PermissionError):
                     raise self._failure(what, error, attempt.place) from error
             time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5))
         raise AssertionError("the last try returns or raises")
 
-    def _failure(self, what: str, error: Exception, place: Storage | None) -> ForgeError:
-        if isinstance(error, ForgeError) and not isinstance(error, StorageStalled):
-            return error
+    def _failure(self, what: str, error: Exception, place: Storage | None) -> StorageError:
         reason = error.message if isinstance(error, ForgeError) else _reason(error)
         reason = reason.replace(self._secret_url, self.url)
         kind = StorageStalled if isinstance(error, StorageStalled) else StorageError
@@ -158,13 +158,6 @@ class _Attempt:
             self._moved(amount)
         if self._limiter is not None:
             self._limiter.take(amount, waiting=self._pulse.beat)
-
-
-def _is_final(error: Exception) -> bool:
-    """Return whether trying again at once cannot help."""
-    if isinstance(error, ForgeError):
-        return not isinstance(error, StorageStalled)
-    return isinstance(error, PermissionError)
 
 
 def _reason(error: Exception) -> str:

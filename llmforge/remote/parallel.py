@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 K = TypeVar("K")
@@ -21,13 +22,37 @@ def for_each(
     """Return what ``work`` returns for each of ``items``, in their order.
 
     The first error ends it: what has not begun does not begin, ``failed`` is called so that what
-    is under way may stop, and the error is raised once that has.
+    is under way may stop, and the error is raised once that has. Ctrl-C waits for nothing.
     """
-    with ThreadPoolExecutor(concurrency, thread_name_prefix="forge-remote") as pool:
-        futures = [pool.submit(work, key, value) for key, value in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            failed()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    waiting = deque(enumerate(items))
+    results: dict[int, R] = {}
+    errors: list[BaseException] = []
+
+    def serve() -> None:
+        while not errors:
+            try:
+                index, (key, value) = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                results[index] = work(key, value)
+            except BaseException as error:  # raised again by the thread that waits
+                errors.append(error)
+                failed()
+
+    threads = [
+        threading.Thread(target=serve, name=f"forge-remote-{number}", daemon=True)
+        for number in range(min(concurrency, len(waiting)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as error:
+        errors.append(error)
+        failed()
+        raise
+    if errors:
+        raise errors[0]
+    return [results[index] for index in sorted(results)]

@@ -243,7 +243,8 @@ class RemoteRun:
     def mirror(self, files: Mapping[str, Path]) -> None:
         """Put ``files`` there by these names, replacing what is there, in the order given.
 
-        Each is copied first, so that one that is being written arrives as it was at one moment.
+        Each is copied first, so that one that is being written arrives as it was at one moment;
+        one that is not there is left out.
 
         Raises:
             StorageError: one did not arrive; those before it did.
@@ -251,7 +252,14 @@ class RemoteRun:
         with tempfile.TemporaryDirectory(prefix="forge-mirror-") as folder:
             for name, path in files.items():
                 copy = Path(folder) / "copy"
-                shutil.copyfile(path, copy)
+                try:
+                    shutil.copyfile(path, copy)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise StorageError(
+                        f"{path} cannot be mirrored: {error.strerror or error}"
+                    ) from error
                 source, stored = source_of(copy), f"{self._folder}/{name}"
                 send(self._connections, source, stored)
                 if not arrived(self._connections, source, stored):

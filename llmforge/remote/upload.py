@@ -69,7 +69,7 @@ class Upload:
         Raises:
             CheckpointError: the local checkpoint is gone or damaged; nothing was committed.
             CommitConflict: storage has another checkpoint of this step.
-            StorageError: storage did not take it; try again.
+            StorageError: storage did not take it, or the local disk nothing more; try again.
         """
         try:
             manifest = read_manifest(self._job.checkpoint)
@@ -82,9 +82,18 @@ class Upload:
             self._verify(objects)
             return self._publish(self._commit_of(manifest, objects))
         except OSError as error:
-            raise CheckpointError(
+            gone = isinstance(error, FileNotFoundError)
+            kind = CheckpointError if gone else StorageError
+            raise kind(
                 f"{self._job.checkpoint} cannot be uploaded: {error.strerror or error}"
+                + (f": {error.filename}" if error.filename else "")
             ) from error
+        finally:
+            self._packed.unlink(missing_ok=True)
+
+    @property
+    def _packed(self) -> Path:
+        return self._job.staging / archives.archive_name(self._job.archive)
 
     def _commit_of(self, manifest: Manifest, objects: Mapping[str, Source]) -> Commit:
         own = source_of(self._job.checkpoint / MANIFEST).entry
@@ -114,17 +123,16 @@ class Upload:
         return objects
 
     def _pack(self, commit: Commit) -> Source:
-        packed = self._job.staging / archives.archive_name(self._job.archive)
-        packed.unlink(missing_ok=True)
+        self._packed.unlink(missing_ok=True)  # of a try that was killed
         report = _Report(self._on_state, "archiving", sum(e.size for e in commit.files.values()))
         archives.pack(
             self._job.checkpoint,
             commit.files,
-            packed,
+            self._packed,
             kind=self._job.archive,
             progress=report.of("archive", report.total),
         )
-        return source_of(packed)
+        return source_of(self._packed)
 
     def _run_snapshot(self) -> dict[str, Path]:
         """Copy the run's files as they are now, once for all tries.

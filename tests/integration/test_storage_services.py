@@ -81,6 +81,15 @@ def test_creating_on_s3_carries_the_condition_that_nothing_is_there(
     assert put.headers["If-None-Match"] == "*"
 
 
+def test_a_service_that_says_no_more_than_that_a_condition_failed_is_understood(
+    s3_proxy: FaultProxy, s3_url: str, gcs_proxy: FaultProxy, gcs_url: str
+) -> None:
+    for proxy, url in ((s3_proxy, s3_url), (gcs_proxy, gcs_url)):
+        proxy.faults = lambda _: "exists"
+        with pytest.raises(FileExistsError):
+            open_storage(url).create("COMMIT.json", b"{}")
+
+
 @pytest.mark.parametrize("size", [9_000_000, 16 << 20, (16 << 20) + 1])
 def test_the_etag_of_an_upload_in_parts_proves_its_content(
     s3_proxy: FaultProxy, s3_url: str, tmp_path: Path, size: int

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from llmforge import Component, hookimpl
-from llmforge.errors import StorageError, StorageStalled
+from llmforge.errors import StorageError, StorageStalled, UsageError
 from llmforge.remote import Cancelled, Connections, Limiter, open_storage
 from llmforge.remote.deadline import Pulse, call
+from llmforge.remote.parallel import for_each
 
 
 def test_a_call_returns_what_it_returns_and_raises_what_it_raises() -> None:
@@ -202,3 +203,51 @@ def test_forge_open_storage_is_given_the_whole_url(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("llmforge.plugins.load", lambda *_: Bucket)
     assert open_storage("memory://user@x/y?z=1") == ("opened", "memory://user@x/y?z=1")
+
+
+def test_many_are_done_a_few_at_once_and_answered_in_order() -> None:
+    busy, most, lock = [0], [0], threading.Lock()
+
+    def work(number: int, _: None) -> int:
+        with lock:
+            busy[0] += 1
+            most[0] = max(most[0], busy[0])
+        time.sleep(0.01)
+        with lock:
+            busy[0] -= 1
+        return number * 2
+
+    items = [(number, None) for number in range(20)]
+    assert for_each(items, work, concurrency=3) == [number * 2 for number in range(20)]
+    assert most[0] == 3
+    assert for_each([], work, concurrency=3) == []
+
+
+def test_the_first_error_of_many_ends_the_rest() -> None:
+    begun: list[int] = []
+    stop = threading.Event()
+
+    def work(number: int, _: None) -> None:
+        begun.append(number)
+        if number == 1:
+            raise ValueError("the first")
+        if not stop.wait(20):
+            raise AssertionError("nobody told that it failed")
+        raise RuntimeError("stopped")
+
+    items = [(number, None) for number in range(100)]
+    with pytest.raises(ValueError, match="the first"):
+        for_each(items, work, concurrency=4, failed=stop.set)
+    assert len(begun) <= 4
+
+
+@pytest.mark.parametrize("error", [StorageError("no login", remedy="log in"), UsageError("x")])
+def test_an_error_that_says_all_is_passed_on_as_it_is(
+    connections: Connections, error: Exception
+) -> None:
+    work = Flaky(99, error)
+    with pytest.raises(type(error)) as raised:
+        connections.call("x", work)
+    assert raised.value is error
+    assert raised.value.__cause__ is None
+    assert len(work.places) == 1

@@ -102,6 +102,21 @@ def test_files_of_the_run_are_kept_with_the_checkpoint(
     assert (into / "cursors" / "a.json").read_text() == '{"step": 100}\n'
 
 
+@pytest.mark.parametrize("archive", ["tar.gz", "tar.zst"])
+def test_a_temporary_archive_is_gone_after_a_try_that_failed_too(
+    run: RemoteRun, checkpoints: Path, archive: str
+) -> None:
+    def stop(state: str, done: int, total: int) -> None:
+        if state == "verifying":
+            raise Cancelled
+
+    token = new_token()
+    with pytest.raises(Cancelled):
+        upload(run, checkpoints, token=token, archive=archive, on_state=stop)
+    staging = checkpoints.parent / "uploads" / token
+    assert [path.name for path in staging.iterdir()] == ["run"]
+
+
 def test_what_arrived_is_not_sent_again(
     run: RemoteRun, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +287,8 @@ def test_mirrored_files_are_replaced_and_read_back(run: RemoteRun, tmp_path: Pat
         run.mirror({"run.json": record, "plots/loss.png": record})
         assert run.record() == {"state": state}
     assert run.names() == ["plots/loss.png", "run.json"]
+    run.mirror({"gone.txt": tmp_path / "gone.txt", "again.json": record})
+    assert run.names() == ["again.json", "plots/loss.png", "run.json"]
     record.write_text("{")
     run.mirror({"completion.json": record})
     with pytest.raises(StorageError, match=r"completion\.json is damaged"):
