@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -148,3 +150,41 @@ def test_failures_that_differ_in_a_number_are_reported_once_and_others_not_witho
         delivering._report("x" * index)
     assert len(reports) == delivery._MOST_REPORTS
     assert len(delivering._reported) == delivery._MOST_REPORTS
+
+
+def test_what_is_never_taken_costs_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(delivery, "LONGEST_RETRY_SECONDS", 0.001)
+    wide = {f"layer{index}/gradient_norm": float(index) for index in range(50)}
+    append(tmp_path, started(), *(row(step, **wide) for step in range(3000)))
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    tries: list[int] = []
+
+    def refuse(_hook: str, _event: Event) -> None:
+        tries.append(1)
+        raise ConnectionError(f"try {len(tries)}")
+
+    delivering = Delivery(
+        Mine(),
+        call=refuse,
+        journal=tmp_path / "journal.jsonl",
+        cursor=tmp_path / "cursor.json",
+        on_error=lambda *_: None,
+    )
+    tracemalloc.start()
+    try:
+        delivering.start()
+        deadline = time.monotonic() + 20
+        while len(tries) < 100 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert delivering.pending() == 3001
+        delivering.close()
+        delivering.join(10)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(tries) >= 100
+    assert size > 4_000_000
+    assert peak < size / 8

@@ -105,6 +105,20 @@ class EventsContract(Contract):
 class TrackerContract(EventsContract):
     """Takes every event of a run, within a bound, again after a resume, and writes in its place."""
 
+    def test_it_takes_several_rows_at_once_if_it_says_so(
+        self, plugin: Component, tell: Tell, short_run: tuple[events.Event, ...]
+    ) -> None:
+        take = getattr(plugin, "take_metrics", None)
+        if take is None:
+            return
+        tell(short_run[:1])
+        rows = [
+            events.MetricsLogged(step=step, values={"train/loss": 1.0, "x": math.nan}, time=step)
+            for step in range(1, 101)
+        ]
+        take(rows)
+        tell(short_run[-1:])
+
     def test_it_writes_only_under_the_trackers_of_the_run(
         self,
         tell: Tell,
