@@ -6,11 +6,14 @@ import importlib.util
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmforge.errors import PluginError, Problem
 from llmforge.hookspecs import HOOK_PREFIX, PROJECT
 from llmforge.options import IDENTITY, MACHINE, SAFE, Options, Scope
+
+if TYPE_CHECKING:
+    from llmforge.events import Event
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,16 @@ class Component:
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         """Take back what ``forge_checkpoint_state`` returned before the resume."""
+
+    def has_arrived(self, event: Event) -> bool:
+        """Return whether an event that this tracker took is where it belongs; the courier asks.
+
+        A tracker that only hands events to a queue of its own overrides this. Events that have
+        not arrived stay in the journal for a later process, whose tracker then skips what did
+        arrive after all. Asked often, about the oldest such event; it may raise like a hook.
+        """
+        del event
+        return True
 
     def missing_packages(self) -> list[Problem]:
         """Return a problem for every package in ``requires`` that cannot be imported."""

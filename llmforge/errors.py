@@ -73,6 +73,10 @@ class PluginError(ForgeError):
     """A plugin that cannot be loaded or breaks the contract of its kind."""
 
 
+class DeliveryLost(ForgeError):
+    """What a tracker took has not arrived and never will: the courier tells it again."""
+
+
 class DataError(ForgeError):
     """Data that is missing, unreadable or not the data the run was started with."""
 

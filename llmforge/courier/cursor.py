@@ -6,6 +6,7 @@ second time: a value is new only when its step is above the mark of its name.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -56,6 +57,10 @@ class Cursor:
         self.delivered = int(body["delivered"])
         self.link = str(body.get("link", ""))
         self._marks = {str(name): int(step) for name, step in body["marks"].items()}
+
+    def ahead(self) -> Cursor:
+        """Return a copy to move on with while this one waits; it is not to be saved."""
+        return copy.deepcopy(self)
 
     def fresh(self, event: Event) -> Event | None:
         """Return what of ``event`` was not delivered before, None when all of it was."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from llmforge.component import Component
 from llmforge.courier.cursor import Cursor
 from llmforge.courier.journal import last_start, read_events
+from llmforge.errors import DeliveryLost
 from llmforge.events import Event, MetricsLogged, RunStarted
 
 POLL_SECONDS = 0.25
@@ -24,7 +26,8 @@ _CHANGING = re.compile(r"0x[0-9a-f]+|\d+", re.IGNORECASE)
 class Delivery(threading.Thread):
     """Gives one tracker every event once, in order, retrying the one that fails.
 
-    What waits stays in the journal: a tracker that never takes anything costs no memory.
+    An event is delivered when it has arrived, which for most trackers is when they took it. What
+    waits stays in the journal: a tracker that never takes anything costs no memory.
 
     Args:
         tracker: the component.
@@ -49,11 +52,12 @@ class Delivery(threading.Thread):
         self._take_metrics = getattr(tracker, "take_metrics", None)
         self._call = call
         self._journal = journal
-        self._cursor = Cursor(cursor)
         self._on_error = on_error
         self._reported: set[str] = set()
         self._closing = threading.Event()
         self._wake = threading.Event()
+        self._cursor = Cursor(cursor)
+        self._go_back()
 
     def close(self) -> None:
         """Ask for the rest to be delivered and the thread to end; :meth:`join` waits for it."""
@@ -76,35 +80,76 @@ class Delivery(threading.Thread):
 
     def run(self) -> None:
         """Deliver until closed and nothing is left."""
-        # What an earlier process left over needs its start told to this process's tracker first.
-        opening = last_start(self._journal, self._cursor.offset)
         while True:
             closing = self._closing.is_set()
-            for events, end in self._waiting():
-                if opening is not None and events:
-                    if not isinstance(events[0], RunStarted) and not self._deliver([opening]):
-                        return
-                    opening = None
-                if events and not self._deliver(events):
+            try:
+                if not self._tell_new():
                     return
-                self._advance(events, end)
-            if closing:
+                self._note_arrivals()
+            except DeliveryLost as error:
+                self._report(error.message)
+                self._go_back()
+                self._wait(FIRST_RETRY_SECONDS)
+            if closing and not self._under_way:
                 return
             self._wait(POLL_SECONDS)
+
+    def _go_back(self) -> None:
+        """Take up where deliveries stand, as a new process does."""
+        self._told = self._cursor.ahead()
+        self._under_way: deque[tuple[list[Event], int]] = deque()
+        # What an earlier process left over needs its start told to this process's tracker first.
+        self._opening = last_start(self._journal, self._cursor.offset)
+
+    def _tell_new(self) -> bool:
+        """Tell what is new in the journal; False when closed before the tracker took it."""
+        for events, end in self._waiting():
+            if self._opening is not None and events:
+                if not isinstance(events[0], RunStarted) and not self._deliver([self._opening]):
+                    return False
+                self._opening = None
+            if events and not self._deliver(events):
+                return False
+            _advance(self._told, events, end)
+            self._under_way.append((events, end))
+            self._note_arrivals()
+        return True
+
+    def _note_arrivals(self) -> None:
+        """Move the cursor past what has arrived."""
+        before = len(self._under_way)
+        while self._under_way:
+            events, end = self._under_way[0]
+            if not all(self._has_arrived(event) for event in events):
+                break
+            self._under_way.popleft()
+            _advance(self._cursor, events, end)
+        if len(self._under_way) < before:
+            self._cursor.link = str(self.tracker.link or self._cursor.link)
+            self._cursor.save()
+
+    def _has_arrived(self, event: Event) -> bool:
+        try:
+            return self.tracker.has_arrived(event)
+        except DeliveryLost:
+            raise
+        except Exception as error:  # a tracker may raise anything; it is reported
+            self._report(f"{event.hook}: {type(error).__name__}: {error}")
+            return False
 
     def _waiting(self) -> Iterator[tuple[list[Event], int]]:
         """Yield what to deliver next, and where it ends in the journal.
 
         That is one event, several rows of metrics for a tracker that takes them together, or
-        nothing where an event is not new to the tracker. Whoever iterates advances the cursor.
+        nothing where an event is not new to the tracker. Whoever iterates moves ``_told`` on.
         """
         rows: list[Event] = []
-        end = self._cursor.offset
+        end = self._told.offset
         for event, after in read_events(self._journal, end):
             if rows and not (len(rows) < MOST_AT_ONCE and _follows(event, rows[-1])):
                 yield rows, end
                 rows = []
-            fresh = self._cursor.fresh(event) if event is not None else None
+            fresh = self._told.fresh(event) if event is not None else None
             if isinstance(fresh, MetricsLogged) and self._take_metrics is not None:
                 rows.append(fresh)
             elif fresh is not None or not rows:
@@ -121,6 +166,8 @@ class Delivery(threading.Thread):
             try:
                 self._tell(events)
                 return True
+            except DeliveryLost:
+                raise
             except (Exception, SystemExit) as error:  # a tracker may raise anything; it is reported
                 self._report(f"{events[0].hook}: {type(error).__name__}: {error}")
             if last_try:
@@ -136,14 +183,6 @@ class Delivery(threading.Thread):
             for event in events:
                 self._call(event.hook, event)
 
-    def _advance(self, events: Sequence[Event], end: int) -> None:
-        for event in events:
-            self._cursor.advance(event, end, delivered=True)
-        if not events:
-            self._cursor.advance(None, end, delivered=False)
-        self._cursor.link = str(self.tracker.link or self._cursor.link)
-        self._cursor.save()
-
     def _report(self, message: str) -> None:
         kind = _CHANGING.sub("#", message)
         if kind not in self._reported and len(self._reported) < _MOST_REPORTS:
@@ -154,6 +193,13 @@ class Delivery(threading.Thread):
         self._wake.wait(seconds)
         if not self._closing.is_set():
             self._wake.clear()
+
+
+def _advance(cursor: Cursor, events: Sequence[Event], end: int) -> None:
+    for event in events:
+        cursor.advance(event, end, delivered=True)
+    if not events:
+        cursor.advance(None, end, delivered=False)
 
 
 def _follows(event: Event | None, row: Event) -> bool:

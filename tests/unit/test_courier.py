@@ -16,6 +16,7 @@ from courier_parts import Mine
 from llmforge.courier import JournalWriter, cut_torn_line, delivery, read_events
 from llmforge.courier.cursor import Cursor
 from llmforge.courier.delivery import Delivery
+from llmforge.errors import DeliveryLost
 from llmforge.events import (
     ArtifactWritten,
     CheckpointSaved,
@@ -64,15 +65,22 @@ class Place:
         self.given: list[Event] = []
         self.errors: list[str] = []
 
-    def deliver(self, call: Callable[[str, Any], Any] | None = None) -> Delivery:
-        """Start a delivery; by default every event is taken."""
+    def deliver(
+        self,
+        call: Callable[[str, Any], Any] | None = None,
+        *,
+        has_arrived: Callable[[Event], bool] = lambda _: True,
+    ) -> Delivery:
+        """Start a delivery; by default every event is taken, and has arrived."""
 
         def take(hook: str, event: Any) -> None:
             assert event.hook == hook
             self.given.append(event)
 
+        tracker = Mine()
+        tracker.has_arrived = has_arrived  # type: ignore[method-assign]
         thread = Delivery(
-            Mine(),
+            tracker,
             call=call or take,
             journal=self.journal,
             cursor=self.cursor,
@@ -80,6 +88,10 @@ class Place:
         )
         thread.start()
         return thread
+
+    def delivered_on_disk(self) -> int:
+        """Return how many events the cursor on disk has as delivered."""
+        return int(json.loads(self.cursor.read_text())["delivered"]) if self.cursor.exists() else 0
 
     def deliver_all(self, call: Callable[[str, Any], Any] | None = None) -> Delivery:
         """Deliver what there is and end."""
@@ -359,3 +371,102 @@ def test_the_cursor_on_disk_never_lags_by_more_than_the_event_under_way(
         journal.append(metrics(step))
     place.deliver_all(look)
     assert on_disk == [0, 1, 2, 3, 4]
+
+
+# Arrival --------------------------------------------------------------------------------------
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def finish(thread: Delivery, over: threading.Event) -> None:
+    over.set()
+    thread.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_what_was_taken_but_has_not_arrived_is_told_again_by_the_next_process(
+    journal: JournalWriter, place: Place
+) -> None:
+    told = [start(), metrics(1), metrics(2), evaluation(2), metrics(3)]
+    for event in told:
+        journal.append(event)
+    over = threading.Event()
+    thread = place.deliver(has_arrived=lambda event: over.is_set() or event in told[:2])
+    wait_until(lambda: place.given == told)
+    wait_until(lambda: place.delivered_on_disk() == 2)
+    place.given.clear()
+    place.deliver_all()
+    assert place.given == [start(), *told[2:]]
+    finish(thread, over)
+
+
+def test_closing_waits_for_what_is_still_under_way(journal: JournalWriter, place: Place) -> None:
+    arrived = threading.Event()
+    journal.append(metrics(1))
+    thread = place.deliver(has_arrived=lambda _: arrived.is_set())
+    wait_until(lambda: place.given == [metrics(1)])
+    thread.close()
+    thread.join(0.2)
+    assert thread.is_alive()
+    assert (thread.delivered, thread.pending()) == (0, 1)
+    arrived.set()
+    thread.join(10)
+    assert (thread.delivered, thread.pending()) == (1, 0)
+
+
+def test_repeated_steps_are_not_told_twice_while_the_first_is_under_way(
+    journal: JournalWriter, place: Place
+) -> None:
+    over = threading.Event()
+    thread = place.deliver(has_arrived=lambda _: over.is_set())
+    for event in (metrics(1), metrics(2), start(2), metrics(2), metrics(3)):
+        journal.append(event)
+    wait_until(lambda: len(place.given) == 4)
+    assert place.given == [metrics(1), metrics(2), start(2), metrics(3)]
+    assert thread.delivered == 0
+    finish(thread, over)
+
+
+def test_what_is_lost_is_told_again_at_once_with_its_start(
+    journal: JournalWriter, place: Place
+) -> None:
+    lost = iter([metrics(2)])
+
+    def has_arrived(event: Event) -> bool:
+        if event == metrics(2) and next(lost, None):
+            raise DeliveryLost("the server forgot")
+        return True
+
+    for event in (start(), metrics(1), metrics(2), metrics(3)):
+        journal.append(event)
+    thread = place.deliver(has_arrived=has_arrived)
+    thread.close()
+    thread.join(10)
+    assert place.given == [start(), metrics(1), metrics(2), start(), metrics(2), metrics(3)]
+    assert place.errors == ["mine: the server forgot"]
+    assert (thread.delivered, thread.pending()) == (4, 0)
+
+
+def test_a_tracker_that_cannot_say_what_arrived_is_reported_and_asked_again(
+    journal: JournalWriter, place: Place
+) -> None:
+    answers = iter([ConnectionError("away"), ConnectionError("away")])
+
+    def has_arrived(event: Event) -> bool:
+        if (failure := next(answers, None)) is not None:
+            raise failure
+        return True
+
+    journal.append(metrics(1))
+    thread = place.deliver(has_arrived=has_arrived)
+    wait_until(lambda: thread.delivered == 1)
+    thread.close()
+    thread.join(10)
+    assert place.given == [metrics(1)]
+    assert place.errors == ["mine: forge_metrics: ConnectionError: away"]
