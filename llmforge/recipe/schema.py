@@ -17,6 +17,9 @@ from llmforge.options import MACHINE, SAFE, Options
 
 _INTERVAL = re.compile(r"(\d+) epochs?")
 
+PLACEHOLDERS = ("{model}", "{profile}", "{timestamp}", "{run_id}")
+"""What ``run.name`` may have filled in."""
+
 Interval = Annotated[int | str, "steps, or 'N epoch'"]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -49,8 +52,9 @@ class RunTable(Options):
     """Seed of everything random."""
     id: Annotated[str | None, SAFE] = None
     """An id of your own instead of the one made from batch, context, rate and hash."""
-    name: Annotated[str, SAFE] = ""
-    """Display name in trackers; ``{model}``, ``{profile}`` and ``{timestamp}`` are filled in."""
+    name: Annotated[str, SAFE] = "{model}-{profile}-{timestamp}"
+    """Display name in trackers, fixed at the first start; ``{model}``, ``{profile}``,
+    ``{timestamp}`` and ``{run_id}`` are filled in."""
     project: Annotated[str, SAFE] = ""
     """Project in trackers that have projects."""
     tags: Annotated[list[str], SAFE] = Field(default_factory=list)
@@ -61,6 +65,15 @@ class RunTable(Options):
     """How much is logged, in the file and on the screen; for the screen ``-v`` and ``-q`` win."""
     log_file: Annotated[str, SAFE] = "log.txt"
     """Log file in the run directory: a name that ends in ``.txt`` or ``.log``."""
+
+    @field_validator("name")
+    @classmethod
+    def _known_placeholders(cls, value: str) -> str:
+        unknown = [item for item in re.findall(r"{[^{}]*}?|}", value) if item not in PLACEHOLDERS]
+        if unknown:
+            known = ", ".join(PLACEHOLDERS)
+            raise ValueError(f"'{unknown[0]}' stands for nothing; known: {known}")
+        return value
 
     @field_validator("id")
     @classmethod

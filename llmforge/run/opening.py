@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llmforge.errors import RunError
 from llmforge.plugins import entries
+from llmforge.run.naming import display_name
 from llmforge.run.plan import Plan, check_identity
 from llmforge.run.provenance import provenance
 from llmforge.rundir import RunDirectory, RunRecord, next_attempt, read_record
@@ -60,6 +61,7 @@ def open_record(plan: Plan, *, attempt: int | None = None) -> RunRecord:
         )
     record.state, record.exit_reason = "running", ""
     record.started, record.ended = now, None
+    record.name = record.name or display_name(plan.recipe, run_id=plan.run_id, time=record.created)
     record.profile, record.tags = plan.recipe.profile, list(plan.recipe.run.tags)
     record.provenance = {**provenance(_distributions(plan)), "seed": plan.recipe.run.seed}
     return record

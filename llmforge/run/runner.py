@@ -24,6 +24,7 @@ from llmforge.run.ending import completion, final_metrics, goodput, with_best
 from llmforge.run.hardware import peak_flops
 from llmforge.run.loop import Ending, Sinks, TrainingLoop
 from llmforge.run.metadata import Describer
+from llmforge.run.naming import tracker_tags
 from llmforge.run.opening import disk_errors_told, open_record
 from llmforge.run.plan import Plan
 from llmforge.run.report import Reporter, duration
@@ -270,7 +271,13 @@ class _Start:
                 restart=record.restarts,
                 directory=str(self._plan.directory.path.absolute()),
                 config=self._plan.recipe.tables,
-                facts={**stage.facts, "resolved": record.resolved, "provenance": record.provenance},
+                facts={
+                    **stage.facts,
+                    "name": record.name,
+                    "tags": tracker_tags(self._plan.recipe, run_id=self._plan.run_id),
+                    "resolved": record.resolved,
+                    "provenance": record.provenance,
+                },
                 resumed_from=None if point.checkpoint is None else point.state.step,
             )
         )

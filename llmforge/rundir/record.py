@@ -30,13 +30,15 @@ FINISHED: tuple[str, ...] = ("completed", "early-stopped")
 class RunRecord:
     """The content of ``run.json``.
 
-    ``attempt`` counts fresh starts of the id (``forge runs clear`` begins the next), ``restarts``
-    the processes that worked on this attempt. ``identity`` holds the hash and the keys it covers,
-    ``resolved`` what ``auto`` values became, ``fingerprints`` those of data and tokenizer.
+    ``name`` is the display name, fixed at the first start. ``attempt`` counts fresh starts of
+    the id (``forge runs clear`` begins the next), ``restarts`` the processes that worked on this
+    attempt. ``identity`` holds the hash and the keys it covers, ``resolved`` what ``auto`` values
+    became, ``fingerprints`` those of data and tokenizer.
     Times are seconds since the epoch.
     """
 
     run_id: str
+    name: str = ""
     attempt: int = 1
     restarts: int = 0
     state: str = "running"
