@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmforge.hookspecs import hookimpl
     from llmforge.interfaces import RunContext
     from llmforge.options import IDENTITY, MACHINE, SAFE, Options
+    from llmforge.settings import credential
 
 _HOMES = {
     "Component": "llmforge.component",
@@ -31,6 +32,7 @@ _HOMES = {
     "RunHandle": "llmforge.api",
     "SAFE": "llmforge.options",
     "TrainResult": "llmforge.api",
+    "credential": "llmforge.settings",
     "generate": "llmforge.api",
     "hookimpl": "llmforge.hookspecs",
     "load_run": "llmforge.api",
@@ -49,6 +51,7 @@ __all__ = [
     "RunHandle",
     "TrainResult",
     "__version__",
+    "credential",
     "generate",
     "hookimpl",
     "load_run",

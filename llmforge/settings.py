@@ -54,6 +54,20 @@ def settings() -> Settings:
         ) from error
 
 
+def credential(name: str) -> str | None:
+    """Return a secret from the environment, else from ``.env`` in the working directory.
+
+    Args:
+        name: the variable's name, as the service's own tools know it.
+    """
+    value = os.environ.get(name)
+    if value is None and Path(".env").exists():
+        from dotenv import dotenv_values  # only where there is a file to read
+
+        value = dotenv_values(".env").get(name)
+    return value or None
+
+
 def _described(item: ErrorDetails) -> str:
     name = str(item["loc"][0]) if item["loc"] else ""
     name = name if name.isupper() else f"FORGE_{name.upper()}"

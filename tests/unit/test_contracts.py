@@ -42,6 +42,7 @@ OPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("schedule", "linear"): {"warmup_steps": 5},
     ("schedule", "wsd"): {"warmup": 0.1},
     ("generation", "sampler"): {"max_new_tokens": 12},
+    ("tracker", "wandb"): {"mode": "offline", "log_checkpoints": "all"},
 }
 """What the contracts are checked with where the defaults are too large."""
 

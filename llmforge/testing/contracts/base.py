@@ -16,7 +16,17 @@ from llmforge.interfaces import RunContext
 from llmforge.plugins import build_manager, call_factory
 from llmforge.testing.context import make_component, run_context
 
-HEAVY = ("torch", "numpy", "tokenizers", "transformers", "tensorboard", "matplotlib", "pandas")
+HEAVY = (
+    "torch",
+    "numpy",
+    "tokenizers",
+    "transformers",
+    "tensorboard",
+    "matplotlib",
+    "mlflow",
+    "pandas",
+    "wandb",
+)
 
 
 def build(component: Component, hook: str, **arguments: Any) -> Any:
