@@ -93,7 +93,8 @@ def test_data_are_prepared_ahead_and_reported(workplace: Workplace) -> None:
     assert f"cache {workplace.path / 'cache'}; vocabulary 320" in text
     report = json.loads(workplace.forge_here("data", "prepare", "recipe.toml", "--json"))
     split = report["splits"]["validation"]
-    assert Path(split["path"]).stat().st_size == split["size"] == 2 * split["tokens"]
+    (path,) = split["paths"]
+    assert Path(path).stat().st_size == split["size"] == 2 * split["tokens"]
     assert split["documents"] == 30
     assert not workplace.run.root.exists()
     assert report["fingerprint"] not in text.split()  # fewer documents are other data

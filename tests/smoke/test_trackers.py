@@ -183,21 +183,32 @@ def test_a_killed_courier_costs_no_event_and_repeats_at_most_the_one_under_way(
     assert place.result() == reference("fp32").result()
 
 
-def test_on_error_raise_ends_the_run_after_a_checkpoint(tracked: Workplace) -> None:
+def test_on_error_raise_tells_before_the_first_step_that_nobody_answers(tracked: Workplace) -> None:
+    output = with_trackers(tracked, "raiser", on_error="raise").train(expect=2).output
+
+    assert "tracker.raiser: ConnectionError: injected by forge_faults: nobody answers" in output
+    assert "Traceback" not in output
+    assert not tracked.checkpoints
+
+
+def test_on_error_raise_ends_the_run_after_a_checkpoint(
+    tracked: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT_SWITCH", str(tracked.path / "switched-on"))
     never = {"checkpoint.every": "1000", "eval.every": "1000"}
     rare = dataclasses.replace(tracked, settings=never)
     output = (
-        with_trackers(rare, "raiser", on_error="raise", close_timeout="1").train(expect=1).output
+        with_trackers(rare, "switch", on_error="raise", close_timeout="1").train(expect=1).output
     )
 
-    assert "tracker raiser failed" in output
+    assert "tracker switch failed" in output
     assert "Traceback" not in output
     record = rare.record
     assert record["state"] == "failed"
     saved = [f"step-{record['step']:08d}"] if record["step"] else []
     assert [path.name for path in rare.checkpoints] == saved
 
-    going_on = with_trackers(rare, "raiser", on_error="warn", close_timeout="1")
+    going_on = with_trackers(rare, "switch", on_error="warn", close_timeout="1")
     assert going_on.train_here("--set", "train.stop_at=59")
     assert rare.record["step"] == 59
 
