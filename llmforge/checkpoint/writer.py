@@ -229,7 +229,7 @@ class CheckpointWriter:
                 )
 
     def close(self, timeout: float | None = None) -> None:
-        """Flush, then end the thread; a second call does nothing.
+        """Flush, then end the thread and free the memory; a second call does nothing.
 
         Raises:
             CheckpointError: as :meth:`flush`.
@@ -242,6 +242,7 @@ class CheckpointWriter:
                 self._changed.notify_all()
             if self._is_idle():
                 self._thread.join()
+                self._idle.clear()
 
     def _is_idle(self) -> bool:
         return self._waiting is None and self._writing is None
