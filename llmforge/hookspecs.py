@@ -14,7 +14,7 @@ This module imports nothing of llmforge at run time, so that a plugin's own impo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from llmforge.interfaces import (
         Backend,
         Data,
+        Direction,
         Generator,
         LanguageModel,
         RunContext,
+        Space,
         Storage,
         Sweeper,
         TokenData,
@@ -130,10 +132,14 @@ def forge_open_storage(url: str) -> Storage | None:
 
 
 @hookspec(firstresult=True)
-def forge_build_sweeper(
-    space: Mapping[str, Any], objective: str, seed: int, history: Iterable[Mapping[str, Any]]
-) -> Sweeper | None:
-    """Build the proposer of trials (kind ``sweep``), its state rebuilt from ``history``."""
+def forge_build_sweeper(space: Space, direction: Direction, seed: int) -> Sweeper | None:
+    """Build what proposes and prunes the trials of a sweep (kind ``sweep``).
+
+    Its answers depend on their arguments and on these alone, so that a sweep that was killed goes
+    on exactly as if it had not been: see :class:`llmforge.interfaces.Sweeper`. ``direction`` is
+    ``minimize`` or ``maximize``. Only a component that says ``supports = {"endless_values"}``
+    meets a key whose values cannot be counted.
+    """
 
 
 @hookspec(firstresult=True)

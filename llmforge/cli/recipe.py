@@ -150,4 +150,10 @@ def _summary(source: str, *, profile: str | None, assignments: list[str]) -> str
         loaded = load_generation(source, profile=profile, overrides=assignments)
         return f"generates with {loaded.generator.name}"
     recipe = load_recipe(source, profile=profile, overrides=assignments)
-    return f"run id {run_id(recipe)}"
+    if recipe.space is None:
+        return f"run id {run_id(recipe)}"
+    from llmforge.recipe.trials import check_trials
+
+    check_trials(recipe, source, profile=profile, overrides=assignments)
+    swept = ", ".join(item.key for item in recipe.space.dimensions)
+    return f"run id {run_id(recipe)}, sweeps {swept}"

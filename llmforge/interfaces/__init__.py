@@ -9,7 +9,7 @@ from llmforge.interfaces.generation import Completion, GenerationRequest, Genera
 from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel
 from llmforge.interfaces.run import RunContext
 from llmforge.interfaces.storage import Progress, Storage, public_url
-from llmforge.interfaces.sweep import Sweeper
+from llmforge.interfaces.sweep import Dimension, Direction, Point, Space, Sweeper, Tie
 from llmforge.interfaces.tokenizer import Tokenizer
 
 __all__ = [
@@ -19,17 +19,22 @@ __all__ = [
     "Cache",
     "Completion",
     "Data",
+    "Dimension",
+    "Direction",
     "Engine",
     "EngineState",
     "GenerationRequest",
     "Generator",
     "LanguageModel",
+    "Point",
     "Progress",
     "Resolution",
     "RunContext",
+    "Space",
     "StepResult",
     "Storage",
     "Sweeper",
+    "Tie",
     "TokenData",
     "TokenShard",
     "Tokenizer",

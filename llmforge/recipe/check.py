@@ -12,19 +12,23 @@ from llmforge import plugins
 from llmforge.component import KINDS, Kind
 from llmforge.errors import PluginError, Problem
 from llmforge.installed import Entry
+from llmforge.interfaces import Space
 from llmforge.options import Options, problems_from
 from llmforge.recipe import secrets
 from llmforge.recipe.layers import Layers
 from llmforge.recipe.lines import KeyPath, dotted
 from llmforge.recipe.model import Selection
 from llmforge.recipe.places import Places
-from llmforge.recipe.rules import Draft, broken_rules
+from llmforge.recipe.rules import Draft, Finding, broken_rules
 from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS, NoKeys
 from llmforge.recipe.schemes import storage_component
+from llmforge.recipe.sweep import read_space
 
 _SELECTORS = ("name", "names")
 BY_URL = "storage"
 """The one kind whose component is picked by something else than its name."""
+SWEEP = "sweep"
+"""A kind that a recipe may leave out altogether."""
 
 
 class Check:
@@ -38,6 +42,7 @@ class Check:
     Attributes:
         tables: valid core tables and the kinds' own keys, by table name.
         selections: selected components with valid options, by kind.
+        space: what a sweep may change; None without one, or when something is wrong with it.
         problems: what is wrong, in the order it is written.
     """
 
@@ -50,6 +55,7 @@ class Check:
         self._classes: dict[tuple[str, str], type[Options]] = {}
         self.tables: dict[str, Options] = {}
         self.selections: dict[str, tuple[Selection, ...]] = {}
+        self.space: Space | None = None
         self._run()
         self.problems = sorted(self._found, key=_position)
 
@@ -64,8 +70,11 @@ class Check:
             self._core_table(name, options)
         for kind in KINDS.values():
             self._kind(kind, names[kind.name])
-        for finding in broken_rules(Draft(tables=self.tables, selections=self.selections)):
-            self._add(finding.path, finding.message, finding.remedy)
+        draft = Draft(tables=self.tables, selections=self.selections)
+        for finding in broken_rules(draft):
+            self._report(finding)
+        if self.selections.get(SWEEP):
+            self.space = read_space(draft, places=self._places, report=self._report)
 
     def _refuse_secrets(self) -> None:
         """Report secrets and go on without them, so that no later message shows one."""
@@ -132,6 +141,9 @@ class Check:
         if kind.name in ("model", "data") and self._complete:
             listed = ", ".join(sorted(self._entries(kind.name))) or "none installed"
             self._add((kind.name, "name"), "a recipe must name one", f"available: {listed}")
+        if kind.name == SWEEP and SWEEP in self._values:
+            listed = ", ".join(sorted(self._entries(SWEEP))) or "none installed"
+            self._add((SWEEP, "name"), "a sweep must name a sweeper", f"available: {listed}")
         return list(default or ())
 
     def _load_classes(self, kind: Kind, names: list[str]) -> None:
@@ -225,6 +237,9 @@ class Check:
     def _table(self, name: str) -> Mapping[str, Any]:
         value = self._values.get(name, {})
         return value if isinstance(value, dict) else {}
+
+    def _report(self, finding: Finding) -> None:
+        self._add(finding.path, finding.message, finding.remedy)
 
     def _add(self, path: KeyPath, message: str, remedy: str = "") -> None:
         origin = self._layers.origin(path)

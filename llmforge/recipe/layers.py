@@ -163,8 +163,10 @@ def _items(value: Any, path: KeyPath) -> Iterator[KeyPath]:
 
 
 def _matches(path: KeyPath, group: Alternatives) -> bool:
-    return (
-        len(path) == len(group.table) + 1
-        and path[-1] in group.names
-        and all(want in ("*", part) for want, part in zip(group.table, path[:-1], strict=True))
+    if path[-1] not in group.names:
+        return False
+    if group.below:
+        return path[: len(group.table)] == group.table
+    return len(path) == len(group.table) + 1 and all(
+        want in ("*", part) for want, part in zip(group.table, path[:-1], strict=True)
     )

@@ -10,7 +10,7 @@ from typing import Any, cast
 from llmforge.component import KINDS
 from llmforge.errors import Problem, RecipeError
 from llmforge.options import Options, closest
-from llmforge.recipe.check import BY_URL, Check, leaves
+from llmforge.recipe.check import BY_URL, SWEEP, Check, leaves
 from llmforge.recipe.documents import Document, read_documents
 from llmforge.recipe.layers import Layers, Override, as_overrides
 from llmforge.recipe.lines import dotted
@@ -24,6 +24,7 @@ from llmforge.recipe.schema import (
     GenerationKeys,
     RunTable,
     StorageKeys,
+    SweepKeys,
     TrackerKeys,
     TrainTable,
 )
@@ -103,6 +104,8 @@ def load_recipe(
         generation=cast("GenerationKeys", check.tables["generation"]),
         tracker=cast("TrackerKeys", check.tables["tracker"]),
         storage=cast("StorageKeys", check.tables["storage"]),
+        sweep=cast("SweepKeys", check.tables["sweep"]),
+        space=check.space,
         selections=check.selections,
         tables=tables,
         origins=_origins(tables, layers),
@@ -133,6 +136,17 @@ def load_generation(
         tables=tables,
         origins=_origins(tables, layers),
     )
+
+
+def merged_tables(
+    source: str | Path, *, profile: str | None = None, overrides: Overrides = ()
+) -> dict[str, Any]:
+    """Return a recipe as one document: what it extends, its profile and overrides laid together.
+
+    Unlike the resolved tables these keep options of components that are not selected.
+    """
+    merged = _merged(read_documents(source), profile, as_overrides(overrides)).values
+    return merged if profile is None else {**merged, "profile": {profile: {}}}
 
 
 def profiles_of(source: str | Path) -> tuple[str, ...]:
@@ -218,7 +232,7 @@ def _resolved(check: Check) -> dict[str, Any]:
 
 def _kind_table(name: str, check: Check) -> dict[str, Any]:
     chosen = check.selections.get(name, ())
-    if name == BY_URL and not chosen:
+    if name in (BY_URL, SWEEP) and not chosen:
         return {}
     table: dict[str, Any] = {}
     if KINDS[name].many:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmforge.interfaces import Space
 from llmforge.options import Options
 from llmforge.recipe.schema import (
     CheckpointTable,
@@ -16,6 +17,7 @@ from llmforge.recipe.schema import (
     GenerationKeys,
     RunTable,
     StorageKeys,
+    SweepKeys,
     TrackerKeys,
     TrainTable,
 )
@@ -48,6 +50,7 @@ class Recipe:
     Attributes:
         source: the file it was read from.
         profile: the profile applied, or None.
+        space: what ``[sweep.space]`` says; None for a recipe without a sweep.
         selections: per kind, the selected components in order.
         tables: the resolved recipe as nested plain tables, defaults included, with only the
             selected components' options; what ``recipe.toml`` in a run holds.
@@ -65,6 +68,8 @@ class Recipe:
     generation: GenerationKeys
     tracker: TrackerKeys
     storage: StorageKeys
+    sweep: SweepKeys
+    space: Space | None = None
     selections: Mapping[str, tuple[Selection, ...]]
     tables: Mapping[str, Any]
     origins: Mapping[str, Origin] = field(default_factory=dict)

@@ -20,6 +20,9 @@ _INTERVAL = re.compile(r"(\d+) epochs?")
 PLACEHOLDERS = ("{model}", "{profile}", "{timestamp}", "{run_id}")
 """What ``run.name`` may have filled in."""
 
+EVALUATED = ("val/loss", "val/perplexity", "val/bits_per_byte")
+"""Metrics that an evaluation measures."""
+
 Interval = Annotated[int | str, "steps, or 'N epoch'"]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -30,6 +33,23 @@ def check_interval(value: int | str | None) -> int | str | None:
         raise ValueError("must be at least 1 step")
     if isinstance(value, str) and (not (match := _INTERVAL.fullmatch(value)) or match[1] == "0"):
         raise ValueError(f"must be a number of steps or text like '1 epoch', got '{value}'")
+    return value
+
+
+def check_id(value: str | None) -> str | None:
+    """Accept a text that can name a directory, or None."""
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", value):
+        raise ValueError(
+            "an id starts with a letter or digit and has only letters, digits and ._+-"
+        )
+    return value
+
+
+def check_placeholders(value: str) -> str:
+    """Accept a text whose braces hold nothing but :data:`PLACEHOLDERS`."""
+    unknown = [item for item in re.findall(r"{[^{}]*}?|}", value) if item not in PLACEHOLDERS]
+    if unknown:
+        raise ValueError(f"'{unknown[0]}' stands for nothing; known: {', '.join(PLACEHOLDERS)}")
     return value
 
 
@@ -66,23 +86,9 @@ class RunTable(Options):
     log_file: Annotated[str, SAFE] = "log.txt"
     """Log file in the run directory: a name that ends in ``.txt`` or ``.log``."""
 
-    @field_validator("name")
-    @classmethod
-    def _known_placeholders(cls, value: str) -> str:
-        unknown = [item for item in re.findall(r"{[^{}]*}?|}", value) if item not in PLACEHOLDERS]
-        if unknown:
-            known = ", ".join(PLACEHOLDERS)
-            raise ValueError(f"'{unknown[0]}' stands for nothing; known: {known}")
-        return value
+    _check_name = field_validator("name")(check_placeholders)
 
-    @field_validator("id")
-    @classmethod
-    def _safe_id(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", value):
-            raise ValueError(
-                "an id starts with a letter or digit and has only letters, digits and ._+-"
-            )
-        return value
+    _check_id = field_validator("id")(check_id)
 
     @field_validator("log_file")
     @classmethod
@@ -238,6 +244,50 @@ class StorageKeys(Options):
     """What a failing storage does to the run."""
 
 
+class SweepKeys(Options):
+    """Keys of ``[sweep]`` shared by every sweeper."""
+
+    id: Annotated[str | None, SAFE] = None
+    """An id of your own instead of the one made from the recipe's name and hash."""
+    metric: Annotated[str, SAFE] = "val/loss"
+    """What is optimised: a metric of the trials, its best value over each trial."""
+    direction: Annotated[Literal["minimize", "maximize"], SAFE] = "minimize"
+    """Whether less of the metric is better, or more."""
+    max_trials: Annotated[Positive, SAFE] = 20
+    """Points of the space to try; a larger number later extends the sweep."""
+    max_hours: Annotated[float | None, SAFE, Field(gt=0)] = None
+    """Hours of training, over all trials together, after which none begins; absent: no limit."""
+    max_failures: Annotated[int, SAFE, Field(ge=0)] = 3
+    """Trials that may fail; one more ends the sweep."""
+    seeds: Annotated[Positive, SAFE] = 1
+    """Runs of each point, with ``run.seed`` and those after it; their mean is what counts."""
+    seed: Annotated[int, SAFE] = 0
+    """Seed of what is proposed."""
+    trial_name: Annotated[str, SAFE] = "{run_id}"
+    """Display name of trials in trackers, as ``run.name``."""
+    workers: Annotated[Positive, SAFE] = 1
+    """Trials that run at once on this machine; ``--workers`` sets it too."""
+    gpus_per_trial: Annotated[int | None, SAFE, Field(ge=0)] = None
+    """GPUs that each trial has to itself; absent: one each when there are enough, 0: all share."""
+    lease_seconds: Annotated[float, SAFE, Field(ge=1)] = 60.0
+    """Seconds without a sign of life after which a worker on another machine counts as dead."""
+    study: Annotated[str | None, SAFE] = None
+    """Database that keeps the trials, for several machines: an Optuna URL such as
+    ``postgresql+psycopg://host/name``, without a password; absent: a file of the sweep."""
+    space: Annotated[dict[str, Any], SAFE] = Field(default_factory=dict)
+    """What is tried: recipe keys, each with a table such as ``{log = [1e-4, 1e-2]}``."""
+
+    _check_id = field_validator("id")(check_id)
+    _check_trial_name = field_validator("trial_name")(check_placeholders)
+
+    @field_validator("metric")
+    @classmethod
+    def _measured(cls, value: str) -> str:
+        if value.startswith("val/") and value not in EVALUATED:
+            raise ValueError(f"'{value}' is not measured; known: {', '.join(EVALUATED)}")
+        return value
+
+
 class NoKeys(Options):
     """A kind's table without keys of its own."""
 
@@ -255,6 +305,7 @@ KIND_KEYS: Mapping[str, type[Options]] = {
     "generation": GenerationKeys,
     "tracker": TrackerKeys,
     "storage": StorageKeys,
+    "sweep": SweepKeys,
 }
 
 DEFAULT_COMPONENTS: Mapping[str, Any] = {
@@ -273,14 +324,19 @@ DEFAULT_COMPONENTS: Mapping[str, Any] = {
 class Alternatives:
     """Keys of one table that exclude each other: a later layer's choice replaces an earlier one.
 
-    ``table`` is the table's path, ``*`` standing for any component.
+    ``table`` is the table's path, ``*`` standing for any component; with ``below`` every table
+    inside it is meant.
     """
 
     table: tuple[str, ...]
     names: frozenset[str]
+    below: bool = False
 
 
 ALTERNATIVES = (
     Alternatives(("train",), frozenset({"max_steps", "epochs"})),
     Alternatives(("schedule", "*"), frozenset({"warmup", "warmup_steps"})),
+    Alternatives(
+        ("sweep", "space"), frozenset({"choice", "uniform", "int", "log", "tied"}), below=True
+    ),
 )

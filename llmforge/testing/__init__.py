@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from llmforge.testing.contracts.optimizer import OptimizerContract
     from llmforge.testing.contracts.schedule import ScheduleContract
     from llmforge.testing.contracts.storage import StorageContract
+    from llmforge.testing.contracts.sweep import SweeperContract
     from llmforge.testing.contracts.tokenizer import TokenizerContract
     from llmforge.testing.contracts.tracker import TrackerContract
     from llmforge.testing.events import one_of_each_event
+    from llmforge.testing.simulated import SimulatedTrials
     from llmforge.testing.text import TinyData, TinyTokenizer
     from llmforge.testing.tiny_model import TinyModel
 
@@ -41,7 +43,9 @@ _HOMES = {
     "ModelContract": "contracts.model",
     "OptimizerContract": "contracts.optimizer",
     "ScheduleContract": "contracts.schedule",
+    "SimulatedTrials": "simulated",
     "StorageContract": "contracts.storage",
+    "SweeperContract": "contracts.sweep",
     "TinyData": "text",
     "TinyModel": "tiny_model",
     "TinyTokenizer": "text",
@@ -61,7 +65,9 @@ __all__ = [
     "ModelContract",
     "OptimizerContract",
     "ScheduleContract",
+    "SimulatedTrials",
     "StorageContract",
+    "SweeperContract",
     "TinyData",
     "TinyModel",
     "TinyTokenizer",

@@ -20,6 +20,7 @@ from llmforge.testing import (
     OptimizerContract,
     ScheduleContract,
     StorageContract,
+    SweeperContract,
     TokenDataContract,
     TokenizerContract,
     TrackerContract,
@@ -166,6 +167,11 @@ class TestStorages(Places):
 class TestAnyFilesystem(Places):
     # fsspec's own upload writes in place; only file systems with code of their own do better
     test_an_upload_that_is_stopped_leaves_what_was_there = None
+
+
+@named("sweep")
+class TestSweepers(BuiltIn, SweeperContract):
+    kind = "sweep"
 
 
 def test_every_built_in_kind_has_a_contract_here() -> None:

@@ -43,7 +43,7 @@ TESTED_BY: Mapping[str, str] = {
         "tests/unit/test_remote_calls.py::test_forge_open_storage_is_given_the_whole_url"
     ),
     "forge_build_sweeper": (
-        f"{_RESERVED}::test_forge_build_sweeper_is_given_the_space_and_the_history"
+        f"{_RESERVED}::test_forge_build_sweeper_is_given_the_space_the_direction_and_the_seed"
     ),
     "forge_run_start": f"{_IN_A_RUN}::test_the_start_comes_first_and_the_end_last",
     "forge_metrics": _TOLD,

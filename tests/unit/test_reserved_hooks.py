@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
 
 from llmforge import Component, hookimpl
 from llmforge.events import Event
+from llmforge.interfaces import Dimension, Space
 from llmforge.plugins import Notifier, build_manager, call_factory
 from llmforge.testing import one_of_each_event
 
@@ -47,26 +47,22 @@ def test_an_event_reaches_the_component_that_listens_for_it(hook: str) -> None:
     assert heard.hook == hook
 
 
-def test_forge_build_sweeper_is_given_the_space_and_the_history() -> None:
+def test_forge_build_sweeper_is_given_the_space_the_direction_and_the_seed() -> None:
     class Search(Component, kind="sweep"):
-        """Counts what was tried."""
+        """Keeps what it was given."""
 
         @hookimpl
-        def forge_build_sweeper(
-            self,
-            space: Mapping[str, Any],
-            objective: str,
-            seed: int,
-            history: Iterable[Mapping[str, Any]],
-        ) -> Any:
-            return (sorted(space), objective, seed, len(list(history)))
+        def forge_build_sweeper(self, space: Space, direction: str, seed: int) -> Any:
+            return (space, direction, seed)
 
+    space = Space(
+        dimensions=(Dimension(key="optimizer.adamw.lr", kind="float", low=1e-4, high=1e-2),)
+    )
     built = call_factory(
         build_manager([Search()]),
         "forge_build_sweeper",
-        space={"optimizer.adamw.lr": [1e-3, 1e-4]},
-        objective="val/loss",
+        space=space,
+        direction="minimize",
         seed=3,
-        history=iter([{"trial_id": "t1"}]),
     )
-    assert built == (["optimizer.adamw.lr"], "val/loss", 3, 1)
+    assert built == (space, "minimize", 3)
