@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from llmforge.interfaces import LanguageModel, Tokenizer
     from llmforge.run.elsewhere import BroughtBack
     from llmforge.run.runner import Finisher, RunOutcome
+    from llmforge.run.trial import TrialLink
 
 Overrides = Sequence[Override | str] | Mapping[str, Any]
 
@@ -180,6 +181,7 @@ def train(
     allow_data_change: bool = False,
     reporter: Reporter | None = None,
     signals: StopSignals | None = None,
+    trial: TrialLink | None = None,
 ) -> TrainResult:
     """Train a recipe, or go on with it, or find that it is done.
 
@@ -191,6 +193,7 @@ def train(
         allow_data_change: go on although data or tokenizer changed since the run was started.
         reporter: shows what happens; the log only when absent.
         signals: handlers that were set up already; they are set up here when absent.
+        trial: ties the run to a sweep.
 
     Raises:
         RecipeError: the recipe has problems; all of them are in the error.
@@ -200,7 +203,7 @@ def train(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, profile=profile, overrides=overrides)
-    plan = make_plan(recipe)
+    plan = make_plan(recipe, trial=trial)
     done = plan.completion() if resume is None else None
     if done is not None:
         return _skipped(plan, done)

@@ -20,6 +20,8 @@ class Components:
         self._all: list[Component] = [
             component for selected in plan.components().values() for component in selected
         ]
+        if plan.trial is not None:
+            self._all.append(plan.trial.watcher)
         self.manager = build_manager(self._all)
 
     def preflight(self, run: RunContext) -> None:

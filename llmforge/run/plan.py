@@ -11,6 +11,7 @@ from llmforge.errors import RunError
 from llmforge.interfaces import RunContext
 from llmforge.plugins import load
 from llmforge.recipe import Identity, Recipe, identity, run_id
+from llmforge.run.trial import TrialLink
 from llmforge.rundir import Completion, RunDirectory, RunRecord, read_completion
 from llmforge.settings import settings
 
@@ -29,11 +30,15 @@ IN_PROCESS_KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a recipe amounts to on this machine: the run's id, place and identity."""
+    """What a recipe amounts to on this machine: the run's id, place and identity.
+
+    ``trial`` ties it to the sweep it is part of, if any.
+    """
 
     recipe: Recipe
     identity: Identity
     directory: RunDirectory
+    trial: TrialLink | None = None
 
     @property
     def run_id(self) -> str:
@@ -94,12 +99,11 @@ class Plan:
         )
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Return the plan of ``recipe``."""
+def make_plan(recipe: Recipe, *, trial: TrialLink | None = None) -> Plan:
+    """Return the plan of ``recipe``; ``trial`` ties it to a sweep."""
     root = Path(recipe.run.root).expanduser()
-    return Plan(
-        recipe=recipe, identity=identity(recipe), directory=RunDirectory(root / run_id(recipe))
-    )
+    directory = RunDirectory(root / run_id(recipe))
+    return Plan(recipe=recipe, identity=identity(recipe), directory=directory, trial=trial)
 
 
 def check_identity(plan: Plan, record: RunRecord) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.errors import ForgeError, Interrupted, RecipeError
-from llmforge.events import ArtifactWritten, RunEnded, RunStarted
+from llmforge.events import ArtifactWritten, Event, RunEnded, RunStarted
 from llmforge.interfaces import Engine
 from llmforge.recipe import to_toml
 from llmforge.run.components import Components
@@ -250,7 +250,7 @@ class _Start:
                 )
         self._finish_uploads(telemetry, stopped_by=self._signals.requested)
         with self._signals.deferred():
-            telemetry.ended(self._ended(ending.state, ending.reason, metrics))
+            telemetry.ended(*self._ended(ending.state, ending.reason, metrics))
         return RunOutcome(
             directory=directory,
             state=ending.state,
@@ -263,7 +263,7 @@ class _Start:
     # What the phases use -------------------------------------------------------------------
 
     def _tell_start(self, stage: Stage, telemetry: Telemetry) -> None:
-        record, point = self._recorder.record, stage.point
+        record, point, trial = self._recorder.record, stage.point, self._plan.trial
         telemetry.event(
             RunStarted(
                 run_id=self._plan.run_id,
@@ -277,10 +277,13 @@ class _Start:
                     "tags": tracker_tags(self._plan.recipe, run_id=self._plan.run_id),
                     "resolved": record.resolved,
                     "provenance": record.provenance,
+                    **({} if trial is None else {"sweep": trial.sweep_id}),
                 },
                 resumed_from=None if point.checkpoint is None else point.state.step,
             )
         )
+        if trial is not None:
+            telemetry.event(trial.started(self._plan.run_id))
         telemetry.event(ArtifactWritten(name="recipe", path="recipe.toml", type="recipe"))
         telemetry.begin(point.state.step, point.state.row)
 
@@ -373,7 +376,7 @@ class _Start:
         self._finish_uploads(telemetry, stopped_by=self._signals.requested or "failure")
         with self._signals.deferred():
             failure = reason if state == "failed" else None
-            telemetry.ended(self._ended(state, reason, {}), failure=failure)
+            telemetry.ended(*self._ended(state, reason, {}), failure=failure)
 
     def _close(self, telemetry: Telemetry | None, *, interrupted: bool) -> None:
         with self._signals.deferred():
@@ -385,8 +388,11 @@ class _Start:
         except StopNow:
             telemetry.abandon()  # how the run ended is recorded already, and stays so
 
-    def _ended(self, state: str, reason: str, metrics: Mapping[str, Any]) -> RunEnded:
-        return RunEnded(state=state, reason=reason, step=self._recorder.step, metrics=metrics)
+    def _ended(self, state: str, reason: str, metrics: Mapping[str, Any]) -> list[Event]:
+        """Return the events that end this start, the run's own last."""
+        trial, step = self._plan.trial, self._recorder.step
+        ended = RunEnded(state=state, reason=reason, step=step, metrics=metrics)
+        return [ended] if trial is None else [trial.ended(self._plan.run_id, state), ended]
 
     def _record_end(
         self, telemetry: Telemetry | None, state: str, reason: str, metrics: Mapping[str, Any]

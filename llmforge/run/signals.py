@@ -51,6 +51,10 @@ class StopSignals:
         finally:
             self._deferred -= 1
 
+    def request(self, reason: str) -> None:
+        """Ask for a stop from within the process, as a signal called ``reason`` would."""
+        self.requested = self.requested or reason
+
     def check(self) -> None:
         """Raise when a stop was asked for.
 

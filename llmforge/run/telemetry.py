@@ -19,7 +19,6 @@ from llmforge.events import (
     EvaluationEnded,
     Event,
     MetricsLogged,
-    RunEnded,
     RunFailed,
     RunStarted,
 )
@@ -146,14 +145,15 @@ class Telemetry:
             if event is not None:
                 self._journal.append(event)
 
-    def ended(self, event: RunEnded, *, failure: str | None = None) -> None:
+    def ended(self, *events: Event, failure: str | None = None) -> None:
         """Tell how this start ended, if it was ever announced; a full disk may swallow that."""
         if not self._announced:
             return
         try:
             if failure is not None:
-                self.event(RunFailed(step=event.step, message=failure))
-            self.event(event)
+                self.event(RunFailed(step=self._recorder.step, message=failure))
+            for event in events:
+                self.event(event)
         except OSError as error:
             log.warning("the trackers are not told how the run ended: %s", error)
 

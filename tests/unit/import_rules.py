@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "remote",
         "courier",
         "run",
-        "sweep generate evaluation export serve insight api testing",
+        "sweeps generate evaluation export serve insight api testing",
         "cli",
         "__main__",
     )

@@ -1,0 +1,1 @@
+"""Sweeps: trials over a space, kept in a ledger that survives anything, done by workers."""

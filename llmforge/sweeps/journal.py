@@ -1,0 +1,113 @@
+"""The file that keeps the trials of a sweep on one file system: Optuna's journal, made unkillable.
+
+Optuna's own file backend leaves its lock behind when a process is killed while it writes, and a
+half-written line makes the journal unreadable for good. Here the kernel holds the lock and frees
+it with the process, and the next writer cuts a half-written line off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import BaseJournalBackend
+
+from llmforge.errors import RunError
+
+_TAIL = 1 << 16
+
+
+class JournalFile(BaseJournalBackend):
+    """Operations of a study, a JSON line each, in the order in which they count.
+
+    Args:
+        path: the file; it is made when it is not there.
+
+    Raises:
+        RunError: the file cannot be used, or a line of it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._starts = [0]  # where each known line begins
+        with self._open(os.O_RDWR | os.O_CREAT):
+            pass
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """Return the operations from number ``log_number_from`` on."""
+        first = min(log_number_from, len(self._starts) - 1)
+        with self._open(os.O_RDONLY) as file:
+            start = self._starts[first]
+            content = _read_from(file, start)
+        lines = content.split(b"\n")[:-1]  # what follows the last newline is being written
+        found = []
+        for number, line in enumerate(lines, start=first):
+            start += len(line) + 1
+            if number + 1 == len(self._starts):
+                self._starts.append(start)
+            if number >= log_number_from:
+                found.append(self._decoded(line, number))
+        return found
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add operations; they are on the disk when this returns."""
+        lines = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
+        with self._open(os.O_RDWR) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end = _end_of_lines(file)
+            if end != os.fstat(file).st_size:
+                os.ftruncate(file, end)
+            written = 0
+            while written < len(lines):
+                written += os.pwrite(file, lines[written:], end + written)
+            os.fsync(file)
+
+    def _decoded(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            log: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            raise RunError(
+                f"{self._path}:{number + 1} is damaged: {error}",
+                remedy="nothing llmforge does leaves it so; restore the file, or delete it to "
+                "begin the sweep anew: trials that are complete are found again and reused",
+            ) from error
+        return log
+
+    @contextmanager
+    def _open(self, flags: int) -> Iterator[int]:
+        try:
+            file = os.open(self._path, flags | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RunError(
+                f"{self._path} cannot be used: {error.strerror}",
+                remedy="make the sweep's directory readable and writable",
+            ) from error
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+
+def _read_from(file: int, start: int) -> bytes:
+    parts = []
+    while part := os.pread(file, 1 << 20, start):
+        parts.append(part)
+        start += len(part)
+    return b"".join(parts)
+
+
+def _end_of_lines(file: int) -> int:
+    """Return the position after the last newline."""
+    end = os.fstat(file).st_size
+    while end > 0:
+        start = max(end - _TAIL, 0)
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -1,0 +1,64 @@
+"""Opening the place that keeps a sweep's trials: a journal file, or a database by its URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmforge.errors import UsageError
+from llmforge.settings import credential
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+PASSWORD = "FORGE_STUDY_PASSWORD"
+"""Environment variable with the password of the database."""
+
+
+def open_storage(url: str | None, *, journal: Path) -> BaseStorage:
+    """Return Optuna's storage at ``url``, or over the file ``journal`` without one.
+
+    Raises:
+        UsageError: the URL is none, its driver is missing, or the database does not answer.
+    """
+    from optuna import logging
+
+    logging.set_verbosity(logging.WARNING)
+    if url is None:
+        from optuna.storages import JournalStorage
+
+        from llmforge.sweeps.journal import JournalFile
+
+        return JournalStorage(JournalFile(journal))
+    return _database(url)
+
+
+def _database(url: str) -> BaseStorage:
+    from optuna.storages import RDBStorage
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    try:
+        address = make_url(url)
+        password = credential(PASSWORD)
+        if password is not None:
+            address = address.set(password=password)
+        return RDBStorage(
+            address.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True}
+        )
+    except ArgumentError as error:
+        raise UsageError(
+            f"sweep.study: '{url}' is no address of a database",
+            remedy="for example postgresql+psycopg://host/name, or sqlite:///study.db",
+        ) from error
+    except ImportError as error:
+        raise UsageError(
+            f"sweep.study: the driver of {url} is not installed: {error}",
+            remedy="pip install 'llmforge[postgres]' for postgresql+psycopg://",
+        ) from error
+    except SQLAlchemyError as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(
+            f"sweep.study: {url} cannot be used: {first}",
+            remedy=f"is it up? A password comes from {PASSWORD} or the driver's own settings",
+        ) from error

@@ -1,0 +1,69 @@
+"""Workers of a sweep killed at random instants: nothing is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("sweep_under_fire.py")
+
+
+def fire(folder: Path, *, workers: int, kills: int, sweeper: str, seed: int = 1) -> dict[str, Any]:
+    """Run the sweep with so many workers killed; return what came out."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder), str(workers), str(kills), str(seed), sweeper],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "worker:" not in done.stderr, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def trained(folder: Path) -> dict[str, int]:
+    """Return how many steps were trained for each simulated run."""
+    return {
+        path.stem: json.loads(path.read_bytes())["trained"]
+        for path in (folder / "simulated").glob("*.json")
+    }
+
+
+@pytest.mark.parametrize("sweeper", ["random", "optuna"])
+def test_one_worker_killed_fifty_times_comes_to_the_undisturbed_sweep(
+    tmp_path: Path, sweeper: str
+) -> None:
+    disturbed = fire(tmp_path / "a", workers=1, kills=50, sweeper=sweeper)
+    undisturbed = fire(tmp_path / "b", workers=1, kills=0, sweeper=sweeper)
+    assert disturbed["killed"] == 50
+    for kept, wanted in zip(disturbed["trials"], undisturbed["trials"], strict=True):
+        for key in ("number", "parameters", "state", "value", "curve", "run"):
+            assert kept[key] == wanted[key]
+    states = [trial["state"] for trial in undisturbed["trials"]]
+    assert len(states) == 12
+    assert "pruned" in states
+    assert trained(tmp_path / "a") == trained(tmp_path / "b")
+    for trial in disturbed["trials"]:
+        assert trial["completions"] == (trial["state"] == "completed")
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_several_workers_killed_at_random_lose_no_trial_and_repeat_none(
+    tmp_path: Path, workers: int
+) -> None:
+    found = fire(tmp_path, workers=workers, kills=50, sweeper="random")
+    trials = found["trials"]
+    assert [trial["number"] for trial in trials] == list(range(12))
+    assert {trial["state"] for trial in trials} <= {"completed", "pruned"}
+    assert len({trial["run"] for trial in trials}) == 12
+    for trial in trials:
+        assert trial["completions"] == (trial["state"] == "completed")
+        steps = max(int(step) for step in trial["curve"])
+        assert trained(tmp_path)[trial["run"]] == steps
