@@ -1,7 +1,7 @@
 """``python -m llmforge`` and the script ``forge``: the command line, from its first instant on.
 
-A scheduler may stop ``forge train`` while Python is still importing. Nothing has been begun then,
-and the exit code must say so as it does later: put me in the queue again.
+A scheduler may stop ``forge train`` or ``forge sweep`` while Python is still importing. Nothing has
+been begun then, and the exit code must say so as it does later: put me in the queue again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def main() -> None:
     """Run the command line."""
-    if "train" in sys.argv[1:]:
+    if {"train", "sweep"} & set(sys.argv[1:]):
         for number in _SIGNALS:
             signal.signal(number, _stop)
     from llmforge.cli.app import main as run

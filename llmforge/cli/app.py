@@ -40,6 +40,12 @@ OWN = {
             _EXPERIMENTS,
         ),
         Command(
+            "sweep",
+            "llmforge.cli.sweep:app",
+            "Search the space of a recipe: forge sweep RECIPE begins or goes on.",
+            _EXPERIMENTS,
+        ),
+        Command(
             "generate",
             "llmforge.cli.generate:generate",
             "Continue prompts with a trained model.",

@@ -16,6 +16,7 @@ from llmforge.sweeps.trials import Attempt, Result
 from llmforge.sweeps.work import Done, Goal, Start, Wait, next_work, why_prune
 
 _BEATS_PER_LEASE = 4
+_LOOK_SECONDS = 1.0
 
 
 class Progress(Protocol):
@@ -116,6 +117,7 @@ class Worker:
         self._stop = stop
         self._poll_seconds = poll_seconds
         self._lives = Lives(goal.keys.lease_seconds)
+        self._looked, self._told = 0.0, False
 
     def run(self) -> Done | None:
         """Work; return why nothing is left, or None when asked to stop before that.
@@ -124,7 +126,7 @@ class Worker:
             ForgeError: something that no trial of this sweep can get over.
         """
         self._ledger.settle()
-        while not self._stop() and not self._ledger.stopped:
+        while not self._asked():
             trials = self._ledger.trials()
             work = next_work(self._goal, trials, is_dead=self._lives.is_dead)
             if isinstance(work, Done):
@@ -156,14 +158,21 @@ class Worker:
         progress = AttemptProgress(self._goal, self._ledger, entry)
         try:
             with self._beating(entry):
-                result = self._executor.run(
-                    job, progress, stop=lambda: self._stop() or bool(self._ledger.stopped)
-                )
+                result = self._executor.run(job, progress, stop=self._asked)
         except ForgeError as error:
             seconds = time.monotonic() - began
             self._ledger.finish(entry, Result(outcome="failed", reason=str(error), seconds=seconds))
             raise
         self._ledger.finish(entry, result)
+
+    def _asked(self) -> bool:
+        """Return whether to stop; the ledger, which may be far away, is not asked every time."""
+        if self._stop():
+            return True
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_SECONDS:
+            self._looked, self._told = now, bool(self._ledger.stopped)
+        return self._told
 
     @contextmanager
     def _beating(self, entry: int) -> Iterator[None]:

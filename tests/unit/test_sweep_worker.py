@@ -106,13 +106,22 @@ def test_more_seeds_later_run_only_the_new_ones(tmp_path: Path) -> None:
     ]
 
 
-def test_an_equal_point_is_reused_instead_of_trained_again(tmp_path: Path) -> None:
-    space = Space(dimensions=(Dimension(key=BATCH, kind="choice", choices=(4, 8)),))
-    work(tmp_path, make_goal(space=space, max_trials=6))
-    found = trials(tmp_path)
-    results = [item.result for item in found]
-    assert sum(result is not None and result.reused for result in results) == 4
-    assert len(list((tmp_path / "simulated").glob("*.json"))) == 2
+@pytest.mark.parametrize("name", ["random", "optuna"])
+def test_no_point_of_a_small_space_is_tried_twice(tmp_path: Path, name: str) -> None:
+    space = Space(dimensions=(Dimension(key=BATCH, kind="choice", choices=(2, 4, 8, 16)),))
+    done = work(tmp_path, make_goal(name, space, max_trials=9))
+    assert done == Done("every point of the space was tried: 4")
+    assert {item.parameters[BATCH] for item in trials(tmp_path)} == {2, 4, 8, 16}
+
+
+def test_a_run_that_another_sweep_completed_is_reused(tmp_path: Path) -> None:
+    work(tmp_path, make_goal("grid", GRID))
+    first = trials(tmp_path)
+    (tmp_path / "journal.log").rename(tmp_path / "other.log")
+    work(tmp_path, make_goal("grid", GRID))
+    again = trials(tmp_path)
+    assert all(item.result is not None and item.result.reused for item in again)
+    assert [item.value for item in again] == [item.value for item in first]
 
 
 def test_pruned_trials_stop_early_with_a_reason_and_the_best_is_found(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from optuna.trial import TrialState, create_trial
 
 from llmforge.interfaces import Dimension, Direction, Point, Space
 from llmforge_plugins.sweep._pruning import Pruner
+from llmforge_plugins.sweep._untried import untried
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -58,7 +59,7 @@ class OptunaSweeper:
         self.prune = pruner.prune
         optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-    def propose(self, number: int, history: Sequence[Point]) -> Mapping[str, Any]:
+    def propose(self, number: int, history: Sequence[Point]) -> Mapping[str, Any] | None:
         """Return what the sampler suggests after ``history``."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -67,7 +68,7 @@ class OptunaSweeper:
                 self._replay(study, history)
             else:
                 study.add_trials([self._frozen(point) for point in history])
-            return self._suggested(study.ask())
+            return untried(lambda: self._suggested(study.ask()), self._space, history)
 
     def _sampler(self, number: int) -> BaseSampler:
         options, drawn = self._options, _derived(self._seed, number)

@@ -8,6 +8,7 @@ from typing import Any
 from llmforge import Component, hookimpl
 from llmforge.interfaces import Direction, Point, Space
 from llmforge_plugins.sweep._pruning import Pruner, PruningOptions
+from llmforge_plugins.sweep._untried import first_untried
 
 
 class Grid(Component, kind="sweep"):
@@ -32,10 +33,4 @@ class GridSweeper:
     def propose(self, number: int, history: Sequence[Point]) -> Mapping[str, Any] | None:
         """Return the next combination, None after the last."""
         del number
-        tried = {_hashable(point.parameters) for point in history}
-        combinations = self._space.grid()
-        return next((item for item in combinations if _hashable(item) not in tried), None)
-
-
-def _hashable(parameters: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
-    return frozenset((key, repr(value)) for key, value in parameters.items())
+        return first_untried(self._space, history)

@@ -10,6 +10,7 @@ from typing import Any
 from llmforge import Component, hookimpl
 from llmforge.interfaces import Dimension, Direction, Point, Space
 from llmforge_plugins.sweep._pruning import Pruner, PruningOptions
+from llmforge_plugins.sweep._untried import untried
 
 
 class Random(Component, kind="sweep"):
@@ -35,10 +36,12 @@ class RandomSweeper:
         self._seed = seed
         self.prune = pruner.prune
 
-    def propose(self, number: int, history: Sequence[Point]) -> Mapping[str, Any]:
-        """Return the point of this number; what was tried does not matter."""
-        del history
+    def propose(self, number: int, history: Sequence[Point]) -> Mapping[str, Any] | None:
+        """Return the point of this number, drawn again where it was tried before."""
         generator = random.Random(f"{self._seed}/{number}")
+        return untried(lambda: self._point(generator), self._space, history)
+
+    def _point(self, generator: random.Random) -> dict[str, Any]:
         point: dict[str, Any] = {}
         for dimension in self._space.dimensions:
             if self._space.is_active(dimension, point):

@@ -1,0 +1,39 @@
+"""Points that were not tried yet: a sampler over few values likes to repeat itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llmforge.interfaces import Point, Space
+
+_DRAWS = 16
+
+
+def hashable(parameters: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """Return parameters as something to compare and to keep in a set."""
+    return frozenset((key, repr(value)) for key, value in parameters.items())
+
+
+def first_untried(space: Space, history: Sequence[Point]) -> Mapping[str, Any] | None:
+    """Return the first point of a countable space that is not in ``history``, None after all."""
+    tried = {hashable(point.parameters) for point in history}
+    return next((point for point in space.grid() if hashable(point) not in tried), None)
+
+
+def untried(
+    draw: Callable[[], Mapping[str, Any]], space: Space, history: Sequence[Point]
+) -> Mapping[str, Any] | None:
+    """Return the first drawn point that is not in ``history``.
+
+    After so many draws in vain, the first untried point of a countable space, None when there is
+    none; what is drawn next where values cannot be counted.
+    """
+    tried = {hashable(point.parameters) for point in history}
+    for _ in range(_DRAWS):
+        point = draw()
+        if hashable(point) not in tried:
+            return point
+    if all(dimension.values() is not None for dimension in space.dimensions):
+        return first_untried(space, history)
+    return point

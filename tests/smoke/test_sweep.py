@@ -1,0 +1,205 @@
+"""``forge sweep`` on real tiny runs: killed, stopped, failing, extended, reused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from forge_process import ForgeProcess
+from sweep_place import SWEEP, SweepPlace
+
+from llmforge.insight.metrics import metric_rows
+
+KEPT = ("number", "repeat", "state", "value", "run", "steps", "parameters")
+"""What a sweep that was disturbed has in common with one that was not."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SweepPlace:
+    """A sweep that nothing disturbed; not to be changed."""
+    place = SweepPlace(tmp_path_factory.mktemp("undisturbed") / "place")
+    place.sweep()
+    return place
+
+
+def kept(place: SweepPlace) -> list[dict[str, Any]]:
+    """Return what must not depend on kills."""
+    return [{key: trial[key] for key in KEPT} for trial in place.trials()]
+
+
+def assert_same(place: SweepPlace, wanted: SweepPlace) -> None:
+    """Check that trials and their metrics are those of another sweep, bit for bit."""
+    assert kept(place) == kept(wanted)
+    for own, other in zip(place.trials(), wanted.trials(), strict=True):
+        metrics = [
+            it.run_of(trial).metrics.read_bytes() for it, trial in ((place, own), (wanted, other))
+        ]
+        assert metrics[0] == metrics[1]
+
+
+def training(process: ForgeProcess) -> bool:
+    """A trial of the sweep has taken its first steps."""
+    runs = process.workplace.path / "runs"
+    return any(path.stat().st_size for path in runs.glob("tune_*/metrics.jsonl"))
+
+
+def test_a_sweep_tries_prunes_and_leaves_the_best_recipe(undisturbed: SweepPlace) -> None:
+    trials = undisturbed.trials()
+    assert [trial["state"] for trial in trials] == ["completed", "pruned", "pruned", "pruned"]
+    assert trials[0]["run"].startswith("tune_8_32_3e-03-")
+    assert all("rung" in trial["reason"] for trial in trials[1:])
+    text = (undisturbed.directory / "best.toml").read_text(encoding="utf-8")
+    assert trials[0]["run"] in text
+    assert "[sweep]" not in text
+    best = str(undisturbed.directory / "best.toml")
+    assert "ready to train" in undisturbed.forge_here("train", best, "--dry-run")
+
+
+def test_a_pruned_trial_goes_on_from_its_checkpoint_once_others_are_worse(
+    undisturbed: SweepPlace,
+) -> None:
+    _, promoted, *stopped = undisturbed.trials()
+    assert (promoted["attempts"], promoted["steps"]) == (2, 20)
+    assert [(trial["attempts"], trial["steps"]) for trial in stopped] == [(1, 10), (1, 10)]
+    rows = metric_rows(undisturbed.run_of(promoted).metrics)
+    assert [row["step"] for row in rows if "val/loss" in row] == [5, 10, 15, 20]
+    for trial in (promoted, *stopped):
+        checkpoints = undisturbed.run_of(trial).checkpoints.glob("step-*")
+        assert max(path.name for path in checkpoints) == f"step-{trial['steps']:08}"
+
+
+def test_trackers_and_callbacks_are_told_of_the_trial(undisturbed: SweepPlace) -> None:
+    told = []
+    for trial in undisturbed.trials():
+        journal = undisturbed.run_of(trial).journal.read_text(encoding="utf-8").splitlines()
+        events = [json.loads(line) for line in journal]
+        started = next(event for event in events if event["hook"] == "forge_run_start")
+        assert started["facts"]["sweep"] == "s"
+        first = next(event for event in events if event["hook"] == "forge_trial_start")
+        assert first["parameters"] == trial["parameters"]
+        told += [event for event in events if event["hook"] == "forge_trial_end"]
+        assert events[-1]["hook"] == "forge_run_end"
+        assert events[-2]["hook"] == "forge_trial_end"
+    states = ["completed", *["pruned"] * 4]  # the promoted one ended twice
+    assert [event["state"] for event in told] == states
+    assert told[0]["value"] == undisturbed.trials()[0]["value"]
+
+
+def test_the_same_command_again_says_it_is_done_within_seconds(undisturbed: SweepPlace) -> None:
+    before = kept(undisturbed)
+    began = time.monotonic()
+    assert "all 4 trials are done" in undisturbed.sweep()
+    assert time.monotonic() - began < 10
+    assert kept(undisturbed) == before
+
+
+def test_controller_worker_or_trial_killed_at_any_instant_changes_nothing(
+    tmp_path: Path, undisturbed: SweepPlace
+) -> None:
+    place = SweepPlace(tmp_path / "place")
+    draw = random.Random(3)
+    for victim in ("controller", "worker", "trial", "controller", "trial"):
+        process = place.begin()
+        if not process.wait_for(training):
+            break
+        time.sleep(draw.uniform(0, 2))
+        family = [psutil.Process(process.process.pid)]
+        family += family[0].children(recursive=True)
+        wanted = {"controller": 0, "worker": 1, "trial": 2}[victim]
+        if wanted >= len(family):
+            process.kill()
+            continue
+        chosen = family[wanted]
+        os.kill(chosen.pid, signal.SIGKILL)
+        if victim == "controller":
+            process.process.wait()
+            continue
+        process.process.send_signal(signal.SIGTERM)
+        process.process.wait(timeout=60)
+    place.sweep("--set", "sweep.max_failures=9")
+    # A trial killed alone is a failed one: the sweep goes on, and retrying runs it again.
+    if any(trial["state"] == "failed" for trial in place.trials()):
+        reasons = [trial["reason"] for trial in place.trials() if trial["state"] == "failed"]
+        assert all("killed by SIGKILL" in reason for reason in reasons)
+        place.forge("sweep", "retry", "s", "--failed").finish(expect=0)
+    assert {trial["state"] for trial in place.trials()} <= {"completed", "pruned"}
+    for own, other in zip(place.trials(), undisturbed.trials(), strict=True):
+        assert own["parameters"] == other["parameters"]
+        rows = place.run_of(own).metrics.read_bytes()
+        wanted_rows = undisturbed.run_of(other).metrics.read_bytes()
+        assert rows.startswith(wanted_rows) or wanted_rows.startswith(rows)
+
+
+def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on_exactly(
+    tmp_path: Path, undisturbed: SweepPlace
+) -> None:
+    place = SweepPlace(tmp_path / "place")
+    process = place.begin()
+    assert process.wait_for(training)
+    process.process.send_signal(signal.SIGTERM)
+    assert "the same command goes on" in process.finish(expect=75, within=30).output
+    assert place.trials()[-1]["state"] == "waiting"
+    place.sweep()
+    assert_same(place, undisturbed)
+
+
+def test_two_workers_do_every_trial_once(tmp_path: Path, undisturbed: SweepPlace) -> None:
+    place = SweepPlace(tmp_path / "place")
+    place.sweep("--workers", "2", "--set", 'sweep.grid.pruner="none"')
+    trials = place.trials()
+    assert [trial["number"] for trial in trials] == [0, 1, 2, 3]
+    assert {trial["state"] for trial in trials} == {"completed"}
+    assert len({trial["run"] for trial in trials}) == 4
+    assert trials[0]["value"] == undisturbed.trials()[0]["value"]
+
+
+def test_a_run_that_forge_train_completed_is_reused(tmp_path: Path) -> None:
+    place = SweepPlace(tmp_path / "place")
+    place.train("--set", "train.batch_size=4")
+    place.sweep("--max-trials", "2")
+    first, second = place.trials()
+    assert not first["reused"]
+    assert second["reused"]
+    assert not place.run_of(second).path.exists()
+    assert second["value"] is not None
+
+
+def test_a_failing_trial_is_kept_with_its_reason_and_retried_when_asked(tmp_path: Path) -> None:
+    space = SWEEP.replace("train.batch_size = {choice = [8, 4]}", "").replace(
+        "optimizer.adamw.lr = {choice = [3e-3, 1e-5]}",
+        'data.text.train = {choice = ["missing.txt", "train.txt"]}',
+    )
+    place = SweepPlace(tmp_path / "place", recipe=SweepPlace.recipe.replace(SWEEP, space))
+    output = place.sweep()
+    failed, fine = place.trials()
+    assert (failed["state"], fine["state"]) == ("failed", "completed")
+    assert "missing.txt" in failed["reason"]
+    assert "missing.txt" in output
+    (place.path / "missing.txt").write_bytes((place.path / "train.txt").read_bytes())
+    output = place.forge("sweep", "retry", "s", "--failed").finish(expect=0).output
+    assert "1 trials to run again" in output
+    mended, untouched = place.trials()
+    assert mended["state"] == "completed"
+    assert (mended["attempts"], untouched["attempts"]) == (3, 1)
+
+
+def test_a_metric_that_never_appears_ends_the_sweep_at_its_first_trial(tmp_path: Path) -> None:
+    place = SweepPlace(tmp_path / "place")
+    output = place.sweep("--set", 'sweep.metric="train/los"', expect=1)
+    assert "'train/los' never appears" in output
+    assert "did you mean 'train/loss'?" in output
+    assert len(place.trials()) == 1
+
+
+def test_a_bad_space_is_told_before_the_first_trial(tmp_path: Path) -> None:
+    place = SweepPlace(tmp_path / "place")
+    output = place.sweep("--set", "sweep.space.train.batch_size.choice=[8, 0]", expect=2)
+    assert "train.batch_size" in output
+    assert not (place.path / "runs").exists()
