@@ -336,13 +336,14 @@ def _elsewhere(plan: Plan, reporter: Reporter) -> BroughtBack | None:
     """Fetch what storage has and this machine has not, None when the recipe has no storage.
 
     Raises:
-        RecipeError: a package that the storage needs is missing.
+        RecipeError: a package or credentials that the storage needs are missing.
     """
     if plan.recipe.storage.url is None:
         return None
     from llmforge.remote import storage_problems
 
-    if problems := storage_problems(plan.recipe):
+    run = plan.context(resolved={}, notice=reporter.notice)
+    if problems := storage_problems(plan.recipe, run):
         raise RecipeError(problems, source=str(plan.recipe.source))
     if not plan.recipe.storage.resume:
         return None

@@ -142,13 +142,15 @@ def _say_done(plan: Plan) -> None:
     if plan.directory.checkpoints.exists() or plan.recipe.storage.url is None:
         typer.echo(f"  use it:         {done.next_command}")
     else:
-        url = plan.recipe.storage.url
-        typer.echo(f"  fetch it:       forge runs pull {plan.run_id} --storage {url}")
+        place = "" if plan.directory.recipe.exists() else f" --storage {plan.recipe.storage.url}"
+        typer.echo(f"  fetch it:       forge runs pull {plan.run_id}{place}")
     typer.echo(f"  train it anew:  forge runs clear {plan.run_id}")
     if plan.recipe.storage.url is not None:
         from llmforge.courier import pending_uploads
+        from llmforge.remote import recipe_remote
 
-        if waiting := pending_uploads(plan.directory):
+        place = recipe_remote(plan.recipe, plan.run_id, attempt=done.attempt).url
+        if waiting := pending_uploads(plan.directory, place):
             typer.echo(
                 f"  not in storage: {len(waiting)} checkpoints; forge uploads push-all "
                 f"{plan.run_id}"

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="See and manage uploads to storage.", no_args_is_help=True)
 
+_BROKEN_OFF = "broken off"
+_LOST = "it was committed, and storage does not have it any more"
+
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")]
 Url = Annotated[
     str | None,
@@ -34,23 +37,25 @@ def status(run: Run, as_json: AsJson = False, root: Root = None) -> None:
     from dataclasses import asdict
 
     from llmforge.cli.render import Column, age_text, print_table
-    from llmforge.courier import pending_uploads
-    from llmforge.run.uploading import upload_text
-    from llmforge.rundir.uploads import UploadRecord, read_uploads
 
     directory = _find(root, run)
-    records = read_uploads(directory)
-    for waiting in pending_uploads(directory):
-        records.setdefault(waiting.step, UploadRecord(waiting.step, size=waiting.manifest.size))
+    records = _records(directory)
     found = [records[step] for step in sorted(records)]
+    at_work = _at_work(directory)
     if as_json:
-        emit_json([asdict(record) for record in found])
+        emit_json([{**asdict(item), "state": _state(item, at_work=at_work)} for item in found])
         return
     if not found:
         typer.echo(f"{directory.id} has no checkpoint to upload")
         return
     rows = [
-        (str(item.step), item.state, str(item.tries), age_text(item.updated), upload_text(item))
+        (
+            str(item.step),
+            _state(item, at_work=at_work),
+            str(item.tries),
+            age_text(item.updated) if item.updated else "",
+            _told(item, at_work=at_work),
+        )
         for item in found
     ]
     columns = (
@@ -126,16 +131,17 @@ def push_all(run: Run, url: Url = None, timeout: Timeout = None, root: Root = No
 
 @app.command()
 def retry(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None) -> None:
-    """Try the failed uploads of a run again, now."""
-    from llmforge.rundir.uploads import read_uploads
-
+    """Try the failed uploads of a run again, now, and those that were broken off."""
     directory = _find(root, run)
-    records = read_uploads(directory).values()
-    failed = [record.step for record in records if record.state == "failed"]
-    if not failed:
-        typer.echo(f"no upload of {directory.id} has failed")
+    records, at_work = _records(directory).values(), _at_work(directory)
+    states = {record.step: _state(record, at_work=at_work) for record in records}
+    failed = [step for step, state in states.items() if state in ("failed", _BROKEN_OFF)]
+    if failed:
+        _push(directory, url, timeout, steps=failed)
         return
-    _push(directory, url, timeout, steps=failed)
+    typer.echo(f"no upload of {directory.id} has failed")
+    if waiting := sum(state == "queued" for state in states.values()):
+        typer.echo(f"{waiting} wait to be uploaded: forge uploads push-all {directory.id}")
 
 
 @app.command()
@@ -148,10 +154,15 @@ def verify(
     as_json: AsJson = False,
     root: Root = None,
 ) -> None:
-    """Check the checkpoints of a run that are committed in storage; exit code 1 when one is not
-    sound."""
-    remote = _remote(_find(root, run), url)
-    found = {commit.step: remote.verify(commit, deep=deep) for commit in remote.commits()}
+    """Check the checkpoints of a run that are committed in storage, and those that were; exit
+    code 1 when one is not sound."""
+    from llmforge.courier import committed_uploads
+
+    directory = _find(root, run)
+    remote = _remote(directory, url)
+    found = {step: [_LOST] for step in committed_uploads(directory, remote.url)}
+    found |= {commit.step: remote.verify(commit, deep=deep) for commit in remote.commits()}
+    found = {step: found[step] for step in sorted(found)}
     if as_json:
         emit_json([{"step": step, "problems": wrong} for step, wrong in found.items()])
     else:
@@ -161,7 +172,43 @@ def verify(
         if not found:
             typer.echo("no checkpoint is committed there")
     if any(found.values()):
+        if not as_json:
+            typer.echo(f"what is here is sent again by: forge uploads push {directory.id}@STEP")
         raise typer.Exit(1)
+
+
+def _records(directory: RunDirectory) -> dict[int, UploadRecord]:
+    """Return the records of the run's uploads, with one for each that nobody took up yet."""
+    from llmforge.courier import pending_uploads
+    from llmforge.rundir.uploads import UploadRecord, read_uploads
+
+    records = read_uploads(directory)
+    if _load(directory, None).storage.url is not None:
+        for item in pending_uploads(directory, _remote(directory, None).url):
+            records.setdefault(item.step, UploadRecord(item.step, size=item.manifest.size))
+    return records
+
+
+def _at_work(directory: RunDirectory) -> bool:
+    from llmforge.courier import has_courier
+
+    return has_courier(directory)
+
+
+def _state(record: UploadRecord, *, at_work: bool) -> str:
+    from llmforge.courier import BEGUN
+
+    return _BROKEN_OFF if record.state in BEGUN and not at_work else record.state
+
+
+def _told(record: UploadRecord, *, at_work: bool) -> str:
+    from llmforge.checkpoint import size_text
+    from llmforge.run.uploading import upload_text
+
+    if _state(record, at_work=at_work) == _BROKEN_OFF:
+        done = f"{size_text(record.sent)} of {size_text(record.size)}"
+        return f"broken off while {record.state}, at {done}; the next start or 'retry' goes on"
+    return upload_text(record)
 
 
 def _push(
@@ -194,6 +241,7 @@ def _push(
         steps=steps,
         seconds=seconds,
         on_change=tell,
+        on_error=lambda message: typer.echo(message, err=True),
     )
     if missing:
         raise StorageError(
@@ -216,16 +264,21 @@ def _recipe(directory: RunDirectory, url: str | None) -> Recipe:
         UsageError: neither says where the storage is.
     """
     from llmforge.errors import UsageError
-    from llmforge.recipe import Override, load_recipe
 
-    overrides = [] if url is None else [Override(("storage", "url"), url, origin="--storage")]
-    recipe = load_recipe(directory.recipe, overrides=overrides)
+    recipe = _load(directory, url)
     if recipe.storage.url is None:
         raise UsageError(
             f"the recipe of {directory.id} has no storage.url",
             remedy="say where with --storage URL, for example s3://bucket/runs",
         )
     return recipe
+
+
+def _load(directory: RunDirectory, url: str | None) -> Recipe:
+    from llmforge.recipe import Override, load_recipe
+
+    overrides = [] if url is None else [Override(("storage", "url"), url, origin="--storage")]
+    return load_recipe(directory.recipe, overrides=overrides)
 
 
 def _remote(directory: RunDirectory, url: str | None, *, recipe: Recipe | None = None) -> RemoteRun:

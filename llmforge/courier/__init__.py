@@ -2,18 +2,29 @@
 
 from llmforge.courier.client import STORAGE, Courier
 from llmforge.courier.journal import JournalWriter, cut_torn_line, read_events
+from llmforge.courier.lock import has_courier
+from llmforge.courier.pending import (
+    BEGUN,
+    committed_uploads,
+    forget_uploads,
+    pending_uploads,
+    settle_superseded,
+)
 from llmforge.courier.sync import Delivered, pending_events, sync_trackers
-from llmforge.courier.uploader import committed_uploads, pending_uploads
 
 __all__ = [
+    "BEGUN",
     "STORAGE",
     "Courier",
     "Delivered",
     "JournalWriter",
     "committed_uploads",
     "cut_torn_line",
+    "forget_uploads",
+    "has_courier",
     "pending_events",
     "pending_uploads",
     "read_events",
+    "settle_superseded",
     "sync_trackers",
 ]

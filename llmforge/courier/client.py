@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -82,12 +83,17 @@ class Courier:
         self.notices = answer.get("notices", ())
         return [Problem(**problem) for problem in answer["problems"]]
 
+    def begin_uploads(self) -> None:
+        """Let uploads begin: it is settled which checkpoints the run goes on with."""
+        with contextlib.suppress(OSError):  # it is gone, and whoever asks next is told so
+            self._ask(begin_uploads=1)
+
     def finish_uploads(self, seconds: float) -> Mapping[str, Any] | None:
         """Let uploads arrive for at most ``seconds``.
 
         Returns:
-            The ``committed`` and ``pending`` steps and the ``url``; None when the courier could
-            not say.
+            What :class:`~llmforge.courier.uploads.UploadSummary` holds; None when the courier
+            could not say.
         """
         try:
             self._ask(finish_uploads=seconds)
@@ -97,7 +103,7 @@ class Courier:
         found: Mapping[str, Any] | None = answer.get("uploads")
         return found
 
-    def close(self, seconds: float) -> Mapping[str, Mapping[str, Any]]:
+    def close(self, seconds: float) -> Mapping[str, Mapping[str, Any]] | None:
         """Let the trackers deliver the rest, then end the process, killing it if need be.
 
         Args:
@@ -105,12 +111,12 @@ class Courier:
 
         Returns:
             Per tracker, how many events were ``delivered``, how many are ``pending``, and a
-            ``link`` to where they can be seen; empty when the courier could not say.
+            ``link`` to where they can be seen; None when the courier could not say.
         """
-        result: dict[str, Any] = {}
+        result: dict[str, Any] | None = None
         try:
             self._ask(close=seconds)
-            result = self._closed.get(timeout=seconds + 1).get("closed", {})
+            result = self._closed.get(timeout=seconds + 1).get("closed")
             self._process.wait(timeout=1)
         except (OSError, queue.Empty, subprocess.TimeoutExpired):
             self.kill()

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import time
+from pathlib import Path
 from typing import IO
 
 from llmforge.errors import RunLockedError
 from llmforge.rundir import RunDirectory
+
+
+def has_courier(directory: RunDirectory) -> bool:
+    """Return whether some process delivers or uploads for the run now."""
+    try:
+        with _file(directory).open("r", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def only_courier(directory: RunDirectory, *, wait: float) -> IO[str]:
@@ -23,7 +36,7 @@ def only_courier(directory: RunDirectory, *, wait: float) -> IO[str]:
         RunLockedError: the other one still works.
     """
     directory.cursors.mkdir(parents=True, exist_ok=True)
-    lock = (directory.cursors / ".lock").open("a", encoding="ascii")
+    lock = _file(directory).open("a", encoding="ascii")
     deadline = time.monotonic() + wait
     while True:
         try:
@@ -37,3 +50,7 @@ def only_courier(directory: RunDirectory, *, wait: float) -> IO[str]:
                     remedy=f"'forge uploads status {directory.id}' shows how far it is",
                 ) from None
             time.sleep(0.1)
+
+
+def _file(directory: RunDirectory) -> Path:
+    return directory.cursors / ".lock"

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from llmforge.checkpoint import list_checkpoints
+from llmforge.courier.pending import committed_uploads
 from llmforge.errors import ForgeError
 from llmforge.remote import RemoteRun
 from llmforge.remote.layout import COMPLETION
@@ -23,6 +25,9 @@ class Mirror(threading.Thread):
         directory: the run.
         remote: its place in storage.
         on_error: told a failure, once per distinct message.
+
+    Attributes:
+        complete: whether the last look found, or brought, everything there.
     """
 
     def __init__(
@@ -35,37 +40,57 @@ class Mirror(threading.Thread):
         self._sent: dict[str, _Stamp] = {}
         self._reported: set[str] = set()
         self._begun = False
+        self.complete = False
         self._closing = threading.Event()
+        self._wake = threading.Event()
+
+    def hurry(self) -> None:
+        """Ask for a look now."""
+        self._wake.set()
 
     def close(self) -> None:
         """Ask for a last look and the end of the thread; :meth:`join` waits for it."""
         self._closing.set()
+        self._wake.set()
 
     def run(self) -> None:
         """Mirror until closed; a failure is tried again with the next look."""
         closing = False
         while not closing:
-            closing = self._closing.wait(MIRROR_SECONDS)
+            self._wake.wait(MIRROR_SECONDS)
+            self._wake.clear()
+            closing = self._closing.is_set()
             try:
-                self.look()
+                self.look(last=closing)
+                self.complete = closing
             except Exception as error:  # a storage may raise anything; it is reported, not lost
                 self._report(error.message if isinstance(error, ForgeError) else repr(error))
 
-    def look(self) -> None:
-        """Send what changed since the last time."""
-        if not self._begun:
+    def look(self, *, last: bool = False) -> None:
+        """Send what changed since the last time, and at ``last`` what storage has lost, too."""
+        if last or not self._begun:
             self._remote.begin()
             self._begun = True
-        stamps = {name: _stamp(path) for name, path in small_files(self._directory).items()}
+        if last:
+            there = set(self._remote.names())
+            self._sent = {name: stamp for name, stamp in self._sent.items() if name in there}
+        files = small_files(self._directory)
+        if not self._has_final_checkpoint():
+            # Who finds the completion elsewhere must find the final model there, too.
+            files.pop(COMPLETION, None)
+        stamps = {name: _stamp(path) for name, path in files.items()}
         changed = {
             name: stamp
             for name, stamp in stamps.items()
             if stamp is not None and stamp != self._sent.get(name)
         }
         if changed:
-            files = small_files(self._directory)
-            self._remote.mirror({name: files[name] for name in changed if name in files})
+            self._remote.mirror({name: files[name] for name in changed})
             self._sent |= changed
+
+    def _has_final_checkpoint(self) -> bool:
+        here = list_checkpoints(self._directory.checkpoints)
+        return not here or here[-1].step in committed_uploads(self._directory, self._remote.url)
 
     def _report(self, message: str) -> None:
         if message not in self._reported:

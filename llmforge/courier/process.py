@@ -4,8 +4,9 @@ It speaks JSON lines. To the training process on standard output: ``{"ready": tr
 [...], "notices": [...]}`` once, ``{"error": ..., "tracker": ...}`` for failures of a tracker or,
 as ``storage``, of storage, ``{"upload": {...}}`` whenever an upload's state changes, ``{"uploads":
 {...}}`` when they are finished with, ``{"closed": {...}}`` at the end. From it on standard input:
-``{"finish_uploads": SECONDS}`` and ``{"close": SECONDS}``. The end of standard input means that
-the training process is gone: what the journal holds is still delivered, within a bound.
+``{"begin_uploads": true}``, ``{"finish_uploads": SECONDS}`` and ``{"close": SECONDS}``. The end of
+standard input means that the training process is gone: what there is is still delivered, within a
+bound and until somebody else trains the run.
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ from llmforge.interfaces import RunContext
 from llmforge.plugins import build_manager, load
 from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.remote import recipe_remote
-from llmforge.rundir import RunDirectory, read_record
+from llmforge.rundir import RunDirectory, is_locked, read_record
 from llmforge.rundir.uploads import UploadRecord
 from llmforge.settings import settings
 
 ORPHAN_SECONDS = 20.0
+"""How long a courier goes on when the training process is gone, for uploads and then trackers."""
+HANDOVER_SECONDS = 10.0
+"""How long a courier waits for the one before it, which leaves when it sees the run trained."""
+_WATCH_SECONDS = 0.5
 
 
 class CourierProcess:
@@ -80,8 +85,12 @@ class CourierProcess:
             delivery.start()
         if recipe.storage.url is not None and not self._only:
             self._uploads = self._open_uploads(recipe)
-            self._uploads.start()
         self.tell(ready=True, problems=[], notices=found.notices)
+
+    def begin_uploads(self) -> None:
+        """Begin to upload: it is known by now which checkpoints the run goes on with."""
+        if self._uploads is not None:
+            self._uploads.start()
 
     def finish_uploads(self, seconds: float) -> None:
         """Begin to finish the uploads; tell what they came to within ``seconds``."""
@@ -185,15 +194,17 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     output, sys.stdout = sys.stdout, sys.stderr
-    with only_courier(directory, wait=ORPHAN_SECONDS + 5):
-        courier = CourierProcess(directory, output, only=arguments[1:])
-        try:
-            courier.start()
-        except ForgeError as error:
-            courier.tell(ready=False, problems=[_as_dict(Problem(message=str(error)))])
-            return error.exit_code
+    courier = CourierProcess(directory, output, only=arguments[1:])
+    try:
+        lock = only_courier(directory, wait=HANDOVER_SECONDS)
+        courier.start()
+    except ForgeError as error:
+        courier.tell(ready=False, problems=[_as_dict(Problem(message=str(error)))])
+        return error.exit_code
+    with lock:
         seconds = _obey(courier)
         if seconds is None:
+            _leave_to_the_next(directory)
             courier.finish_uploads(ORPHAN_SECONDS)
             courier.close(ORPHAN_SECONDS)
             courier.await_uploads(ORPHAN_SECONDS)
@@ -208,11 +219,27 @@ def _obey(courier: CourierProcess) -> float | None:
     """Do what the training process asks until it says how long closing may take, or is gone."""
     for line in sys.stdin:
         message = json.loads(line) if line.endswith("\n") else {}
-        if "finish_uploads" in message:
+        if "begin_uploads" in message:
+            courier.begin_uploads()
+        elif "finish_uploads" in message:
             courier.finish_uploads(float(message["finish_uploads"]))
         elif "close" in message:
             return float(message["close"])
     return None
+
+
+def _leave_to_the_next(directory: RunDirectory) -> None:
+    """End this process as soon as another one trains the run: its courier does the rest.
+
+    That is no worse than a kill, which everything here has to survive anyway.
+    """
+
+    def watch() -> None:
+        while not is_locked(directory.root, directory.id):
+            time.sleep(_WATCH_SECONDS)
+        os._exit(0)
+
+    threading.Thread(target=watch, name="await-successor", daemon=True).start()
 
 
 def _context(directory: RunDirectory, recipe: Recipe) -> RunContext:

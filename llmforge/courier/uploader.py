@@ -9,12 +9,20 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import cast
 
 from llmforge.checkpoint import Checkpoint, list_checkpoints
 from llmforge.courier.mirror import run_files
-from llmforge.errors import ForgeError
+from llmforge.courier.pending import (
+    DONE,
+    checkpoint_url,
+    new_record,
+    pending_uploads,
+    record_of,
+    settle_superseded,
+)
+from llmforge.errors import CheckpointError, CommitConflict, ForgeError
 from llmforge.remote import RemoteRun, new_token
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.uploads import UploadRecord, UploadState, read_uploads, write_upload
@@ -23,17 +31,21 @@ POLL_SECONDS = 0.5
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
 _RECORD_SECONDS = 1.0
-_DONE: tuple[UploadState, ...] = ("committed", "cancelled")
+_FINAL = (CheckpointError, CommitConflict)
+"""Failures that every further try would meet again."""
 
 
 class Uploader(threading.Thread):
-    """Uploads what is not in storage yet, the newest checkpoint first, then the best.
+    """Uploads what is not in storage yet: what was begun, then the newest checkpoint, the best.
+
+    One that fails lets the others go first.
 
     Args:
         directory: the run.
         remote: its place in storage.
         archive: ``none``, ``tar.gz`` or ``tar.zst``.
         on_change: told a record whenever its state changes; called from this thread.
+        on_error: told what else went wrong, once per distinct message.
         only: upload these steps and no others; all when None.
     """
 
@@ -44,6 +56,7 @@ class Uploader(threading.Thread):
         *,
         archive: str,
         on_change: Callable[[UploadRecord], None],
+        on_error: Callable[[str], None],
         only: frozenset[int] | None = None,
     ) -> None:
         super().__init__(name="upload-checkpoints", daemon=True)
@@ -51,50 +64,90 @@ class Uploader(threading.Thread):
         self._remote = remote
         self._archive = archive
         self._on_change = on_change
+        self._on_error = on_error
         self._only = only
-        self._failures = 0
+        self._reported: set[str] = set()
+        self._in_a_row = 0
+        self._failures: dict[str, int] = {}
+        self._given_up: set[str] = set()
+        self._not_cleared: set[str] = set()
+        self._first_look = self._last_look = False
         self._closing = threading.Event()
         self._wake = threading.Event()
 
     def close(self) -> None:
-        """Ask the thread to end once nothing is left; :meth:`join` waits for it."""
+        """Ask the thread to end once nothing is left to try; :meth:`join` waits for it."""
         self._closing.set()
         self._wake.set()
 
     def pending(self) -> list[int]:
         """Return the steps still to be uploaded."""
-        return [item.step for item in pending_uploads(self._directory) if self._wanted(item.step)]
+        return sorted(item.step for item in self._waiting())
 
     def run(self) -> None:
-        """Upload until closed and nothing is left."""
+        """Upload until closed and nothing is left to try."""
         while True:
             closing = self._closing.is_set()
-            settle_superseded(self._directory, on_change=self._on_change)
-            waiting = [item for item in pending_uploads(self._directory) if self._wanted(item.step)]
-            if waiting:
-                self._queue(waiting)
-                self._upload(waiting[0])
-            elif closing:
+            try:
+                busy = self._work(closing=closing)
+            except Exception as error:  # the disk or a storage may raise anything; it is told
+                self._report(error)
+                self._pause(FIRST_RETRY_SECONDS)
+                busy = True
+            if closing and not busy:
                 return
-            else:
-                self._pause(POLL_SECONDS)
 
-    def _wanted(self, step: int) -> bool:
-        return self._only is None or step in self._only
+    def _work(self, *, closing: bool) -> bool:
+        """Do the next thing; False when there is none."""
+        settle_superseded(self._directory, on_change=self._on_change)
+        if not self._first_look and not closing:
+            self._first_look = True
+            self._compare()
+        waiting = [item for item in self._waiting() if _name(item) not in self._given_up]
+        if waiting:
+            self._queue(waiting)
+            self._upload(min(waiting, key=lambda item: self._failures.get(_name(item), 0)))
+            return True
+        if self._clear_one():
+            return True
+        if closing and not self._last_look:
+            self._last_look = True
+            self._compare()
+            return True
+        if not closing:
+            self._pause(POLL_SECONDS)
+        return False
+
+    def _waiting(self) -> list[Checkpoint]:
+        found = pending_uploads(self._directory, self._remote.url)
+        return [item for item in found if self._only is None or item.step in self._only]
+
+    def _compare(self) -> None:
+        """Queue again what was committed and is not in storage any more."""
+        known = read_uploads(self._directory)
+        for checkpoint in list_checkpoints(self._directory.checkpoints):
+            record = record_of(known, checkpoint, self._remote.url)
+            if record is None or record.state != "committed":
+                continue
+            if self._remote.commit(record.step) is None:
+                record.state, record.token, record.sent = "queued", "", 0
+                record.error = "storage does not have it any more"
+                self._tell(record)
 
     def _queue(self, waiting: list[Checkpoint]) -> None:
         known = read_uploads(self._directory)
         for checkpoint in waiting:
-            if _record_of(known, checkpoint) is None:
-                self._tell(_new_record(checkpoint))
+            if record_of(known, checkpoint, self._remote.url) is None:
+                self._tell(new_record(known, checkpoint, self._remote.url))
 
     def _upload(self, checkpoint: Checkpoint) -> None:
-        record = _record_of(read_uploads(self._directory), checkpoint) or _new_record(checkpoint)
+        known, place = read_uploads(self._directory), self._remote.url
+        record = record_of(known, checkpoint, place) or new_record(known, checkpoint, place)
         # The token is on the disk before anything is sent under it, so that a later try finds
         # what this one has left.
         record.token = record.token or new_token()
         record.tries += 1
-        record.sent, record.error = 0, ""
+        record.sent, record.error, record.final = 0, "", False
         self._write(record)
         began = written = time.monotonic()
 
@@ -123,9 +176,8 @@ class Uploader(threading.Thread):
         except Exception as error:  # a storage may raise anything; it is reported and tried again
             self._failed(record, checkpoint, error)
             return
-        self._failures = 0
+        self._in_a_row = 0
         record.state, record.token = "committed", commit.token
-        record.url = f"{self._remote.url}/checkpoints/{checkpoint.path.name}"
         record.sent = record.size = commit.size
         record.seconds = round(time.monotonic() - began, 3)
         self._tell(record)
@@ -134,11 +186,38 @@ class Uploader(threading.Thread):
         if not checkpoint.path.exists():
             return  # retention deleted it meanwhile: the next look cancels it
         record.state = "failed"
-        record.error = error.message if isinstance(error, ForgeError) else repr(error)
+        record.error = _text(error)
+        record.final = isinstance(error, _FINAL)
         self._tell(record)
-        self._failures += 1
-        longest = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (self._failures - 1))
+        name = _name(checkpoint)
+        self._failures[name] = self._failures.get(name, 0) + 1
+        if record.final:
+            self._given_up.add(name)
+            return
+        self._in_a_row += 1
+        longest = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (self._in_a_row - 1))
         self._pause(longest * random.uniform(0.5, 1.0))
+
+    def _clear_one(self) -> bool:
+        """Remove from storage what an upload that was given up left there; False when none is."""
+        for record in read_uploads(self._directory).values():
+            if record.url != checkpoint_url(self._remote.url, record.step):
+                continue
+            for token in record.leftovers:
+                if token in self._not_cleared:
+                    continue
+                self._not_cleared.add(token)  # not tried twice by one process
+                self._remote.discard(record.step, token)
+                record.leftovers.remove(token)
+                write_upload(self._directory, record)
+                return True
+        return False
+
+    def _report(self, error: Exception) -> None:
+        text = _text(error)
+        if text not in self._reported:
+            self._reported.add(text)
+            self._on_error(text)
 
     def _tell(self, record: UploadRecord) -> None:
         self._write(record)
@@ -146,7 +225,7 @@ class Uploader(threading.Thread):
 
     def _write(self, record: UploadRecord) -> None:
         record.updated = time.time()
-        write_upload(self._directory, record, durable=record.state in _DONE or record.tries == 1)
+        write_upload(self._directory, record, durable=record.state in DONE or record.tries == 1)
 
     def _pause(self, seconds: float) -> None:
         self._wake.wait(seconds)
@@ -156,53 +235,9 @@ class Uploader(threading.Thread):
             self._wake.clear()
 
 
-def pending_uploads(directory: RunDirectory) -> list[Checkpoint]:
-    """Return the checkpoints that are not in storage, in the order they are to be uploaded."""
-    known = read_uploads(directory)
-    waiting = []
-    for checkpoint in list_checkpoints(directory.checkpoints):
-        record = _record_of(known, checkpoint)
-        if record is None or record.state not in _DONE:
-            waiting.append(checkpoint)
-    best = max((item.step for item in waiting if item.is_best), default=None)
-    newest = max((item.step for item in waiting), default=None)
-    return sorted(
-        waiting, key=lambda item: (item.step == newest, item.step == best, item.step), reverse=True
-    )
+def _name(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.step} {checkpoint.manifest.created}"
 
 
-def committed_uploads(directory: RunDirectory) -> set[int]:
-    """Return the steps whose checkpoint here is in storage, verified."""
-    known = read_uploads(directory)
-    here = list_checkpoints(directory.checkpoints)
-    records = ((item.step, _record_of(known, item)) for item in here)
-    return {step for step, record in records if record and record.state == "committed"}
-
-
-def settle_superseded(
-    directory: RunDirectory, *, on_change: Callable[[UploadRecord], None]
-) -> None:
-    """Mark what became of uploads whose checkpoint is no longer here: cleaned, or cancelled."""
-    here = {checkpoint.step for checkpoint in list_checkpoints(directory.checkpoints)}
-    for record in read_uploads(directory).values():
-        if record.step in here or record.cleaned or record.state == "cancelled":
-            continue
-        if record.state == "committed":
-            record.cleaned = True
-        else:
-            record.state = "cancelled"
-        record.updated = time.time()
-        write_upload(directory, record)
-        on_change(record)
-
-
-def _record_of(known: Mapping[int, UploadRecord], checkpoint: Checkpoint) -> UploadRecord | None:
-    """Return the record of exactly this checkpoint, not of an earlier one of the same step."""
-    record = known.get(checkpoint.step)
-    return record if record and record.created == checkpoint.manifest.created else None
-
-
-def _new_record(checkpoint: Checkpoint) -> UploadRecord:
-    return UploadRecord(
-        step=checkpoint.step, created=checkpoint.manifest.created, size=checkpoint.manifest.size
-    )
+def _text(error: Exception) -> str:
+    return error.message if isinstance(error, ForgeError) else repr(error)

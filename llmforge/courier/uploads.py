@@ -17,10 +17,18 @@ from llmforge.rundir.uploads import UploadRecord
 
 @dataclass(frozen=True, kw_only=True)
 class UploadSummary:
-    """What uploads came to: the ``committed`` and ``pending`` steps, and the run's ``url``."""
+    """What uploads came to.
+
+    Attributes:
+        committed: steps that were committed since the start.
+        pending: steps that are not in storage.
+        mirrored: whether all small files of the run are there.
+        url: the run's place.
+    """
 
     committed: list[int]
     pending: list[int]
+    mirrored: bool
     url: str
 
 
@@ -48,7 +56,11 @@ class Uploads:
         self._committed: list[int] = []
         self._tell = on_change
         self._uploader = Uploader(
-            directory, remote, archive=recipe.storage.archive, on_change=self._changed
+            directory,
+            remote,
+            archive=recipe.storage.archive,
+            on_change=self._changed,
+            on_error=on_error,
         )
         self._mirror = Mirror(directory, remote, on_error=on_error)
         self._stop = threading.Event()
@@ -62,11 +74,16 @@ class Uploads:
         """Let the rest arrive for at most ``seconds``; :meth:`stop` ends the waiting early."""
         deadline = time.monotonic() + seconds
         self._uploader.close()
-        self._await(self._uploader, deadline)
-        self._mirror.close()
-        self._await(self._mirror, deadline)
+        self._mirror.hurry()
+        if self._uploader.ident is not None:  # it was begun
+            self._await(self._uploader, deadline)
+            self._mirror.close()
+            self._await(self._mirror, deadline)
         return UploadSummary(
-            committed=self._committed, pending=self._uploader.pending(), url=self._remote.url
+            committed=self._committed,
+            pending=self._uploader.pending(),
+            mirrored=self._mirror.complete,
+            url=self._remote.url,
         )
 
     def stop(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from llmforge.errors import Problem
+from llmforge.interfaces import RunContext
 from llmforge.options import plain
-from llmforge.plugins import load
+from llmforge.plugins import build_manager, load
 from llmforge.recipe import Recipe
 from llmforge.remote.archive import missing_package
 from llmforge.remote.bandwidth import Limiter
@@ -27,11 +28,15 @@ def recipe_remote(recipe: Recipe, run_id: str, *, attempt: int) -> RemoteRun:
     )
 
 
-def storage_problems(recipe: Recipe) -> list[Problem]:
-    """Return what has to be installed before a recipe's storage can be used."""
+def storage_problems(recipe: Recipe, run: RunContext) -> list[Problem]:
+    """Return what a recipe's storage lacks before it can be used: packages, then credentials."""
     if recipe.storage.url is None:
         return []
     selection = recipe.selected("storage")
+    component = load("storage", selection.name)(selection.options)
     archive = missing_package(recipe.storage.archive)
-    problems = load("storage", selection.name)(selection.options).missing_packages()
-    return problems if archive is None else [*problems, archive]
+    problems = component.missing_packages() + ([] if archive is None else [archive])
+    if problems:
+        return problems
+    answers = build_manager([component]).hook.forge_preflight(run=run)
+    return [problem for answer in answers for problem in answer]

@@ -203,17 +203,23 @@ class RemoteRun:
     def supersede(self, *, after: int) -> list[int]:
         """Withdraw the completion and every commit after step ``after``; return those steps.
 
-        For a run that deliberately goes back. What was committed stays, under the COMMIT's
-        content in ``SUPERSEDED-<token>.json``, but does not exist as a checkpoint any more.
+        For a run that deliberately goes back.
         """
         self._delete(f"{self._folder}/{COMPLETION}")
         withdrawn = [commit for commit in self.commits() if commit.step > after]
         for commit in withdrawn:
-            folder = self._step_folder(commit.step)
-            aside = f"{folder}/SUPERSEDED-{commit.token}.json"
-            create(self._connections, aside, encode_commit(commit))
-            self._delete(f"{folder}/{COMMIT}")
+            self.withdraw(commit)
         return [commit.step for commit in withdrawn]
+
+    def withdraw(self, commit: Commit) -> None:
+        """Let ``commit`` no longer exist as a checkpoint.
+
+        What was committed stays, under the COMMIT's content in ``SUPERSEDED-<token>.json``.
+        """
+        folder = self._step_folder(commit.step)
+        aside = f"{folder}/SUPERSEDED-{commit.token}.json"
+        create(self._connections, aside, encode_commit(commit))
+        self._delete(f"{folder}/{COMMIT}")
 
     def verify(self, commit: Commit, *, deep: bool = False) -> list[str]:
         """Return what is wrong with ``commit``: sizes, and with ``deep`` every content."""

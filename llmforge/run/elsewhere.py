@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 from llmforge.checkpoint import newest_valid
 from llmforge.checkpoint.format import TOKENIZER, step_name
+from llmforge.checkpoint.publish import set_aside
+from llmforge.courier import forget_uploads
 from llmforge.courier.cursor import rewind_cursors
 from llmforge.errors import CheckpointError, RunError, StorageError
 from llmforge.remote import Commit, RemoteRun, recipe_remote
@@ -20,7 +22,7 @@ from llmforge.rundir.atomic import write_bytes
 log = logging.getLogger("llmforge.run")
 
 _NOT_OF_THE_RUN = (ATTEMPT, COMPLETION)
-_NO_LOOK = "--set storage.resume=false starts without looking there"
+_NO_LOOK = "the run may be there, so nothing was begun; without looking: --set storage.resume=false"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def bring_back(plan: Plan, *, say: Callable[[str], None]) -> BroughtBack:
         return BroughtBack(newest, _bring_checkpoint(plan, remote, here=here, say=say))
     except StorageError as error:
         if here is None:
-            raise StorageError(error.message, remedy=error.remedy or _NO_LOOK) from error
+            remedies = [text for text in (error.remedy, _NO_LOOK) if text]
+            raise type(error)(error.message, remedy="\n  ".join(remedies)) from error
         return BroughtBack(
             attempt,
             (f"storage was not asked for a newer checkpoint, going on from here: {error.message}",),
@@ -79,9 +82,12 @@ def bring_back(plan: Plan, *, say: Callable[[str], None]) -> BroughtBack:
 def go_back(plan: Plan, *, step: int) -> None:
     """Let storage know that the run goes back to ``step``: what came later is superseded there.
 
+    It is forgotten here first, so that what is killed in between counts as not uploaded.
+
     Raises:
         StorageError: storage does not answer.
     """
+    forget_uploads(plan.directory, after=step)
     record = read_record(plan.directory)
     recipe_remote(plan.recipe, plan.run_id, attempt=record.attempt).supersede(after=step)
 
@@ -140,6 +146,8 @@ def _fetch(plan: Plan, remote: RemoteRun, commit: Commit) -> None:
     remote.fetch_run_files(commit, directory.path)
     rewind_cursors(directory.cursors)
     target = directory.checkpoints / step_name(commit.step)
+    if target.exists():  # and is damaged, else nothing would be fetched
+        log.warning("%s is damaged, set aside as %s", target, set_aside(target, "corrupt").name)
     remote.fetch(commit, target)
     if not directory.tokenizer.exists() and (target / TOKENIZER).is_dir():
         fresh = directory.path / f".{TOKENIZER}"

@@ -29,7 +29,7 @@ from llmforge.run.opening import disk_errors_told, open_record
 from llmforge.run.plan import Plan
 from llmforge.run.report import Reporter, duration
 from llmforge.run.samples import Sampling
-from llmforge.run.saving import open_writer
+from llmforge.run.saving import delete_uploaded, open_writer
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.stage import Stage, set_stage
 from llmforge.run.system import SystemProbe, SystemSampler
@@ -286,6 +286,7 @@ class _Start:
             telemetry.event(trial.started(self._plan.run_id))
         telemetry.event(ArtifactWritten(name="recipe", path="recipe.toml", type="recipe"))
         telemetry.begin(point.state.step, point.state.row)
+        telemetry.begin_uploads()
 
     def _sampling(self, stage: Stage, telemetry: Telemetry) -> Sampling:
         return Sampling(
@@ -363,6 +364,7 @@ class _Start:
             self._reporter.phase("finishing uploads; Ctrl-C leaves the rest to the next start")
             seconds = grace_seconds(self._plan.recipe.storage, stopped_by=stopped_by)
             telemetry.finish_uploads(seconds)
+            delete_uploaded(self._plan, telemetry.uploads)
 
     def _end_early(self, telemetry: Telemetry | None, *, state: str, reason: str) -> None:
         """Tell and record that this start ended without finishing, as far as the disk lets it."""

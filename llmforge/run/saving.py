@@ -11,11 +11,14 @@ from llmforge.checkpoint import (
     SelfDescription,
     preflight_space,
 )
+from llmforge.checkpoint.retention import apply_retention
+from llmforge.courier import settle_superseded
 from llmforge.events import CheckpointSaved
-from llmforge.recipe import to_toml
+from llmforge.recipe import Recipe, to_toml
 from llmforge.run.plan import Plan
 from llmforge.run.stage import Stage
 from llmforge.run.telemetry import Telemetry
+from llmforge.run.uploading import UploadWatch
 
 log = logging.getLogger("llmforge.run")
 
@@ -60,11 +63,27 @@ def open_writer(plan: Plan, stage: Stage, telemetry: Telemetry) -> CheckpointWri
             recipe_hash=plan.identity.hash,
             tokenizer=directory.tokenizer,
         ),
-        retention=Retention(
-            keep_last=recipe.checkpoint.keep_last, keep_best=recipe.checkpoint.keep_best
-        ),
+        retention=_retention(recipe),
         on_saved=saved,
         protected=uploads.protected if uploads else tuple,
         elsewhere=uploads.elsewhere if uploads else tuple,
         parent=None if parent is None else parent.step,
     )
+
+
+def delete_uploaded(plan: Plan, uploads: UploadWatch) -> None:
+    """Delete what was uploaded after the last checkpoint was saved, if the recipe wants that."""
+    directory = plan.directory
+    if uploads.elsewhere():
+        apply_retention(
+            directory.checkpoints,
+            retention=_retention(plan.recipe),
+            protected=uploads.protected(),
+            elsewhere=uploads.elsewhere(),
+        )
+        settle_superseded(directory, on_change=uploads)
+
+
+def _retention(recipe: Recipe) -> Retention:
+    keys = recipe.checkpoint
+    return Retention(keep_last=keys.keep_last, keep_best=keys.keep_best)

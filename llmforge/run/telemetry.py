@@ -24,6 +24,7 @@ from llmforge.events import (
 )
 from llmforge.plugins import Notifier
 from llmforge.recipe import Recipe
+from llmforge.remote import recipe_remote
 from llmforge.run.metrics import LossHistory, RowFile, cut_rows, read_rows
 from llmforge.run.signals import StopNow
 from llmforge.run.uploading import UploadWatch
@@ -65,7 +66,12 @@ class Telemetry:
         self.history = LossHistory()
         self.compute_seconds = 0.0
         self.uploads = (
-            UploadWatch(directory, recipe.storage, on_committed=self._checkpoint_uploaded)
+            UploadWatch(
+                directory,
+                recipe.storage,
+                place=recipe_remote(recipe, directory.id, attempt=recorder.record.attempt).url,
+                on_committed=self._checkpoint_uploaded,
+            )
             if recipe.storage.url is not None
             else None
         )
@@ -161,6 +167,11 @@ class Telemetry:
         """Return the error of a tracker or of storage when its ``on_error`` ends the run."""
         return self._failed_tracker() or (self.uploads.failure() if self.uploads else None)
 
+    def begin_uploads(self) -> None:
+        """Let uploads begin; only once it is settled which checkpoint the run goes on from."""
+        if self.uploads is not None and self.courier is not None:
+            self.courier.begin_uploads()
+
     def finish_uploads(self, seconds: float) -> None:
         """Let uploads arrive for at most ``seconds``, and say what did not.
 
@@ -179,6 +190,8 @@ class Telemetry:
         elif found["pending"]:
             steps = ", ".join(str(step) for step in found["pending"])
             log.warning("not in storage yet: step %s; to go on: %s", steps, go_on)
+        elif not found["mirrored"]:
+            log.warning("not all small files of the run are in storage; to go on: %s", go_on)
         else:
             log.info("storage: everything is in %s", found["url"])
 
@@ -207,8 +220,9 @@ class Telemetry:
         delivered = self.courier.close(
             min(bound, INTERRUPTED_CLOSE_SECONDS) if interrupted else bound
         )
-        if not delivered:
-            log.warning("the trackers did not answer; what they lack stays in the journal")
+        if delivered is None:
+            log.warning("the courier did not answer; what the trackers lack stays in the journal")
+            return
         for tracker, counts in delivered.items():
             text = f"tracker {tracker}: {counts['delivered']:,} events delivered"
             where = f": {counts['link']}" if counts["link"] else ""
@@ -232,6 +246,8 @@ class Telemetry:
     def _courier_failed(self, tracker: str, message: str) -> None:
         if tracker == STORAGE:
             log.warning("storage: %s; it is tried again", message)
+            if self.uploads is not None:
+                self.uploads.failed(message)
             return
         text = f"tracker {tracker} failed: {message}; its events wait in the journal"
         self._tracker_failure = text

@@ -26,6 +26,7 @@ class UploadWatch:
     Args:
         directory: the run.
         keys: its ``[storage]`` table.
+        place: its URL in storage.
         on_committed: told the step and URL of a checkpoint that is safe in storage.
     """
 
@@ -34,13 +35,16 @@ class UploadWatch:
         directory: RunDirectory,
         keys: StorageKeys,
         *,
+        place: str,
         on_committed: Callable[[int, str], None],
     ) -> None:
         self._directory = directory
+        self._place = place
         self._keys = keys
         self._on_committed = on_committed
         self._changed = threading.Condition()
         self._committed: set[int] = set()
+        self._hopeless: set[int] = set()
         self._failure = ""
         self._reported = ""
 
@@ -52,12 +56,19 @@ class UploadWatch:
             if record.state == "failed":
                 self._failure = line
                 self._reported = record.error
+                self._hopeless |= {record.step} if record.final else set()
             elif record.state == "committed" and not record.cleaned:
                 self._failure = ""
                 self._committed.add(record.step)
             self._changed.notify_all()
         if record.state == "committed" and not record.cleaned:
             self._on_committed(record.step, record.url)
+
+    def failed(self, message: str) -> None:
+        """Take note of a failure of storage that is not of one checkpoint's upload."""
+        with self._changed:
+            self._failure = f"storage: {message}"
+            self._changed.notify_all()
 
     def _level(self, record: UploadRecord) -> int:
         """Return how loud a state is: an outage is told once and not with every try."""
@@ -77,32 +88,34 @@ class UploadWatch:
     def wait_for(self, step: int, *, stop: Callable[[], bool]) -> None:
         """Wait until the checkpoint of ``step`` is committed, as ``background = false`` asks.
 
-        Returns all the same when ``stop`` does or after ``storage.close_timeout`` seconds; the
-        upload goes on then.
+        Returns all the same when ``stop`` says so, when the upload cannot succeed, or after
+        ``storage.close_timeout`` seconds; the upload goes on then.
         """
         deadline = time.monotonic() + self._keys.close_timeout
         with self._changed:
-            while step not in self._committed and self.failure() is None and not stop():
+            while not self._is_settled(step) and not stop():
                 if time.monotonic() > deadline:
-                    break
+                    log.warning(
+                        "step %d is not in storage after %g s; going on, its upload goes on too",
+                        step,
+                        self._keys.close_timeout,
+                    )
+                    return
                 self._changed.wait(_POLL_SECONDS)
-            else:
-                return
-        log.warning(
-            "step %d is not in storage after %g s; going on, its upload goes on too",
-            step,
-            self._keys.close_timeout,
-        )
+
+    def _is_settled(self, step: int) -> bool:
+        return step in self._committed | self._hopeless or self.failure() is not None
 
     def protected(self) -> Collection[int]:
         """Return the steps that wait for their upload and must not be deleted here yet."""
-        return [item.step for item in pending_uploads(self._directory)[: self._keys.queue]]
+        waiting = pending_uploads(self._directory, self._place)
+        return [item.step for item in waiting[: self._keys.queue]]
 
     def elsewhere(self) -> Collection[int]:
         """Return the steps that are safe in storage and need not stay here."""
         if not self._keys.delete_local_after_upload:
             return ()
-        return committed_uploads(self._directory)
+        return committed_uploads(self._directory, self._place)
 
 
 def grace_seconds(keys: StorageKeys, *, stopped_by: str | None) -> float:
@@ -124,13 +137,15 @@ def upload_text(record: UploadRecord) -> str:
     if record.cleaned:
         return "cleaned, the local checkpoint is deleted"
     size = size_text(record.size)
+    again = "not tried again by itself" if record.final else "will be tried again"
+    lost = f", {record.error}" if record.error else ""
     texts = {
-        "queued": f"queued, {size}",
+        "queued": f"queued, {size}{lost}",
         "archiving": f"archiving {size}",
         "uploading": f"uploading, {size_text(record.sent)} of {size} in {record.seconds:.1f} s",
         "verifying": f"verifying {size}",
         "committed": f"committed, {size} in {record.seconds:.1f} s: {record.url}",
-        "failed": f"failed (try {record.tries}), will be tried again: {record.error}",
+        "failed": f"failed (try {record.tries}), {again}: {record.error}",
         "cancelled": "cancelled, a newer checkpoint took its place",
     }
     return texts[record.state]

@@ -8,6 +8,7 @@ from pathlib import Path
 from llmforge.errors import RunError
 from llmforge.rundir.layout import ARCHIVE, RunDirectory, archive_path, completion_path
 from llmforge.rundir.lock import RunLock
+from llmforge.rundir.record import read_record
 
 
 def next_attempt(root: Path, run_id: str) -> int:
@@ -29,7 +30,7 @@ def clear_run(root: Path, run_id: str) -> Path | None:
     with RunLock(root, run_id):
         directory = RunDirectory(root / run_id)
         completion = completion_path(root, run_id)
-        aside = archive_path(root, run_id, next_attempt(root, run_id))
+        aside = archive_path(root, run_id, _attempt(directory))
         if not directory.path.exists() and not completion.exists():
             return None
         try:
@@ -45,3 +46,12 @@ def clear_run(root: Path, run_id: str) -> Path | None:
                 remedy=f"make {root} and what is in it writable",
             ) from error
         return aside
+
+
+def _attempt(directory: RunDirectory) -> int:
+    """Return the attempt a run is: of a run begun elsewhere it is more than was cleared here."""
+    counted = next_attempt(directory.root, directory.id)
+    try:
+        return max(counted, read_record(directory).attempt)
+    except RunError:  # cleared because it cannot be read, or never begun
+        return counted

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmforge.errors import RunError
 from llmforge.rundir.atomic import write_json
 from llmforge.rundir.layout import RunDirectory
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
@@ -37,7 +39,9 @@ class UploadRecord:
         tries: how often it was begun.
         seconds: the present or last try took.
         error: what the last failed try met.
-        url: of the committed checkpoint.
+        final: whether the failure is one that another try would meet again.
+        url: where the checkpoint is, or is to be; tells two places of one run apart.
+        leftovers: tokens of uploads of this step that were given up and may have left objects.
         cleaned: whether the local checkpoint was deleted since.
         updated: seconds since the epoch.
     """
@@ -51,7 +55,9 @@ class UploadRecord:
     tries: int = 0
     seconds: float = 0.0
     error: str = ""
+    final: bool = False
     url: str = ""
+    leftovers: list[str] = field(default_factory=list)
     cleaned: bool = False
     updated: float = 0.0
     format_version: int = FORMAT_VERSION
@@ -63,8 +69,7 @@ _FIELDS = frozenset(item.name for item in dataclasses.fields(UploadRecord))
 def read_uploads(directory: RunDirectory) -> dict[int, UploadRecord]:
     """Return the records of a run's uploads by step.
 
-    Raises:
-        RunError: one of them is damaged.
+    A damaged one counts as none: the upload is looked up in storage, and done again if need be.
     """
     found = {}
     for path in sorted(directory.uploads.glob("step-*.json")):
@@ -73,11 +78,9 @@ def read_uploads(directory: RunDirectory) -> dict[int, UploadRecord]:
             record = UploadRecord(**{key: body[key] for key in body if key in _FIELDS})
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(
-                f"{path} is damaged: {error}",
-                remedy="delete it: the upload is looked up in storage, and done again if need be",
-            ) from error
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            log.debug("%s is damaged and passed over: %s", path, error)
+            continue
         found[record.step] = record
     return found
 
