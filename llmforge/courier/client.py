@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import queue
 import subprocess
@@ -18,15 +19,18 @@ from llmforge.rundir.uploads import UploadRecord
 READY_SECONDS = 60.0
 STORAGE = "storage"
 """What a failure of storage is called among those of the trackers."""
+COURIER = "courier"
+"""What a failure of the courier itself is called there."""
 _ANSWER_SECONDS = 2.0
+_MOST_RESTARTS = 3
 
 
 class Courier:
-    """A running courier process.
+    """A running courier process; one that dies while the run goes on is started again.
 
     Args:
         directory: the run; its ``recipe.toml`` must be written already.
-        on_error: told (tracker, message) when a tracker or ``storage`` fails.
+        on_error: told (tracker, message) when a tracker fails, ``storage``, or the ``courier``.
         on_upload: told an upload whenever its state changes. Both are called from another thread.
         only: drive these trackers; the ones the recipe selects when empty.
 
@@ -43,6 +47,10 @@ class Courier:
         only: Sequence[str] = (),
     ) -> None:
         self.notices: Sequence[str] = ()
+        self._directory = directory
+        self._only = only
+        self._was_ready = self._uploads_begun = self._ending = False
+        self._lock = threading.Lock()
         self._on_error = on_error
         self._on_upload = on_upload
         self._uploads: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -50,17 +58,21 @@ class Courier:
         self._closed: queue.Queue[dict[str, Any]] = queue.Queue()
         self._stderr_path = directory.trackers / "courier.log"
         directory.trackers.mkdir(parents=True, exist_ok=True)
+        self._process = self._start()
+        self._reader = threading.Thread(target=self._read, name="forge-courier", daemon=True)
+        self._reader.start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        path = str(self._directory.path.absolute())
         with self._stderr_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "llmforge.courier", str(directory.path.absolute()), *only],
+            return subprocess.Popen(
+                [sys.executable, "-m", "llmforge.courier", path, *self._only],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 start_new_session=True,
             )
-        self._reader = threading.Thread(target=self._read, name="forge-courier", daemon=True)
-        self._reader.start()
 
     def problems(self) -> list[Problem]:
         """Wait until the trackers have answered their preflight and return what is wrong.
@@ -85,6 +97,7 @@ class Courier:
 
     def begin_uploads(self) -> None:
         """Let uploads begin: it is settled which checkpoints the run goes on with."""
+        self._uploads_begun = True
         with contextlib.suppress(OSError):  # it is gone, and whoever asks next is told so
             self._ask(begin_uploads=1)
 
@@ -95,6 +108,7 @@ class Courier:
             What :class:`~llmforge.courier.uploads.UploadSummary` holds; None when the courier
             could not say.
         """
+        self._ending = True
         try:
             self._ask(finish_uploads=seconds)
             answer = self._uploads.get(timeout=seconds + _ANSWER_SECONDS)
@@ -113,6 +127,7 @@ class Courier:
             Per tracker, how many events were ``delivered``, how many are ``pending``, and a
             ``link`` to where they can be seen; None when the courier could not say.
         """
+        self._ending = True
         result: dict[str, Any] | None = None
         try:
             self._ask(close=seconds)
@@ -124,8 +139,11 @@ class Courier:
 
     def kill(self) -> None:
         """End the process at once; the journal keeps what it had not delivered."""
-        self._process.kill()
-        self._process.wait()
+        with self._lock:
+            self._ending = True
+            process = self._process
+        process.kill()
+        process.wait()
 
     def _ask(self, **message: float) -> None:
         assert self._process.stdin is not None
@@ -133,13 +151,27 @@ class Courier:
         self._process.stdin.flush()
 
     def _read(self) -> None:
+        for restarts in itertools.count():
+            self._listen()
+            died = {"died": self._process.wait()}
+            with self._lock:
+                if self._ending or not self._was_ready or restarts == _MOST_RESTARTS:
+                    break
+                self._on_error(COURIER, f"it ended with code {died['died']} and is started again")
+                self._process = self._start()
+            if self._uploads_begun:
+                self.begin_uploads()
+        for waiting in (self._ready, self._uploads, self._closed):
+            waiting.put(died)
+
+    def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if not line.endswith("\n"):
-                break  # it was killed while it spoke
+                return  # it was killed while it spoke
             message = json.loads(line)
             if "ready" in message:
-                self._ready.put(message)
+                self._take_ready(message)
             elif "closed" in message:
                 self._closed.put(message)
             elif "uploads" in message:
@@ -148,6 +180,10 @@ class Courier:
                 self._on_upload(UploadRecord(**message["upload"]))
             else:
                 self._on_error(message["tracker"], message["error"])
-        died = {"died": self._process.wait()}
-        for waiting in (self._ready, self._uploads, self._closed):
-            waiting.put(died)
+
+    def _take_ready(self, message: dict[str, Any]) -> None:
+        if not self._was_ready:
+            self._was_ready = bool(message["ready"])
+            self._ready.put(message)
+        for problem in message["problems"] if self._was_ready else ():
+            self._on_error(COURIER, str(Problem(**problem)))

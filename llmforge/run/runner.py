@@ -360,11 +360,12 @@ class _Start:
     # Ending --------------------------------------------------------------------------------
 
     def _finish_uploads(self, telemetry: Telemetry, *, stopped_by: str | None) -> None:
-        if telemetry.uploads is not None:
+        if telemetry.uploads is not None and telemetry.uploads_begun:
             self._reporter.phase("finishing uploads; Ctrl-C leaves the rest to the next start")
             seconds = grace_seconds(self._plan.recipe.storage, stopped_by=stopped_by)
             telemetry.finish_uploads(seconds)
-            delete_uploaded(self._plan, telemetry.uploads)
+            with self._signals.deferred():
+                delete_uploaded(self._plan, telemetry.uploads)
 
     def _end_early(self, telemetry: Telemetry | None, *, state: str, reason: str) -> None:
         """Tell and record that this start ended without finishing, as far as the disk lets it."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pluggy
 
-from llmforge.courier import STORAGE, Courier, JournalWriter, cut_torn_line
+from llmforge.courier import COURIER, STORAGE, Courier, JournalWriter, cut_torn_line
 from llmforge.errors import ForgeError, PluginError, Problem
 from llmforge.events import (
     CheckpointUploaded,
@@ -43,6 +43,10 @@ class Telemetry:
         recipe: its recipe, which names the trackers.
         manager: callbacks are registered in it.
         recorder: gets the newest values for ``run.json``.
+
+    Attributes:
+        uploads: hears of the uploads; None when the recipe has no storage.
+        uploads_begun: whether there can be any yet.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Telemetry:
         self._timing: RowFile | None = None
         self._tracker_failure: str | None = None
         self._announced = False
+        self.uploads_begun = False
         self.history = LossHistory()
         self.compute_seconds = 0.0
         self.uploads = (
@@ -170,6 +175,7 @@ class Telemetry:
     def begin_uploads(self) -> None:
         """Let uploads begin; only once it is settled which checkpoint the run goes on from."""
         if self.uploads is not None and self.courier is not None:
+            self.uploads_begun = True
             self.courier.begin_uploads()
 
     def finish_uploads(self, seconds: float) -> None:
@@ -177,7 +183,7 @@ class Telemetry:
 
         A signal ends the waiting; what is left is in the run directory for the next start.
         """
-        if self.uploads is None or self.courier is None:
+        if self.courier is None or not self.uploads_begun:
             return
         go_on = f"forge uploads push-all {self._directory.id}"
         try:
@@ -248,6 +254,9 @@ class Telemetry:
             log.warning("storage: %s; it is tried again", message)
             if self.uploads is not None:
                 self.uploads.failed(message)
+            return
+        if tracker == COURIER:
+            log.warning("the courier, which delivers and uploads: %s", message)
             return
         text = f"tracker {tracker} failed: {message}; its events wait in the journal"
         self._tracker_failure = text
