@@ -82,7 +82,9 @@ def pull(
     directory = RunDirectory(run_root(root) / remote.run_id)
     commits = _chosen(remote, which)
     with RunLock(directory.root, directory.id):
-        if not directory.record.exists():
+        if directory.record.exists():
+            _require_same_run(directory, remote, commits)
+        else:
             directory.path.mkdir(parents=True, exist_ok=True)
             fetch_mirrored(remote, directory)
             completion = remote.completion()
@@ -180,6 +182,26 @@ def _chosen(remote: RemoteRun, which: str) -> list[Commit]:
             f"{remote.url} has no checkpoint '{which}'", remedy=f"committed steps: {steps}"
         )
     return chosen
+
+
+def _require_same_run(directory: RunDirectory, remote: RemoteRun, commits: list[Commit]) -> None:
+    """Refuse to mix what is fetched with another run, or another attempt, of this id.
+
+    Raises:
+        RunError: the one here is another.
+    """
+    from llmforge.errors import RunError
+    from llmforge.rundir import read_record
+
+    record = read_record(directory)
+    same_recipe = {commit.recipe_hash for commit in commits} <= {record.identity.get("hash")}
+    if record.attempt == remote.attempt and same_recipe:
+        return
+    here = f"attempt {record.attempt}" + ("" if same_recipe else " of another recipe")
+    raise RunError(
+        f"{directory.path} holds {here}, not what is in {remote.url}",
+        remedy=f"set it aside first: forge runs clear {directory.id}; or fetch into another --root",
+    )
 
 
 def _refresh_pointers(directory: RunDirectory) -> None:

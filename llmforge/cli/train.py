@@ -146,15 +146,29 @@ def _say_done(plan: Plan) -> None:
         typer.echo(f"  fetch it:       forge runs pull {plan.run_id}{place}")
     typer.echo(f"  train it anew:  forge runs clear {plan.run_id}")
     if plan.recipe.storage.url is not None:
-        from llmforge.courier import pending_uploads
-        from llmforge.remote import recipe_remote
+        _carry_on_uploads(plan, attempt=done.attempt)
 
-        place = recipe_remote(plan.recipe, plan.run_id, attempt=done.attempt).url
-        if waiting := pending_uploads(plan.directory, place):
-            typer.echo(
-                f"  not in storage: {len(waiting)} checkpoints; forge uploads push-all "
-                f"{plan.run_id}"
-            )
+
+def _carry_on_uploads(plan: Plan, *, attempt: int) -> None:
+    """Upload what of a completed run is not in storage yet; that it fails is only told."""
+    from llmforge.cli.uploads import push_now
+    from llmforge.courier import pending_uploads
+    from llmforge.errors import ForgeError
+    from llmforge.remote import recipe_remote
+    from llmforge.run.signals import StopNow
+
+    place = recipe_remote(plan.recipe, plan.run_id, attempt=attempt).url
+    waiting = pending_uploads(plan.directory, place)
+    if not waiting:
+        return
+    steps = ", ".join(str(item.step) for item in waiting)
+    typer.echo(f"  not in storage: step {steps}; uploading it now, Ctrl-C leaves it for later")
+    try:
+        push_now(plan.directory, plan.recipe, timeout=None, steps=None)
+    except ForgeError as error:
+        typer.echo(f"forge: {error}", err=True)
+    except StopNow:
+        typer.echo(f"  later:          forge uploads push-all {plan.run_id}")
 
 
 def _describe(recipe: Recipe, plan: Plan) -> None:

@@ -120,13 +120,15 @@ def push(
     from llmforge.rundir import RunDirectory
 
     found = locate(checkpoint, root=run_root(root))
-    _push(RunDirectory(found.path.absolute().parents[1]), url, timeout, steps=[found.step])
+    directory = RunDirectory(found.path.absolute().parents[1])
+    push_now(directory, _recipe(directory, url), timeout=timeout, steps=[found.step])
 
 
 @app.command("push-all")
 def push_all(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None) -> None:
     """Upload every checkpoint of a run that is not in storage yet, and its small files."""
-    _push(_find(root, run), url, timeout, steps=None)
+    directory = _find(root, run)
+    push_now(directory, _recipe(directory, url), timeout=timeout, steps=None)
 
 
 @app.command()
@@ -137,7 +139,7 @@ def retry(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None)
     states = {record.step: _state(record, at_work=at_work) for record in records}
     failed = [step for step, state in states.items() if state in ("failed", _BROKEN_OFF)]
     if failed:
-        _push(directory, url, timeout, steps=failed)
+        push_now(directory, _recipe(directory, url), timeout=timeout, steps=failed)
         return
     typer.echo(f"no upload of {directory.id} has failed")
     if waiting := sum(state == "queued" for state in states.values()):
@@ -211,30 +213,35 @@ def _told(record: UploadRecord, *, at_work: bool) -> str:
     return upload_text(record)
 
 
-def _push(
+def push_now(
     directory: RunDirectory,
-    url: str | None,
-    timeout: float | None,
+    recipe: Recipe,
     *,
+    timeout: float | None,
     steps: Collection[int] | None,
 ) -> None:
-    """Upload, telling a line per state.
+    """Upload checkpoints, telling a line per state, and the run's small files.
+
+    Args:
+        directory: the run.
+        recipe: says where its storage is.
+        timeout: seconds; the recipe's ``storage.close_timeout`` when None.
+        steps: these only; all that are not in storage when None.
 
     Raises:
         StorageError: not all of it arrived.
     """
-    from llmforge.courier.push import push as push_now
+    from llmforge.courier.push import push as push_here
     from llmforge.errors import StorageError
     from llmforge.run.uploading import upload_text
 
-    recipe = _recipe(directory, url)
-    remote = _remote(directory, url, recipe=recipe)
+    remote = _place(directory, recipe)
     seconds = recipe.storage.close_timeout if timeout is None else timeout
 
     def tell(record: UploadRecord) -> None:
         typer.echo(f"step {record.step}: {upload_text(record)}")
 
-    missing = push_now(
+    missing = push_here(
         directory,
         remote,
         archive=recipe.storage.archive,
@@ -281,9 +288,12 @@ def _load(directory: RunDirectory, url: str | None) -> Recipe:
     return load_recipe(directory.recipe, overrides=overrides)
 
 
-def _remote(directory: RunDirectory, url: str | None, *, recipe: Recipe | None = None) -> RemoteRun:
+def _remote(directory: RunDirectory, url: str | None) -> RemoteRun:
+    return _place(directory, _recipe(directory, url))
+
+
+def _place(directory: RunDirectory, recipe: Recipe) -> RemoteRun:
     from llmforge.remote import recipe_remote
     from llmforge.rundir import read_record
 
-    attempt = read_record(directory).attempt
-    return recipe_remote(recipe or _recipe(directory, url), directory.id, attempt=attempt)
+    return recipe_remote(recipe, directory.id, attempt=read_record(directory).attempt)

@@ -1,6 +1,6 @@
 """The helper process between a run and its trackers and storage; training only appends."""
 
-from llmforge.courier.client import STORAGE, Courier
+from llmforge.courier.client import COURIER, STORAGE, Courier
 from llmforge.courier.journal import JournalWriter, cut_torn_line, read_events
 from llmforge.courier.lock import has_courier
 from llmforge.courier.pending import (
@@ -14,6 +14,7 @@ from llmforge.courier.sync import Delivered, pending_events, sync_trackers
 
 __all__ = [
     "BEGUN",
+    "COURIER",
     "STORAGE",
     "Courier",
     "Delivered",

@@ -122,8 +122,10 @@ def _key(event: Event, name: str) -> str:
 
 def _stepped(event: Event) -> str | None:
     """Return the mark's name of an event that happens at most once per step, else None."""
-    if isinstance(event, SamplesGenerated | CheckpointSaved | CheckpointUploaded):
+    if isinstance(event, SamplesGenerated | CheckpointSaved):
         return event.hook
+    if isinstance(event, CheckpointUploaded):  # the newest first, so each step has its own mark
+        return _key(event, str(event.step))
     if isinstance(event, ArtifactWritten) and event.step is not None:
         return _key(event, event.name)
     return None

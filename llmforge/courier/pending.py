@@ -6,6 +6,7 @@ upload to another URL, says nothing about it.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,13 @@ BEGUN: tuple[UploadState, ...] = ("archiving", "uploading", "verifying")
 def checkpoint_url(place: str, step: int) -> str:
     """Return where the checkpoint of ``step`` is in a run's ``place`` in storage."""
     return f"{place}/checkpoints/{step_name(step)}"
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Return what tells a checkpoint from every other one: its time, and a hash of its hashes."""
+    manifest = checkpoint.manifest
+    hashes = "".join(manifest.files[name].sha256 for name in sorted(manifest.files))
+    return f"{manifest.created} {hashlib.sha256(hashes.encode()).hexdigest()[:16]}"
 
 
 def pending_uploads(directory: RunDirectory, place: str) -> list[Checkpoint]:
@@ -63,7 +71,7 @@ def record_of(
 ) -> UploadRecord | None:
     """Return the record of exactly this checkpoint at this place, None when there is none."""
     record = known.get(checkpoint.step)
-    if record is None or record.created != checkpoint.manifest.created:
+    if record is None or record.checkpoint != fingerprint(checkpoint):
         return None
     return record if record.url == checkpoint_url(place, checkpoint.step) else None
 
@@ -78,7 +86,7 @@ def new_record(
     earlier, url = known.get(checkpoint.step), checkpoint_url(place, checkpoint.step)
     return UploadRecord(
         step=checkpoint.step,
-        created=checkpoint.manifest.created,
+        checkpoint=fingerprint(checkpoint),
         size=checkpoint.manifest.size,
         url=url,
         leftovers=_left_by(earlier) if earlier is not None and earlier.url == url else [],
@@ -114,7 +122,7 @@ def _give_up(directory: RunDirectory, record: UploadRecord) -> None:
         shutil.rmtree(directory.uploads / record.token, ignore_errors=True)
     record.leftovers = _left_by(record)
     record.state, record.token, record.sent = "cancelled", "", 0
-    record.created = record.error = ""
+    record.checkpoint = record.error = ""
     record.updated = time.time()
 
 

@@ -17,6 +17,7 @@ from llmforge.courier.mirror import run_files
 from llmforge.courier.pending import (
     DONE,
     checkpoint_url,
+    fingerprint,
     new_record,
     pending_uploads,
     record_of,
@@ -30,6 +31,8 @@ from llmforge.rundir.uploads import UploadRecord, UploadState, read_uploads, wri
 POLL_SECONDS = 0.5
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
+LAST_RETRY_SECONDS = 5.0
+"""The longest pause while the run waits for the rest."""
 _RECORD_SECONDS = 1.0
 _FINAL = (CheckpointError, CommitConflict)
 """Failures that every further try would meet again."""
@@ -230,13 +233,13 @@ class Uploader(threading.Thread):
     def _pause(self, seconds: float) -> None:
         self._wake.wait(seconds)
         if self._closing.is_set():
-            time.sleep(min(seconds, POLL_SECONDS))  # still no busy loop against a dead server
+            time.sleep(min(seconds, LAST_RETRY_SECONDS))  # no busy loop against a dead server
         else:
             self._wake.clear()
 
 
 def _name(checkpoint: Checkpoint) -> str:
-    return f"{checkpoint.step} {checkpoint.manifest.created}"
+    return f"{checkpoint.step} {fingerprint(checkpoint)}"
 
 
 def _text(error: Exception) -> str:

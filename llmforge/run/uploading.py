@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection
 
 from llmforge.checkpoint import size_text
-from llmforge.courier import committed_uploads, pending_uploads
+from llmforge.courier import BEGUN, committed_uploads, pending_uploads
 from llmforge.errors import StorageError
 from llmforge.recipe.schema import StorageKeys
 from llmforge.rundir import RunDirectory
@@ -74,7 +74,8 @@ class UploadWatch:
         """Return how loud a state is: an outage is told once and not with every try."""
         if record.state == "failed":
             return logging.DEBUG if record.error == self._reported else logging.WARNING
-        return logging.INFO
+        again = record.tries > 1 and record.state in BEGUN
+        return logging.DEBUG if again else logging.INFO
 
     def failure(self) -> StorageError | None:
         """Return a failed upload's error when ``storage.on_error`` says that it ends the run."""

@@ -30,8 +30,7 @@ class UploadRecord:
 
     Attributes:
         step: of the checkpoint.
-        created: when the checkpoint was written, as its manifest has it: tells two of one step
-            apart.
+        checkpoint: which checkpoint of the step it is: tells two of them apart.
         state: how far it is; a ``failed`` one is tried again, a ``cancelled`` one was superseded.
         token: the prefix its objects are under, so that another try goes on with them.
         size: bytes to send in all.
@@ -47,7 +46,7 @@ class UploadRecord:
     """
 
     step: int
-    created: str = ""
+    checkpoint: str = ""
     state: UploadState = "queued"
     token: str = ""
     size: int = 0

@@ -66,6 +66,14 @@ class S3Bucket(Filesystem):
                 raise FileExistsError(self.path(name)) from error
             raise
 
+    def read(self, name: str) -> bytes:
+        """Return the content of ``name``."""
+        try:
+            return super().read(name)
+        except FileNotFoundError as error:
+            self._check_root(error)
+            raise
+
     def write(self, name: str, content: bytes) -> None:
         """Write or replace ``name``."""
         self._call("put_object", name, Body=content)
@@ -118,7 +126,7 @@ class S3Bucket(Filesystem):
         if isinstance(error, PermissionError | botocore.exceptions.NoCredentialsError):
             return _looked_for(self._options)
         if _code(error) == "NoSuchBucket":
-            return f"create the bucket {self._bucket('')}, or correct storage.url"
+            return "create it, or correct storage.url"
         if isinstance(error, botocore.exceptions.EndpointConnectionError):
             return "check the network, and storage.s3.endpoint_url if the service is not Amazon's"
         return ""
@@ -135,7 +143,10 @@ class S3Bucket(Filesystem):
 
     def _check_root(self, error: FileNotFoundError) -> None:
         if _code(error) == "NoSuchBucket":
-            raise OSError(f"there is no bucket {self._bucket('')}") from error.__cause__
+            raise StorageError(
+                f"{self.url}: there is no bucket {self._bucket('')}",
+                remedy="create it, or correct storage.url",
+            ) from error.__cause__
 
 
 @cache
