@@ -75,7 +75,7 @@ def test_one_killed_before_it_is_ready_is_an_error_that_names_its_log(run: RunDi
     with pytest.raises(PluginError, match="ended with code -9 before the run began") as raised:
         courier.problems()
     assert "courier.log" in raised.value.remedy
-    assert courier.close(1) == {}
+    assert courier.close(1) is None
 
 
 def test_one_killed_later_is_noticed_at_the_close_which_stays_short(run: RunDirectory) -> None:
@@ -83,7 +83,7 @@ def test_one_killed_later_is_noticed_at_the_close_which_stays_short(run: RunDire
     assert courier.problems() == []
     courier.kill()
     began = time.monotonic()
-    assert courier.close(30) == {}
+    assert courier.close(30) is None
     assert time.monotonic() - began < 5
 
 

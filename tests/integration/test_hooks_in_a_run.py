@@ -281,6 +281,19 @@ def test_a_callback_can_stop_the_run(resumed: Start) -> None:
     assert "seen enough" in resumed.output
 
 
+def test_an_upload_is_told_to_callbacks_and_trackers_with_its_address(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/storage"
+    mirrored = start(
+        *(tmp_path, "uploaded.jsonl"),
+        *("--set", "train.stop_at=4", "--set", f'storage.url="{url}"'),
+    )
+    assert mirrored.code == 0, mirrored.output
+    for who in ("callback", "tracker"):
+        (told,) = mirrored.calls("forge_checkpoint_uploaded", who)
+        place = f"{url}/watched/attempt-00001/checkpoints/step-00000004"
+        assert (told["event"]["step"], told["event"]["url"]) == (4, place)
+
+
 def test_an_error_is_told_before_the_end(tmp_path: Path) -> None:
     failed = start(tmp_path, "failed.jsonl", HOOK_FAIL_AT="4")
     assert failed.code == 1

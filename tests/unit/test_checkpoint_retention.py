@@ -58,6 +58,27 @@ def test_several_best_are_kept_the_latest_first() -> None:
     assert steps(gone) == [1, 3, 5]
 
 
+def test_what_is_safe_elsewhere_goes_but_never_the_newest_the_best_or_what_is_pinned() -> None:
+    everything = [fake(step) for step in range(1, 8)]
+    retention = Retention(keep_last=4, keep_best=2)
+
+    def gone(elsewhere: set[int], pinned: tuple[int, ...] = ()) -> list[int]:
+        found = to_delete(
+            everything,
+            retention=retention,
+            best_steps=[1, 3, 5],
+            pinned=pinned,
+            elsewhere=elsewhere,
+        )
+        return steps(found)
+
+    assert gone(set()) == [1, 2]
+    assert gone({1, 2}) == [1, 2]
+    assert gone({4, 6}) == [1, 2, 4, 6]
+    assert gone({*range(1, 8)}) == [1, 2, 3, 4, 6]
+    assert gone({*range(1, 8)}, pinned=(2, 6)) == [1, 3, 4]
+
+
 def test_the_marks_on_disk_decide(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     save(tmp_path, 3, 4, best=True)

@@ -14,12 +14,13 @@ import pytest
 from courier_parts import Mine
 
 from llmforge.courier import JournalWriter, cut_torn_line, delivery, read_events
-from llmforge.courier.cursor import Cursor
+from llmforge.courier.cursor import Cursor, rewind_cursors
 from llmforge.courier.delivery import Delivery
 from llmforge.errors import DeliveryLost
 from llmforge.events import (
     ArtifactWritten,
     CheckpointSaved,
+    CheckpointUploaded,
     EvaluationEnded,
     Event,
     MetricsLogged,
@@ -218,6 +219,15 @@ def test_what_happens_once_a_step_is_new_above_its_mark(
     assert cursor.fresh(make(6)) == make(6)
 
 
+def test_uploads_are_new_whatever_was_uploaded_before_them(tmp_path: Path) -> None:
+    cursor = Cursor(tmp_path / "cursor.json")
+    cursor.advance(CheckpointUploaded(step=5, url="s3://x"), 10, delivered=True)
+    assert cursor.fresh(CheckpointUploaded(step=5, url="s3://x")) is None
+    for step in (4, 6):
+        event = CheckpointUploaded(step=step, url="s3://x")
+        assert cursor.fresh(event) == event
+
+
 def test_starts_ends_and_artifacts_without_a_step_are_always_new(tmp_path: Path) -> None:
     cursor = Cursor(tmp_path / "cursor.json")
     artifact = ArtifactWritten(name="loss", path="plots/loss.png", type="plot")
@@ -244,6 +254,20 @@ def test_a_saved_cursor_is_read_back(tmp_path: Path) -> None:
     assert (second.offset, second.delivered) == (456, 2)
     assert second.fresh(metrics(5)) is None
     assert second.fresh(saved(5)) is None
+
+
+def test_cursors_of_another_machine_begin_at_the_top_and_repeat_nothing(tmp_path: Path) -> None:
+    cursor = Cursor(tmp_path / "tracker-mine.json")
+    cursor.advance(metrics(5), 123, delivered=True)
+    cursor.link = "https://tracker/run"
+    cursor.save()
+    (tmp_path / ".lock").touch()
+    rewind_cursors(tmp_path)
+    again = Cursor(tmp_path / "tracker-mine.json")
+    assert (again.offset, again.delivered, again.link) == (0, 1, "https://tracker/run")
+    assert again.fresh(metrics(5)) is None
+    assert again.fresh(metrics(6)) == metrics(6)
+    rewind_cursors(tmp_path / "absent")
 
 
 # Delivery -------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ TESTED_BY: Mapping[str, str] = {
     "forge_artifact": f"{_IN_A_RUN}::test_samples_and_artifacts_are_told_with_files_that_exist",
     "forge_checkpoint_saved": _TOLD,
     "forge_checkpoint_uploaded": (
-        f"{_RESERVED}::test_an_event_reaches_the_component_that_listens_for_it"
+        f"{_IN_A_RUN}::test_an_upload_is_told_to_callbacks_and_trackers_with_its_address"
     ),
     "forge_trial_start": f"{_RESERVED}::test_an_event_reaches_the_component_that_listens_for_it",
     "forge_trial_end": f"{_RESERVED}::test_an_event_reaches_the_component_that_listens_for_it",

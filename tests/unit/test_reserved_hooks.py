@@ -21,10 +21,6 @@ class Listener(Component, kind="tracker"):
         self.heard: list[Event] = []
 
     @hookimpl
-    def forge_checkpoint_uploaded(self, event: Event) -> None:
-        self.heard.append(event)
-
-    @hookimpl
     def forge_trial_start(self, event: Event) -> None:
         self.heard.append(event)
 
@@ -35,7 +31,7 @@ class Listener(Component, kind="tracker"):
 
 @pytest.mark.parametrize(
     "hook",
-    ["forge_checkpoint_uploaded", "forge_trial_start", "forge_trial_end"],
+    ["forge_trial_start", "forge_trial_end"],
 )
 def test_an_event_reaches_the_component_that_listens_for_it(hook: str) -> None:
     listener = Listener()

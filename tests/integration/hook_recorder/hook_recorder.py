@@ -60,6 +60,10 @@ class Lifecycle:
         self.told(event)
 
     @hookimpl
+    def forge_checkpoint_uploaded(self, event: events.CheckpointUploaded) -> None:
+        self.told(event)
+
+    @hookimpl
     def forge_run_error(self, event: events.RunFailed) -> None:
         self.told(event)
 
