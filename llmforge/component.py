@@ -83,6 +83,8 @@ class Component:
         name: the name it is selected by, set from its entry point when it is loaded.
         requires: modules that must be importable, checked before step 0.
         extra: what to install when one is missing, for example ``llmforge[wandb]``.
+        credentials: variables of the environment that hold its secrets, for example
+            ``WANDB_API_KEY``; named where a recipe has a secret in it.
         supports: capabilities other parts may ask for, for example ``{"kv_cache"}``.
         viewer: the command that shows what a tracker wrote into its ``{directory}``.
         link: where a tracker's data can be seen, a URL or a command, once an instance knows it;
@@ -93,6 +95,7 @@ class Component:
     name: str = ""
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
+    credentials: ClassVar[tuple[str, ...]] = ()
     supports: ClassVar[frozenset[str]] = frozenset()
     viewer: ClassVar[str] = ""
     link: str = ""

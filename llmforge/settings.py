@@ -37,12 +37,13 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Return the settings of this process, read once.
+    """Return the settings of this process, read once; ``.env`` comes into the environment with it.
 
     Raises:
         UsageError: a variable has a value that makes no sense, or ``.env`` cannot be read.
     """
     try:
+        load_environment()
         return Settings()
     except ValidationError as error:
         wrong = "; ".join(_described(item) for item in error.errors(include_url=False))
@@ -54,18 +55,26 @@ def settings() -> Settings:
         ) from error
 
 
+def load_environment() -> None:
+    """Put what ``.env`` in the working directory says into the environment of this process.
+
+    So whoever looks for a credential there finds it: the packages of services, and the courier.
+    What the environment has already stays.
+    """
+    if Path(".env").exists():
+        from dotenv import load_dotenv  # only where there is a file to read
+
+        load_dotenv(".env")
+
+
 def credential(name: str) -> str | None:
     """Return a secret from the environment, else from ``.env`` in the working directory.
 
     Args:
         name: the variable's name, as the service's own tools know it.
     """
-    value = os.environ.get(name)
-    if value is None and Path(".env").exists():
-        from dotenv import dotenv_values  # only where there is a file to read
-
-        value = dotenv_values(".env").get(name)
-    return value or None
+    load_environment()
+    return os.environ.get(name) or None
 
 
 def _described(item: ErrorDetails) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 
@@ -9,6 +10,16 @@ import pytest
 from servers import FaultProxy, Server, gcs_server, make_s3_bucket, s3_server
 
 GCS_BUCKET = "forge-tests"
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Take back what a test brings into the environment, a ``.env`` file's values among it."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

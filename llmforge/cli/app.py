@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from llmforge.errors import EXIT_FAILURE, ForgeError, PluginError, UsageError
 from llmforge.installed import commands
+from llmforge.redaction import redact, redact_tracebacks
 
 _EXPERIMENTS = "Experiments"
 _PREPARING = "Preparing"
@@ -200,7 +201,7 @@ def main() -> None:
     except ForgeError as error:
         if os.environ.get("FORGE_DEBUG"):
             raise
-        print(f"forge: {error}", file=sys.stderr)
+        print(f"forge: {redact(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("forge: stopped", file=sys.stderr)
@@ -209,6 +210,8 @@ def main() -> None:
         # The reader of our output is gone (forge ... | head); nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILURE)
+    finally:
+        redact_tracebacks()  # after typer has set a hook of its own
 
 
 def _as_command(name: str, target: Any) -> Any:

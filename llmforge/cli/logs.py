@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from llmforge.cli.common import console
+from llmforge.redaction import redact
 from llmforge.run.report import TerminalFilter
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
@@ -18,7 +19,7 @@ class ScreenHandler(logging.Handler):
         """Print one record."""
         style = _STYLES.get(record.levelno, "dim" if record.levelno < logging.INFO else "")
         prefix = "notice: " if record.levelno == logging.WARNING else ""
-        console().print(f"{prefix}{record.getMessage()}", style=style)
+        console().print(f"{prefix}{redact(record.getMessage())}", style=style)
 
 
 def set_verbosity(*, verbose: bool, quiet: bool) -> None:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO, cast
 
 from llmforge.component import Component
 from llmforge.courier.client import STORAGE
@@ -36,6 +36,7 @@ from llmforge.events import CheckpointUploaded, Event, RunStarted
 from llmforge.interfaces import RunContext
 from llmforge.plugins import build_manager, load
 from llmforge.recipe import Override, Recipe, load_recipe
+from llmforge.redaction import RedactingStream, redact_values
 from llmforge.remote import recipe_remote
 from llmforge.rundir import RunDirectory, is_locked, read_record
 from llmforge.rundir.uploads import UploadRecord
@@ -167,7 +168,7 @@ class CourierProcess:
         """Send one message to the training process."""
         with self._output_lock:
             try:
-                self._output.write(json.dumps(message) + "\n")
+                self._output.write(json.dumps(redact_values(message)) + "\n")
                 self._output.flush()
             except OSError:
                 # The training process is gone; the journal and cursors tell the next one.
@@ -193,6 +194,7 @@ def main(arguments: list[str]) -> int:
     # decides when the courier ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.stderr = cast("TextIO", RedactingStream(sys.stderr))
     output, sys.stdout = sys.stdout, sys.stderr
     courier = CourierProcess(directory, output, only=arguments[1:])
     try:

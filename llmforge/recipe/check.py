@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -52,6 +52,7 @@ class Check:
         self._complete = complete
         self._values: dict[str, Any] = layers.values
         self._found: list[Problem] = []
+        self._taken_out: set[KeyPath] = set()
         self._classes: dict[tuple[str, str], type[Options]] = {}
         self.tables: dict[str, Options] = {}
         self.selections: dict[str, tuple[Selection, ...]] = {}
@@ -79,11 +80,27 @@ class Check:
     def _refuse_secrets(self) -> None:
         """Report secrets and go on without them, so that no later message shows one."""
         for path, message in list(secrets.find_secrets(self._values)):
-            self._add(path, message, secrets.REMEDY)
             node = self._values
             for part in path[:-1]:
                 node = node[part]
-            del node[path[-1]]
+            value = node.pop(path[-1])
+            self._add(path, message, secrets.remedy(self._variables(path, value)))
+            self._taken_out.add(path)
+
+    def _variables(self, path: KeyPath, value: Any) -> Sequence[str]:
+        """Return the variables that the component takes secrets from which a wrong key is for."""
+        kind, name = path[0], path[1] if len(path) > 2 else ""
+        if isinstance(value, str) and "://" in value and name not in self._known(kind):
+            kind, name = BY_URL, storage_component(value, self._known(BY_URL))
+        if name not in self._known(kind):
+            return ()
+        try:
+            return plugins.load(kind, name).credentials
+        except PluginError:  # told when the component itself is looked for
+            return ()
+
+    def _known(self, kind: str) -> Mapping[str, Entry]:
+        return self._entries(kind) if kind in KINDS else {}
 
     def _top_level(self) -> None:
         for name, value in self._values.items():
@@ -242,6 +259,8 @@ class Check:
         self._add(finding.path, finding.message, finding.remedy)
 
     def _add(self, path: KeyPath, message: str, remedy: str = "") -> None:
+        if any(taken[: len(path)] == path for taken in self._taken_out):
+            return  # what was taken out of there is the reason, and has been told
         origin = self._layers.origin(path)
         where = str(origin) if origin else self._label
         problem = Problem(message=message, key=dotted(path), where=where, remedy=remedy)

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmforge.recipe.lines import KeyPath
+from llmforge.redaction import holds_credential, is_secret_name
 
-REMEDY = "take it out of the recipe and put it in the environment or .env"
-
-_NAME = re.compile(
-    r"(^|_)(api_?key|access_?key|secret_?key|private_?key|password|passwd|secret|credentials?)($|_)"
-    r"|^((api|access|auth|bearer|hf|hub|refresh|session|wandb)_?)?token$",
-    re.IGNORECASE,
-)
-_VALUE = re.compile(
-    r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@"  # a URL with a password
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-    r"|\b(AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,})\b",
-    re.IGNORECASE,
-)
-
-
-def is_secret_name(name: str) -> bool:
-    """Return whether a value called ``name`` must not be shown: a password, key or token."""
-    return bool(_NAME.search(name.replace("-", "_")))
+_REMEDY = "take it out of the recipe and put it in the environment or .env"
 
 
 def find_secrets(tables: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Return (key, what is wrong) for every value that looks like a secret, never the value."""
+    """Yield (key, what is wrong) for every value that looks like a secret, never the value."""
     for key, value in tables.items():
         path = (*prefix, key)
         if isinstance(value, Mapping):
             yield from find_secrets(value, path)
-        elif isinstance(value, str | list) and value and is_secret_name(key):
+        elif _may_hold_one(value) and is_secret_name(key):
             yield path, "looks like a secret"
-        elif any(_VALUE.search(text) for text in _texts(value)):
+        elif any(holds_credential(text) for text in _texts(value)):
             yield path, "the value holds a credential"
+
+
+def remedy(variables: Sequence[str]) -> str:
+    """Return where a secret belongs; ``variables`` are the names it is looked for under."""
+    return f"{_REMEDY}, as {' and '.join(variables)}" if variables else _REMEDY
+
+
+def _may_hold_one(value: Any) -> bool:
+    return isinstance(value, str | list | int) and not isinstance(value, bool) and value != ""
 
 
 def _texts(value: Any) -> Iterator[str]:

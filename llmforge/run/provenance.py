@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import re
 import socket
 import subprocess
 import sys
@@ -14,10 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from llmforge.recipe.secrets import is_secret_name
+from llmforge.redaction import redact_arguments
 
 _PACKAGES = ("llmforge", "torch", "numpy", "tokenizers", "safetensors", "pluggy", "pydantic")
-_URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 _GIT_SECONDS = 5
 
 
@@ -29,7 +27,7 @@ def provenance(distributions: Sequence[str] = ()) -> dict[str, Any]:
     """
     names = sorted({*_PACKAGES, *distributions})
     return {
-        "command": redacted(sys.argv),
+        "command": redact_arguments(sys.argv),
         "directory": str(Path.cwd()),
         "host": socket.gethostname(),
         "user": os.environ.get("USER", ""),
@@ -39,23 +37,6 @@ def provenance(distributions: Sequence[str] = ()) -> dict[str, Any]:
         "packages": {name: found for name in names if (found := _version(name))},
         "git": _git(),
     }
-
-
-def redacted(arguments: Sequence[str]) -> list[str]:
-    """Return a command line without what may be secret in it."""
-    shown: list[str] = []
-    hide_next = False
-    for argument in arguments:
-        name, equals, _ = argument.removeprefix("--set=").partition("=")
-        is_secret = is_secret_name(name.lstrip("-").rsplit(".", 1)[-1])
-        if hide_next:
-            shown.append("***")
-        elif equals and is_secret:
-            shown.append(argument[: argument.index(name) + len(name)] + "=***")
-        else:
-            shown.append(_URL_LOGIN.sub("***@", argument))
-        hide_next = not hide_next and not equals and is_secret and argument.startswith("--")
-    return shown
 
 
 def _version(name: str) -> str | None:

@@ -18,6 +18,7 @@ from llmforge.errors import ForgeError, Interrupted, RecipeError
 from llmforge.events import ArtifactWritten, Event, RunEnded, RunStarted
 from llmforge.interfaces import Engine
 from llmforge.recipe import to_toml
+from llmforge.redaction import redact
 from llmforge.run.components import Components
 from llmforge.run.elsewhere import BroughtBack
 from llmforge.run.ending import completion, final_metrics, goodput, with_best
@@ -154,7 +155,7 @@ class _Start:
             self._end_early(telemetry, state="interrupted", reason=reason)
             raise Interrupted(reason, remedy="the same command goes on from here") from None
         except BaseException as error:
-            reason = error.message if isinstance(error, ForgeError) else repr(error)
+            reason = redact(error.message if isinstance(error, ForgeError) else repr(error))
             self._end_early(telemetry, state="failed", reason=reason)
             raise
         finally:
@@ -355,7 +356,7 @@ class _Start:
 
     def _notice(self, text: str) -> None:
         self._reporter.notice(text)
-        self._recorder.notice(text)
+        self._recorder.notice(redact(text))
 
     # Ending --------------------------------------------------------------------------------
 

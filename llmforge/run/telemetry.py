@@ -24,6 +24,7 @@ from llmforge.events import (
 )
 from llmforge.plugins import Notifier
 from llmforge.recipe import Recipe
+from llmforge.redaction import RedactingFormatter
 from llmforge.remote import recipe_remote
 from llmforge.run.metrics import LossHistory, RowFile, cut_rows, read_rows
 from llmforge.run.signals import StopNow
@@ -271,7 +272,7 @@ def log_to(path: Path, level: str) -> Iterator[None]:
     """Write llmforge's log lines to ``path`` too, while the block runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
     handler.setLevel(level.upper())
     logger = logging.getLogger("llmforge")
     before = logger.level

@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llmforge.redaction import redact_values
 from llmforge.rundir.atomic import write_json
 from llmforge.rundir.layout import RunDirectory
 
@@ -88,4 +89,4 @@ def write_upload(directory: RunDirectory, record: UploadRecord, *, durable: bool
     """Write one record in one step."""
     directory.uploads.mkdir(exist_ok=True)
     path = directory.uploads / f"step-{record.step:08d}.json"
-    write_json(path, dataclasses.asdict(record), durable=durable)
+    write_json(path, redact_values(dataclasses.asdict(record)), durable=durable)

@@ -18,9 +18,11 @@ sleeper = forge_faults.trackers:Sleeper
 killer = forge_faults.trackers:Killer
 never-ends = forge_faults.trackers:NeverEnds
 switch = forge_faults.trackers:Switch
+blabber = forge_faults.blabber:Blabber
 
 [llmforge.callbacks]
 counter = forge_faults.callback:Counter
+blabbing = forge_faults.blabber:BlabbingCallback
 """
 
 

@@ -125,6 +125,8 @@ class Here(Component, kind="backend"):
 class Paper(Component, kind="tracker"):
     """A tracker."""
 
+    credentials = ("PAPER_KEY",)
+
     class Options(Options):
         folder: str = "paper"
 
@@ -138,6 +140,8 @@ class Stone(Component, kind="tracker"):
 
 class Pigeon(Component, kind="storage"):
     """A storage."""
+
+    credentials = ("PIGEON_USER", "PIGEON_PASSWORD")
 
     class Options(Options):
         birds: int = 1

@@ -200,6 +200,8 @@ SECRETS = [
     ("model.toy.api_key=abcdef", "looks like a secret"),
     ("tracker.paper.WANDB_API_KEY=abcdef", "looks like a secret"),
     ("optimizer.plain.db_password=abcdef", "looks like a secret"),
+    ("optimizer.plain.db_password=123456", "looks like a secret"),
+    ("data.lines.path=https://host/x?X-Amz-Signature=abcdef", "holds a credential"),
     ("storage.url=s3://me:abcdef@host/bucket", "holds a credential"),
     ("run.notes=see https://me:abcdef@host/x", "holds a credential"),
     ('run.tags=["hf_abcdefabcdefabcdefabcdefabcdefabcdef"]', "holds a credential"),
@@ -213,6 +215,36 @@ def test_secrets_are_refused_and_never_shown(parts: Path, assignment: str, messa
     (found,) = caught.value.problems
     assert message in found.message
     assert ".env" in found.remedy
+    assert "abcdef" not in str(caught.value)
+    assert "123456" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "variables"),
+    [
+        ("tracker.paper.api_key=abcdef", "as PAPER_KEY)"),
+        ("tracker.paper.title=https://me:abcdef@host", "as PAPER_KEY)"),
+        ("storage.url=pigeon://me:abcdef@host/x", "as PIGEON_USER and PIGEON_PASSWORD)"),
+        ("run.notes=pigeon://me:abcdef@host/x", "as PIGEON_USER and PIGEON_PASSWORD)"),
+        ("run.password=abcdef", "or .env)"),
+        ("unheard.of.password=abcdef", "or .env)"),
+    ],
+)
+def test_a_refused_secret_is_told_where_it_belongs(
+    parts: Path, assignment: str, variables: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(parts / "r.toml"), overrides=[assignment])
+    assert str(caught.value.problems[0]).endswith(variables)
+
+
+def test_a_secret_of_the_environment_is_known_wherever_it_stands(
+    parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "abcdef-abcdef-abcdef")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(parts / "r.toml"), overrides=["run.notes=abcdef-abcdef-abcdef"])
+    assert [item.key for item in caught.value.problems] == ["run.notes"]
     assert "abcdef" not in str(caught.value)
 
 

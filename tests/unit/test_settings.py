@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llmforge.errors import UsageError
-from llmforge.settings import settings
+from llmforge.settings import credential, settings
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,17 @@ def test_the_environment_wins_over_the_file(place: Path, monkeypatch: pytest.Mon
     assert found.cache == Path("from-environment")
     assert found.offline
     assert found.run_root is None
+
+
+def test_what_the_file_says_is_there_for_everyone_and_replaces_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / ".env").write_text("SERVICE_TOKEN=from-file\nSERVICE_URL=from-file\n")
+    monkeypatch.setenv("SERVICE_URL", "from-environment")
+    settings()
+    assert os.environ["SERVICE_TOKEN"] == "from-file"
+    assert os.environ["SERVICE_URL"] == "from-environment"
+    assert credential("SERVICE_TOKEN") == "from-file"
 
 
 def test_a_value_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -123,17 +122,10 @@ class Service:
 
 
 def service() -> Service | None:
-    """Return the service, None without a key.
-
-    The client package finds both in the environment, so what ``.env`` has is put there.
-    """
+    """Return the service, None without a key."""
     import wandb
 
-    for name in (KEY, URL):
-        if value := credential(name):
-            os.environ[name] = value
-    key = os.environ.get(KEY)
-    url = os.environ.get(URL) or wandb.Settings().base_url
+    key, url = credential(KEY), credential(URL) or wandb.Settings().base_url
     return Service(url.rstrip("/"), key) if key else None
 
 

@@ -22,6 +22,10 @@ class Mlflow(Component, kind="tracker"):
 
     requires: ClassVar[tuple[str, ...]] = ("mlflow",)
     extra: ClassVar[str] = "llmforge[mlflow]"
+    credentials: ClassVar[tuple[str, ...]] = (
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+    )
 
     class Options(llmforge.Options):
         """Options of ``[tracker.mlflow]``."""

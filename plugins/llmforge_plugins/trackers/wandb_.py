@@ -20,6 +20,7 @@ class Wandb(Component, kind="tracker"):
 
     requires: ClassVar[tuple[str, ...]] = ("wandb",)
     extra: ClassVar[str] = "llmforge[wandb]"
+    credentials: ClassVar[tuple[str, ...]] = ("WANDB_API_KEY",)
 
     class Options(llmforge.Options):
         """Where the run goes, how it is filed, and what is logged besides metrics."""

@@ -1,0 +1,159 @@
+"""What counts as a secret, and taking secrets out of text that is shown, kept or sent.
+
+Secrets are known in two ways: by value, because the environment holds them, and by form, because
+they look like one. Whatever writes text that others made (errors above all) passes it through
+:func:`redact` first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote, unquote
+
+HIDDEN = "***"
+"""Stands where a secret was."""
+
+_SHORTEST = 8
+_UNMISTAKABLE = 16
+"""Shorter values of variables are not looked for: they are words that occur for other reasons."""
+
+_NAME = re.compile(
+    r"(^|_)(api_?key|access_?key|secret_?key|private_?key|account_?key|password|passwd|passphrase"
+    r"|secret|credentials?|connection_?string)($|_)"
+    r"|^((api|access|auth|bearer|hf|hub|refresh|session|wandb)_?)?token$",
+    re.IGNORECASE,
+)
+_VARIABLE = re.compile(r"(^|_)(TOKEN|KEY|PASS)$", re.IGNORECASE)
+_LOGIN = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:([^/\s@]+)@", re.IGNORECASE)
+_QUERY = re.compile(
+    r"([?&][\w.-]*(?:token|key|secret|password|passwd|sig|signature|credential)[\w.-]*=)"
+    r"[^&\s'\"]+",
+    re.IGNORECASE,
+)
+_KEYS = re.compile(
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    r"|\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,})\b"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.*?-----END [A-Z ]*PRIVATE KEY-----)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_HEADER = re.compile(
+    r"""(authorization['"]?\s*[:=]\s*['"]?(?:basic|bearer)\s+)[^\s'"]+""", re.IGNORECASE
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether a value called ``name`` must not be shown: a password, key or token."""
+    return bool(_NAME.search(name.replace("-", "_")))
+
+
+def holds_credential(text: str) -> bool:
+    """Return whether ``text`` is like a secret, a URL with one in it, or one of the environment."""
+    if any(form.search(text) for form in (_PASSWORD, _QUERY, _KEYS)):
+        return True
+    return any(len(secret) >= _UNMISTAKABLE and secret in text for secret in _known())
+
+
+def redact(text: str) -> str:
+    """Return ``text`` with every secret in it replaced by ``***``.
+
+    That is the values of secret variables of the environment, logins and keys in URLs, and what
+    has the form of a well-known key.
+    """
+    for secret in _known():
+        text = text.replace(secret, HIDDEN)
+    text = _LOGIN.sub(f"{HIDDEN}@", text)
+    text = _QUERY.sub(rf"\g<1>{HIDDEN}", text)
+    return _HEADER.sub(rf"\g<1>{HIDDEN}", _KEYS.sub(HIDDEN, text))
+
+
+def redact_values(value: Any) -> Any:
+    """Return nested lists and mappings with every text in them redacted."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: redact_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_values(item) for item in value]
+    return value
+
+
+def redact_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without what may be secret in it."""
+    shown: list[str] = []
+    hide_next = False
+    for argument in arguments:
+        name, equals, _ = argument.removeprefix("--set=").partition("=")
+        is_secret = is_secret_name(name.lstrip("-").rsplit(".", 1)[-1])
+        if hide_next:
+            shown.append(HIDDEN)
+        elif equals and is_secret:
+            shown.append(argument[: argument.index(name) + len(name)] + f"={HIDDEN}")
+        else:
+            shown.append(redact(argument))
+        hide_next = not hide_next and not equals and is_secret and argument.startswith("--")
+    return shown
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats log records, tracebacks included, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line or lines of one record."""
+        return redact(super().format(record))
+
+
+class RedactingStream:
+    """A text stream that passes complete lines on to another one without secrets."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        """Take ``text``; what follows its last line break waits for the rest of its line."""
+        *lines, self._rest = (self._rest + text).splitlines(keepends=True) or [""]
+        if self._rest.endswith("\n"):
+            lines, self._rest = [*lines, self._rest], ""
+        if lines:
+            self._stream.write(redact("".join(lines)))
+            self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass nothing on: an unfinished line may end within a secret."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def redact_tracebacks() -> None:
+    """Have tracebacks of errors that nobody caught printed without secrets."""
+    sys.excepthook = _print_traceback
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    text = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(redact(text))
+
+
+def _known() -> Iterator[str]:
+    """Yield the secrets in the environment as they are and as URLs write them, longest first."""
+    found = set()
+    for name, value in os.environ.items():
+        if is_secret_name(name) or _VARIABLE.search(name):
+            found.add(value)
+        else:
+            found.update(_PASSWORD.findall(value))
+    secrets = {item for item in found if len(item) >= _SHORTEST and not os.path.exists(item)}  # noqa: PTH110  # a key may be no valid path
+    spellings = {form for item in secrets for form in (item, quote(item, safe=""), unquote(item))}
+    yield from sorted(spellings, key=len, reverse=True)
