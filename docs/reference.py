@@ -50,8 +50,8 @@ a JSON Schema for editors.
 **Intervals** are numbers of steps, or `"1 epoch"`.
 
 **Secrets** come from the environment or from `.env` in the working directory, whose lines
-`NAME=VALUE` count as if they were set there. They never stand in a recipe, which is kept, tracked and
-uploaded: a key that is named like one, a URL with a login or key in it, and a value that is the
+`NAME=VALUE` count as if they were set there. They never stand in a recipe, which is kept, tracked
+and uploaded: a key that is named like one, a URL with a login or key in it, and a value that is the
 environment's own secret are refused. Whatever others write (errors, tracebacks, command lines) has
 them replaced by `***` before it is shown, kept or sent.
 
