@@ -310,7 +310,7 @@ def _started(
     if resume is not None:
         from llmforge.generate import locate
 
-        checkpoint = locate(resume, root=plan.root).path
+        checkpoint = locate(resume, root=plan.root, say=reporter.say).path
     finishers: Sequence[Finisher] = (_curves(),)
     outcome = start_run(
         plan,

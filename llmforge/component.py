@@ -89,6 +89,8 @@ class Component:
         viewer: the command that shows what a tracker wrote into its ``{directory}``.
         link: where a tracker's data can be seen, a URL or a command, once an instance knows it;
             better than ``viewer`` for what does not lie in the run.
+        address: of the run in a tracker's service, once an instance knows it, as its
+            ``forge_open_tracked_run`` takes it.
     """
 
     kind: ClassVar[str]
@@ -99,6 +101,7 @@ class Component:
     supports: ClassVar[frozenset[str]] = frozenset()
     viewer: ClassVar[str] = ""
     link: str = ""
+    address: str = ""
     Options: ClassVar[type[Options]] = Options
 
     def __init_subclass__(cls, *, kind: str | None = None, **keywords: Any) -> None:
@@ -123,6 +126,15 @@ class Component:
         """
         del event
         return True
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether every checkpoint this tracker is told of stays in its service for good.
+
+        Such checkpoints count as uploads where a recipe has no storage: the courier reads each
+        back through ``forge_open_tracked_run``, and one that is sound need not stay here.
+        """
+        return False
 
     def missing_packages(self) -> list[Problem]:
         """Return a problem for every package in ``requires`` that cannot be imported."""

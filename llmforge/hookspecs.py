@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Sweeper,
         TokenData,
         Tokenizer,
+        TrackedRun,
     )
 
 PROJECT = "llmforge"
@@ -128,6 +129,17 @@ def forge_open_storage(url: str) -> Storage | None:
     shared with another. Called once for each call under way at a time, and again after one that
     hung; in the courier and in commands. Raise StorageError when there is no login, its remedy
     saying where it was looked for.
+    """
+
+
+@hookspec(firstresult=True)
+def forge_open_tracked_run(address: str, root: Path) -> TrackedRun | None:
+    """Find a run in the service of a tracker (kind ``tracker``), to use what is kept there.
+
+    Asked for addresses such as ``mlflow:ADDRESS``, of the component whose name comes first, which
+    has its default options. ``root`` is the directory of all runs. Return an object with the
+    members of :class:`llmforge.interfaces.TrackedRun`. Raise RunError when there is no such run or
+    the login is refused, its remedy saying what to do.
     """
 
 

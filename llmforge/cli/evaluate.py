@@ -40,7 +40,7 @@ def evaluate(
     from llmforge.evaluation import evaluate_checkpoint, record_evaluation, run_of
     from llmforge.generate import locate
 
-    found = locate(checkpoint, root=run_root(root))
+    found = locate(checkpoint, root=run_root(root), say=error_console().print)
     result = evaluate_checkpoint(
         found,
         split=split,

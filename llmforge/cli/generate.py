@@ -35,7 +35,8 @@ def generate(
         str | None,
         typer.Argument(
             metavar="RUN_OR_CHECKPOINT",
-            help="RUN, RUN@best, RUN@last, RUN@STEP or a path; the newest run when left out.",
+            help="RUN, RUN@best, RUN@last, RUN@STEP or a path; the newest run when left out. "
+            "Also mlflow:ID and wandb:ENTITY/PROJECT/ID, fetched if not here.",
             show_default=False,
         ),
     ] = None,
@@ -192,7 +193,7 @@ class _Job:
         from llmforge.generate.load import load_checkpoint
 
         address, root = self._address()
-        found = locate(address, root=root)
+        found = locate(address, root=root, say=_note)
         loaded = load_checkpoint(found, device=device, dtype=dtype, weights=weights, notice=_note)
         keys = self.recipe.generation if self.recipe else loaded.recipe.generation
         selection = self.recipe.generator if self.recipe else loaded.recipe.selected("generation")

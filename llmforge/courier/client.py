@@ -31,7 +31,9 @@ class Courier:
     Args:
         directory: the run; its ``recipe.toml`` must be written already.
         on_error: told (tracker, message) when a tracker fails, ``storage``, or the ``courier``.
-        on_upload: told an upload whenever its state changes. Both are called from another thread.
+        on_upload: told an upload whenever its state changes.
+        on_kept: told step and address of a checkpoint that is safe in a tracker's service. All
+            three are called from another thread.
         only: drive these trackers; the ones the recipe selects when empty.
 
     Attributes:
@@ -44,6 +46,7 @@ class Courier:
         *,
         on_error: Callable[[str, str], None],
         on_upload: Callable[[UploadRecord], None] = lambda _: None,
+        on_kept: Callable[[int, str], None] = lambda *_: None,
         only: Sequence[str] = (),
     ) -> None:
         self.notices: Sequence[str] = ()
@@ -53,6 +56,7 @@ class Courier:
         self._lock = threading.Lock()
         self._on_error = on_error
         self._on_upload = on_upload
+        self._on_kept = on_kept
         self._uploads: queue.Queue[dict[str, Any]] = queue.Queue()
         self._ready: queue.Queue[dict[str, Any]] = queue.Queue()
         self._closed: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -178,6 +182,8 @@ class Courier:
                 self._uploads.put(message)
             elif "upload" in message:
                 self._on_upload(UploadRecord(**message["upload"]))
+            elif "kept" in message:
+                self._on_kept(message["kept"]["step"], message["kept"]["url"])
             else:
                 self._on_error(message["tracker"], message["error"])
 

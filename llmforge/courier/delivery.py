@@ -35,6 +35,7 @@ class Delivery(threading.Thread):
         journal: the run's journal.
         cursor: the file that remembers what was delivered.
         on_error: told the tracker's name and the message of a failure, once per kind of message.
+        on_arrival: told each event that has arrived; a failure of it is reported and costs nothing.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Delivery(threading.Thread):
         journal: Path,
         cursor: Path,
         on_error: Callable[[str, str], None],
+        on_arrival: Callable[[Event], None] = lambda _: None,
     ) -> None:
         super().__init__(name=f"deliver-{tracker.name}", daemon=True)
         self.tracker = tracker
@@ -53,6 +55,7 @@ class Delivery(threading.Thread):
         self._call = call
         self._journal = journal
         self._on_error = on_error
+        self._on_arrival = on_arrival
         self._reported: set[str] = set()
         self._closing = threading.Event()
         self._wake = threading.Event()
@@ -122,6 +125,8 @@ class Delivery(threading.Thread):
             events, end = self._under_way[0]
             if not all(self._has_arrived(event) for event in events):
                 break
+            for event in events:
+                self._look_after(event)
             self._under_way.popleft()
             _advance(self._cursor, events, end)
         if len(self._under_way) < before:
@@ -136,6 +141,14 @@ class Delivery(threading.Thread):
         except Exception as error:  # a tracker may raise anything; it is reported
             self._report(f"{event.hook}: {type(error).__name__}: {error}")
             return False
+
+    def _look_after(self, event: Event) -> None:
+        try:
+            self._on_arrival(event)
+        except (
+            Exception
+        ) as error:  # it asks the tracker's service, whose package may raise anything
+            self._report(f"{event.hook}: {type(error).__name__}: {error}")
 
     def _waiting(self) -> Iterator[tuple[list[Event], int]]:
         """Yield what to deliver next, and where it ends in the journal.

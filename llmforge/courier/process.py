@@ -2,8 +2,9 @@
 
 It speaks JSON lines. To the training process on standard output: ``{"ready": true, "problems":
 [...], "notices": [...]}`` once, ``{"error": ..., "tracker": ...}`` for failures of a tracker or,
-as ``storage``, of storage, ``{"upload": {...}}`` whenever an upload's state changes, ``{"uploads":
-{...}}`` when they are finished with, ``{"closed": {...}}`` at the end. From it on standard input:
+as ``storage``, of storage, ``{"upload": {...}}`` whenever an upload's state changes, ``{"kept":
+{...}}`` when a tracker's service was found to have a checkpoint, ``{"uploads": {...}}`` when
+uploads are finished with, ``{"closed": {...}}`` at the end. From it on standard input:
 ``{"begin_uploads": true}``, ``{"finish_uploads": SECONDS}`` and ``{"close": SECONDS}``. The end of
 standard input means that the training process is gone: what there is is still delivered, within a
 bound and until somebody else trains the run.
@@ -28,6 +29,7 @@ from llmforge.courier.client import STORAGE
 from llmforge.courier.cursor import tracker_cursor
 from llmforge.courier.delivery import Delivery
 from llmforge.courier.journal import JournalWriter
+from llmforge.courier.keeping import Keeping, counts_as_upload
 from llmforge.courier.lock import only_courier
 from llmforge.courier.preflight import ask_trackers
 from llmforge.courier.uploads import Uploads
@@ -39,6 +41,7 @@ from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.redaction import RedactingStream, redact_values
 from llmforge.remote import recipe_remote
 from llmforge.rundir import RunDirectory, is_locked, read_record
+from llmforge.rundir.kept import KeptCheckpoint
 from llmforge.rundir.uploads import UploadRecord
 from llmforge.settings import settings
 
@@ -81,7 +84,7 @@ class CourierProcess:
             self.tell(ready=False, problems=[_as_dict(problem) for problem in found.problems])
             return
         for component in components:
-            self._deliveries.append(self._delivery(component, components))
+            self._deliveries.append(self._delivery(component, components, recipe))
         for delivery in self._deliveries:
             delivery.start()
         if recipe.storage.url is not None and not self._only:
@@ -124,7 +127,9 @@ class CourierProcess:
             }
         )
 
-    def _delivery(self, component: Component, components: list[Component]) -> Delivery:
+    def _delivery(
+        self, component: Component, components: list[Component], recipe: Recipe
+    ) -> Delivery:
         manager = build_manager(components)
         others = [other for other in components if other is not component]
 
@@ -133,13 +138,23 @@ class CourierProcess:
                 event = dataclasses.replace(event, directory=str(self._directory.path.absolute()))
             manager.subset_hook_caller(hook, remove_plugins=others)(event=event)
 
+        keeping = Keeping(self._directory, component, on_kept=self._kept)
         return Delivery(
             component,
             call=call,
             journal=self._directory.journal,
             cursor=tracker_cursor(self._directory, component.name),
             on_error=lambda tracker, message: self.tell(tracker=tracker, error=message),
+            on_arrival=keeping if counts_as_upload(recipe) else lambda _: None,
         )
+
+    def _kept(self, kept: KeptCheckpoint) -> None:
+        place = f"{kept.tracker}:{kept.address}"
+        event = CheckpointUploaded(step=kept.step, url=place)
+        journal = JournalWriter(self._directory.journal, cut=False)
+        journal.append(event)
+        journal.close()
+        self.tell(kept={"step": kept.step, "url": place})
 
     def _finish_uploads(self, uploads: Uploads, seconds: float) -> None:
         self.tell(uploads=dataclasses.asdict(uploads.finish(seconds)))

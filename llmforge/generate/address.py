@@ -1,7 +1,11 @@
-"""Addresses of checkpoints: ``RUN``, ``RUN@best``, ``RUN@last``, ``RUN@STEP``, or a path."""
+"""Addresses of checkpoints: ``RUN``, ``RUN@best``, ``RUN@last``, ``RUN@STEP``, or a path.
+
+Instead of a run of this machine it may be one that a tracker knows, such as ``mlflow:ID``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from llmforge.checkpoint import Checkpoint, list_checkpoints, open_checkpoint, resolve
@@ -12,13 +16,14 @@ from llmforge.rundir import RunDirectory, find_run
 _POINTERS = ("best", "last")
 
 
-def locate(address: str, *, root: Path) -> Checkpoint:
+def locate(address: str, *, root: Path, say: Callable[[str], None] = lambda _: None) -> Checkpoint:
     """Return the checkpoint an address means.
 
     ``RUN`` is a run id or a unique beginning of one; it comes before a path of the same name.
     A path may lead to a run directory (with or without ``@…``), to a checkpoint, or to the
     ``best`` or ``last`` beside it. Without ``@…`` the best checkpoint is meant, or the last one
-    when none was ever the best.
+    when none was ever the best. ``TRACKER:…`` is a run in a tracker's service, whose checkpoint is
+    fetched if it is not here; ``say`` is told.
 
     Raises:
         RunError: no run matches.
@@ -28,6 +33,11 @@ def locate(address: str, *, root: Path) -> Checkpoint:
     if not address.strip():
         raise UsageError("the address of the checkpoint is empty", remedy="give a run or a path")
     name, _, which = _split(address)
+    if ":" in address and not Path(address).expanduser().exists():
+        from llmforge.generate.tracked import is_tracked, locate_tracked
+
+        if is_tracked(address):
+            return locate_tracked(name, which, root=root, say=say)
     if Path(name).name == name and RunDirectory(root / name).record.exists():
         return _of_run(RunDirectory(root / name), which)
     path = Path(address).expanduser()

@@ -11,6 +11,7 @@ from llmforge.interfaces.run import RunContext
 from llmforge.interfaces.storage import Progress, Storage, public_url
 from llmforge.interfaces.sweep import Dimension, Direction, Point, Space, Sweeper, Tie
 from llmforge.interfaces.tokenizer import Tokenizer
+from llmforge.interfaces.tracked import TrackedCheckpoint, TrackedRun
 
 __all__ = [
     "IGNORE_INDEX",
@@ -38,5 +39,7 @@ __all__ = [
     "TokenData",
     "TokenShard",
     "Tokenizer",
+    "TrackedCheckpoint",
+    "TrackedRun",
     "public_url",
 ]

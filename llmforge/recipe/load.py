@@ -17,6 +17,7 @@ from llmforge.recipe.lines import dotted
 from llmforge.recipe.model import Origin, Recipe, Selection
 from llmforge.recipe.schema import (
     CORE_TABLES,
+    KIND_KEYS,
     CheckpointTable,
     DataKeys,
     EarlyStoppingTable,
@@ -232,7 +233,9 @@ def _resolved(check: Check) -> dict[str, Any]:
 
 def _kind_table(name: str, check: Check) -> dict[str, Any]:
     chosen = check.selections.get(name, ())
-    if name in (BY_URL, SWEEP) and not chosen:
+    if name == SWEEP and not chosen:
+        return {}
+    if name == BY_URL and check.tables[name] == KIND_KEYS[name]():
         return {}
     table: dict[str, Any] = {}
     if KINDS[name].many:

@@ -163,6 +163,18 @@ def _storage_address_is_a_url(draft: Draft) -> Iterator[Finding]:
         yield Finding(("storage", "url"), message, "for example s3://bucket/runs or file:///data")
 
 
+def _deleted_checkpoints_are_somewhere(draft: Draft) -> Iterator[Finding]:
+    storage = draft.table("storage", StorageKeys)
+    if storage is None or not storage.delete_local_after_upload or storage.url is not None:
+        return
+    if not draft.selections.get("tracker"):
+        yield Finding(
+            ("storage", "delete_local_after_upload"),
+            "checkpoints are uploaded nowhere",
+            "set storage.url, or select a tracker that keeps them",
+        )
+
+
 def _tokens_need_a_tokenizer_without_text(draft: Draft) -> Iterator[Finding]:
     data, tokenizer = (draft.component(kind) for kind in ("data", "tokenizer"))
     if data is None or _TOKENS not in data.supports:
@@ -192,5 +204,6 @@ _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _periodic_samples_need_prompts,
     _disabled_checkpoints_have_no_interval,
     _storage_address_is_a_url,
+    _deleted_checkpoints_are_somewhere,
     _tokens_need_a_tokenizer_without_text,
 )

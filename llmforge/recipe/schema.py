@@ -227,7 +227,8 @@ class StorageKeys(Options):
     background: Annotated[bool, SAFE] = True
     """Upload while training goes on; false uploads and verifies before the next step."""
     delete_local_after_upload: Annotated[bool, SAFE] = False
-    """Delete verified checkpoints here; the newest and the best always stay."""
+    """Delete verified checkpoints here; the newest and the best always stay. Without a ``url``,
+    those count that a tracker keeps for good (``log_checkpoints = "all"``)."""
     queue: Annotated[Positive, SAFE] = 4
     """Checkpoints kept for an upload that is late; newest and best are kept beyond it."""
     concurrency: Annotated[Positive, SAFE] = 4

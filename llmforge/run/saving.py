@@ -66,7 +66,7 @@ def open_writer(plan: Plan, stage: Stage, telemetry: Telemetry) -> CheckpointWri
         retention=_retention(recipe),
         on_saved=saved,
         protected=uploads.protected if uploads else tuple,
-        elsewhere=uploads.elsewhere if uploads else tuple,
+        elsewhere=telemetry.elsewhere,
         parent=None if parent is None else parent.step,
     )
 

@@ -6,13 +6,14 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from llmforge.courier import COURIER, STORAGE, Courier, JournalWriter, cut_torn_line
+from llmforge.courier.keeping import counts_as_upload, kept_elsewhere
 from llmforge.errors import ForgeError, PluginError, Problem
 from llmforge.events import (
     CheckpointUploaded,
@@ -90,6 +91,7 @@ class Telemetry:
             self._directory,
             on_error=self._courier_failed,
             on_upload=self.uploads or (lambda _: None),
+            on_kept=self._checkpoint_kept,
         )
 
     def tracker_problems(self) -> list[Problem]:
@@ -249,6 +251,16 @@ class Telemetry:
         # The courier has written the event to the journal itself; callbacks are told here.
         event = CheckpointUploaded(step=step, url=url)
         self._notify(event.hook, event=event)
+
+    def _checkpoint_kept(self, step: int, url: str) -> None:
+        log.info("step %d is in %s, read back and verified", step, url)
+        self._checkpoint_uploaded(step, url)
+
+    def elsewhere(self) -> Collection[int]:
+        """Return the steps whose checkpoint is safe in another place and need not stay here."""
+        if self.uploads is not None:
+            return self.uploads.elsewhere()
+        return kept_elsewhere(self._directory) if counts_as_upload(self._recipe) else ()
 
     def _courier_failed(self, tracker: str, message: str) -> None:
         if tracker == STORAGE:

@@ -25,6 +25,7 @@ from wandb_tracked import (
 )
 
 from llmforge.component import Component
+from llmforge.errors import ForgeError
 from llmforge.plugins import load
 from llmforge.testing import TrackerContract, make_component, run_context
 from llmforge_plugins.trackers import _wandb_client, _wandb_run
@@ -345,6 +346,68 @@ def test_the_key_is_taken_from_dotenv_and_written_nowhere(
     files = [path for path in place.rglob("*") if path.is_file() and path.name != ".env"]
     assert files
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+# Read back -----------------------------------------------------------------------------------
+
+
+def kept_run(address: str, root: Path) -> Any:
+    """Return the run at an address, as the tracker finds it for the core."""
+    return make_component(load("tracker", "wandb")).forge_open_tracked_run(address=address)
+
+
+def test_what_a_run_logged_is_read_back(run: Tracked, server: WandbServer, place: Path) -> None:
+    run.options["log_checkpoints"] = "all"
+    run.write("recipe.toml", b"x = 1\n")
+    for step in (10, 20):
+        run.write(f"checkpoints/step-{step:08d}/tokenizer/a b.bin", str(step).encode())
+    told = [recipe(), metrics(1), saved(10, is_best=True), saved(20)]
+    run.deliver(run.started(), *told, end(20))
+
+    found = kept_run(f"us/mine/{run.identity['id']}", place)
+    assert (found.run_id, found.attempt) == ("single_bs4", 1)
+    assert found.link == f"{server.url}/us/mine/runs/{run.identity['id']}"
+    assert found.recipe() == "x = 1\n"
+    kept = {(item.step, item.is_best) for item in found.checkpoints()}
+    assert kept == {(10, True), (20, False)}
+    found.fetch(10, place / "fetched")
+    assert (place / "fetched" / "tokenizer" / "a b.bin").read_bytes() == b"10"
+    assert list((place / "home").iterdir()) == []
+    assert list((place / "work").iterdir()) == []
+
+
+def test_a_run_without_artifacts_has_no_recipe_and_no_checkpoint(
+    run: Tracked, server: WandbServer, place: Path
+) -> None:
+    run.deliver(run.started(), metrics(1), end(1))
+    found = kept_run(f"us/mine/{run.identity['id']}", place)
+    assert found.recipe() is None
+    assert found.checkpoints() == []
+
+
+@pytest.mark.parametrize(
+    ("address", "variables", "message"),
+    [
+        ("abc", {}, "write wandb:ENTITY/PROJECT/ID"),
+        ("us/mine/other", {}, "has no run 'us/mine/other', or this key may not see it"),
+        ("us/mine/x", {"WANDB_API_KEY": "local-" + "5" * 40}, "refuses the key"),
+        ("us/mine/x", {"WANDB_API_KEY": ""}, "no W&B API key was found"),
+        ("us/mine/x", {"WANDB_BASE_URL": "http://127.0.0.1:9"}, "does not answer"),
+    ],
+)
+def test_a_run_that_cannot_be_read_back_is_told_in_one_message(
+    server: WandbServer,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    variables: dict[str, str],
+    message: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises((ForgeError, ConnectionError)) as caught:
+        kept_run(address, place)
+    assert message in str(caught.value)
 
 
 def test_nothing_is_written_outside_its_place(

@@ -10,65 +10,17 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
-KEY = "local-" + "4" * 40
-"""The one API key it knows."""
+from wandb_answers import ANSWERS
+from wandb_kept import ENTITY, KEY, RemoteArtifact, RemoteRun
 
-ENTITY = "us"
-"""The entity of who has that key."""
-
-
-@dataclass
-class RemoteRun:
-    """What arrived of one run.
-
-    Attributes:
-        info: what the client said of it last: ``displayName``, ``notes``, ``tags``, ``groupName``…
-        history: rows of the history, as JSON texts; None where none arrived yet.
-        files: content of its files by name.
-        ends: exit codes, one for each time the client said that the run is complete.
-        sessions: how often a client began to log to it.
-    """
-
-    entity: str
-    project: str
-    name: str
-    info: dict[str, Any] = field(default_factory=dict)
-    history: list[str | None] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)
-    ends: list[int] = field(default_factory=list)
-    sessions: int = 0
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of the history; a gap fails."""
-        assert None not in self.history
-        return [json.loads(line) for line in self.history if line is not None]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The configuration, without what the client adds of its own."""
-        config = json.loads(self.info.get("config") or "{}")
-        return {key: item["value"] for key, item in config.items() if key != "_wandb"}
-
-
-@dataclass
-class RemoteArtifact:
-    """What arrived of one artifact."""
-
-    name: str
-    type: str
-    aliases: list[str]
-    digest: str
-    files: dict[str, bytes] = field(default_factory=dict)
-    committed: bool = False
+__all__ = ["ENTITY", "KEY", "RemoteArtifact", "RemoteRun", "WandbServer"]
 
 
 class WandbServer:
@@ -180,13 +132,25 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers["Content-Length"]))
         service = self.server.service
         service.requests.append(f"PUT {self.path}")
-        _, _, kind, owner, name = self.path.split("/", 4)
+        _, _, kind, owner, name = unquote(self.path).split("/", 4)
         with service.lock:
             if kind == "run":
                 service.runs[owner].files[name] = content
             else:
                 service.artifacts[int(owner)].files[name] = content
         self._reply({})
+
+    def do_GET(self) -> None:
+        """Hand out a file that was uploaded before."""
+        service = self.server.service
+        service.requests.append(f"GET {self.path}")
+        _, _, kind, owner, name = unquote(self.path).split("/", 4)
+        assert kind == "artifact", self.path
+        content = service.artifacts[int(owner)].files[name]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def _body(self) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -207,8 +171,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _operation(body: dict[str, Any]) -> str:
     """Return the name of a GraphQL operation, which some clients leave in the text alone."""
-    words = str(body["query"]).replace("(", " ").split()
-    return str(body.get("operationName") or words[1].strip("{"))
+    if name := body.get("operationName"):
+        return str(name)
+    found = re.search(r"\b(?:query|mutation)\s+(\w+)", str(body["query"]))
+    return found[1] if found else ""
 
 
 def _stream(service: WandbServer, path: str, body: dict[str, Any]) -> None:
@@ -228,190 +194,5 @@ def _stream(service: WandbServer, path: str, body: dict[str, Any]) -> None:
 
 
 def _answer(service: WandbServer, operation: str, given: dict[str, Any]) -> Any:
-    answer = _ANSWERS.get(operation)
+    answer = ANSWERS.get(operation)
     return answer(service, given) if answer is not None else {}
-
-
-def _viewer(service: WandbServer, given: dict[str, Any]) -> Any:
-    own = {"id": "u", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
-    return {"viewer": {**own, "teams": {"edges": []}}}
-
-
-def _resume_status(service: WandbServer, given: dict[str, Any]) -> Any:
-    run = service.runs.get(given["name"])
-    if run is None:
-        return {"model": None}
-    lines = [line for line in run.history if line is not None]
-    bucket = {
-        "id": run.name,
-        "name": run.name,
-        "summaryMetrics": json.dumps(run.summary),
-        "displayName": run.info.get("displayName"),
-        "logLineCount": 0,
-        "historyLineCount": len(lines),
-        "eventsLineCount": 0,
-        "historyTail": json.dumps(lines[-1:]),
-        "eventsTail": "[]",
-        "config": run.info.get("config"),
-        "tags": run.info.get("tags") or [],
-        "notes": run.info.get("notes"),
-        "wandbConfig": json.dumps({"t": 1}),
-    }
-    return {"model": {**_project(run), "bucket": bucket}}
-
-
-def _upsert(service: WandbServer, given: dict[str, Any]) -> Any:
-    name = given["name"]
-    known = name in service.runs
-    if not known:
-        entity, project = given.get("entity") or ENTITY, given.get("project") or "uncategorized"
-        service.runs[name] = RemoteRun(entity, project, name)
-    run = service.runs[name]
-    run.sessions += given.get("displayName") is not None
-    run.info.update({key: value for key, value in given.items() if value is not None})
-    bucket = {
-        "id": name,
-        "name": name,
-        "displayName": run.info.get("displayName") or name,
-        "description": None,
-        "config": run.info.get("config"),
-        "sweepName": None,
-        "historyLineCount": len(run.history),
-        "project": _project(run),
-    }
-    return {"upsertBucket": {"bucket": bucket, "inserted": not known}}
-
-
-def _create_files(service: WandbServer, given: dict[str, Any]) -> Any:
-    base = f"{service.url}/upload/run/{given['run']}"
-    files = [{"name": name, "uploadUrl": f"{base}/{name}"} for name in given["files"]]
-    return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
-
-
-def _run_files(service: WandbServer, given: dict[str, Any]) -> Any:
-    files = service.runs[given["name"]].files
-    nodes = [
-        {"node": {"name": name, "sizeBytes": len(files[name])}}
-        for name in given["fileNames"]
-        if name in files
-    ]
-    return {"project": {"run": {"files": {"edges": nodes}}}}
-
-
-def _artifact_type(service: WandbServer, given: dict[str, Any]) -> Any:
-    name = given["name"].partition(":")[0]
-    found = [item.type for item in service.artifacts if item.name == name]
-    kind = {"artifactType": {"name": found[0]}} if found else None
-    return {"project": {"artifact": kind}}
-
-
-def _create_artifact(service: WandbServer, given: dict[str, Any]) -> Any:
-    """Make a new version; content the newest version has already makes none."""
-    item = given["input"]
-    name = item.get("artifactCollectionName") or item["artifactCollectionNames"][0]
-    aliases = [alias["alias"] for alias in item.get("aliases") or ()]
-    versions = [found for found in service.artifacts if found.name == name]
-    if versions and versions[-1].digest == item["digest"] and versions[-1].committed:
-        index, state = service.artifacts.index(versions[-1]), "COMMITTED"
-    else:
-        for version in versions:
-            version.aliases[:] = [alias for alias in version.aliases if alias not in aliases]
-        service.artifacts.append(
-            RemoteArtifact(name, item["artifactTypeName"], aliases, item["digest"])
-        )
-        index, state = len(service.artifacts) - 1, "PENDING"
-    artifact = {
-        "id": str(index),
-        "state": state,
-        "versionIndex": len(versions),
-        "artifactSequence": {"id": name, "latestArtifact": None},
-    }
-    return {"createArtifact": {"artifact": artifact}}
-
-
-def _create_manifest(service: WandbServer, given: dict[str, Any]) -> Any:
-    owner = given["artifactID"]
-    file = {
-        "id": owner,
-        "name": given["name"],
-        "displayName": given["name"],
-        "uploadUrl": f"{service.url}/upload/artifact/{owner}/{given['name']}",
-        "uploadHeaders": [],
-        "artifact": {"id": owner},
-    }
-    return {"createArtifactManifest": {"artifactManifest": {"id": owner, "file": file}}}
-
-
-def _create_artifact_files(service: WandbServer, given: dict[str, Any]) -> Any:
-    edges = [
-        {
-            "node": {
-                "id": file["name"],
-                "name": file["name"],
-                "displayName": file["name"],
-                "storagePath": file["name"],
-                "uploadUrl": f"{service.url}/upload/artifact/{file['artifactID']}/{file['name']}",
-                "uploadHeaders": [],
-                "uploadMultipartUrls": None,
-                "artifact": {"id": file["artifactID"]},
-            }
-        }
-        for file in given["input"]["artifactFiles"]
-    ]
-    return {"createArtifactFiles": {"files": {"edges": edges}}}
-
-
-def _commit_artifact(service: WandbServer, given: dict[str, Any]) -> Any:
-    artifact = service.artifacts[int(given["artifactID"])]
-    artifact.committed = True
-    return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": artifact.digest}}}
-
-
-def _artifact_by_id(service: WandbServer, given: dict[str, Any]) -> Any:
-    item = service.artifacts[int(given["id"])]
-    project = {"id": "p", "internalId": "p", "name": "p", "entity": {"name": ENTITY}}
-    sequence = {"__typename": "ArtifactSequence", "name": item.name, "project": project}
-    artifact = {
-        "__typename": "Artifact",
-        "id": given["id"],
-        "artifactSequence": sequence,
-        "versionIndex": 0,
-        "artifactType": {"name": item.type},
-        "description": None,
-        "metadata": None,
-        "ttlDurationSeconds": -2,
-        "ttlIsInherited": True,
-        "tags": [],
-        "historyStep": None,
-        "state": "COMMITTED",
-        "size": sum(map(len, item.files.values())),
-        "digest": item.digest,
-        "commitHash": "0",
-        "fileCount": len(item.files),
-        "createdAt": "2026-01-01T00:00:00",
-        "updatedAt": None,
-        "aliases": [],
-    }
-    return {"artifact": artifact}
-
-
-def _project(run: RemoteRun) -> dict[str, Any]:
-    entity = {"id": run.entity, "name": run.entity}
-    return {"id": run.project, "name": run.project, "entity": entity}
-
-
-_ANSWERS: dict[str, Callable[[WandbServer, dict[str, Any]], Any]] = {
-    "Viewer": _viewer,
-    "RunResumeStatus": _resume_status,
-    "UpsertBucket": _upsert,
-    "CreateRunFiles": _create_files,
-    "RunFiles": _run_files,
-    "ArtifactType": _artifact_type,
-    "CreateArtifact": _create_artifact,
-    "CreateArtifactManifest": _create_manifest,
-    "CreateArtifactFiles": _create_artifact_files,
-    "CommitArtifact": _commit_artifact,
-    "ArtifactByID": _artifact_by_id,
-    "FetchArtifactDigestAlgorithm": lambda *_: {"project": None},
-    "ServerFeaturesQuery": lambda *_: {"serverInfo": {"features": []}},
-}

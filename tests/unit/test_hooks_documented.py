@@ -42,6 +42,9 @@ TESTED_BY: Mapping[str, str] = {
     "forge_open_storage": (
         "tests/unit/test_remote_calls.py::test_forge_open_storage_is_given_the_whole_url"
     ),
+    "forge_open_tracked_run": (
+        "tests/unit/test_generate_tracked.py::test_forge_open_tracked_run_is_given_the_address"
+    ),
     "forge_build_sweeper": (
         f"{_RESERVED}::test_forge_build_sweeper_is_given_the_space_the_direction_and_the_seed"
     ),

@@ -278,6 +278,11 @@ RULES = [
     (["generation.every=10"], "generation.every", "nothing to sample from"),
     (["checkpoint.enabled=false", "checkpoint.every=5"], "checkpoint.every", "enabled is false"),
     (["storage.url=bucket/runs"], "storage.url", "is not a URL"),
+    (
+        ["storage.delete_local_after_upload=true"],
+        "storage.delete_local_after_upload",
+        "uploaded nowhere",
+    ),
 ]
 
 
@@ -303,6 +308,8 @@ def test_tables_that_contradict_each_other_are_refused(
         ["generation.every=10", "generation.prompts=['a']"],
         ["train.epochs=1", "schedule.ramp.warmup_steps=500"],
         ["storage.url=file:///tmp/x"],
+        ["storage.url=file:///tmp/x", "storage.delete_local_after_upload=true"],
+        ["tracker.names=['paper']", "storage.delete_local_after_upload=true"],
     ],
 )
 def test_tables_that_agree_pass(parts: Path, overrides: list[str]) -> None:

@@ -17,7 +17,7 @@ from llmforge_plugins.trackers._mlflow_uri import is_server, sqlite_file, withou
 
 KEY = "tracker.mlflow.tracking_uri"
 
-_WITHOUT_CREDENTIALS = (401, 403)
+WITHOUT_CREDENTIALS = (401, 403)
 _NOT_FOUND = 404
 
 # The courier tries again by itself, so that a call need not; whoever sets these is obeyed.
@@ -65,7 +65,7 @@ def readiness(uri: str) -> tuple[Problem | None, str]:
         status = error.get_http_status_code()
         if not is_server(uri):
             return _unreadable(shown, error), ""
-        if status in _WITHOUT_CREDENTIALS:
+        if status in WITHOUT_CREDENTIALS:
             return (
                 Problem(
                     key=KEY,

@@ -41,8 +41,13 @@ def tracking_uri(option: str | None, run_directory: Path) -> str:
     if recorded is not None and without_login(given) in ("", recorded.given) and recorded.given:
         # A relative path means what it meant at the first start; a login is never written down.
         return given if given != without_login(given) else recorded.uri
+    return store_uri(given, run_directory.parent)
+
+
+def store_uri(given: str, root: Path) -> str:
+    """Return the store that ``given`` means here; the file of the runs in ``root`` when empty."""
     if not given:
-        return f"sqlite:///{run_directory.absolute().parent / 'mlflow.db'}"
+        return f"sqlite:///{root.absolute() / 'mlflow.db'}"
     file = sqlite_file(given)
     return given if file is None else f"{given.split(':')[0]}:///{file.absolute()}"
 

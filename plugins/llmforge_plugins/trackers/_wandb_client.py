@@ -77,6 +77,13 @@ class Identity:
         return {"entity": entity, "project": self._values["project"], "run": self.id}
 
 
+def keep_files_in(directory: Path) -> None:
+    """Have the package write into ``directory`` what it would write into the home directory."""
+    for place in ("DIR", "CACHE_DIR", "DATA_DIR", "CONFIG_DIR", "ARTIFACT_DIR"):
+        os.environ[f"WANDB_{place}"] = str(directory)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+
 def open_client(
     directory: Path,
     identity: Identity,
@@ -90,9 +97,7 @@ def open_client(
     Raises:
         Exception: what the client raises when the service does not let it begin in time.
     """
-    for place in ("DIR", "CACHE_DIR", "DATA_DIR", "CONFIG_DIR", "ARTIFACT_DIR"):
-        os.environ[f"WANDB_{place}"] = str(directory)  # it would use the home directory
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    keep_files_in(directory)
     table = event.config.get("run") or {}
     known = wandb.Settings.model_fields
     return wandb.init(

@@ -90,6 +90,12 @@ class WandbRun:
             return f"wandb sync {self._directory}/wandb/offline-run-*"
         return str(self._client.url)
 
+    @property
+    def address(self) -> str:
+        """``ENTITY/PROJECT/ID`` of the W&B run."""
+        place = self._identity.place
+        return f"{place['entity']}/{place['project']}/{place['run']}"
+
     def _begin(self, event: events.RunStarted) -> None:
         self._forge, self._forge_id = Path(event.directory), event.run_id
         table = event.config.get("run") or {}
@@ -174,8 +180,15 @@ class WandbRun:
         if path.is_file() and self._is_new(event, name, step):
             self.log(event, {name: wandb.Image(str(path))}, step=step, time=time.time())
 
-    def log_artifact(self, relative: str, *, kind: str, aliases: Sequence[str]) -> None:
-        """Log a file or folder as an artifact and wait until it is there.
+    def log_artifact(
+        self,
+        relative: str,
+        *,
+        kind: str,
+        aliases: Sequence[str],
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Log a file or folder as an artifact, ``facts`` as its metadata; wait until it is there.
 
         Content that W&B has already makes no new version. What retention has deleted is left out.
         """
@@ -183,7 +196,7 @@ class WandbRun:
         if not path.exists():
             return
         name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{self._forge_id}-{kind}")
-        artifact = wandb.Artifact(name, type="model" if kind == "checkpoint" else kind)
+        artifact = wandb.Artifact(name, type=artifact_type(kind), metadata=dict(facts or {}))
         # offline, a copy waits for ``wandb sync``; online the files themselves are sent now
         policy = "mutable" if self._service is None else "immutable"
         if path.is_dir():
@@ -288,6 +301,11 @@ class WandbRun:
         new = {name: size for name, size in found.items() if name not in self._files}
         self._files |= new
         return new
+
+
+def artifact_type(kind: str) -> str:
+    """Return the type under which W&B files an artifact of this kind."""
+    return "model" if kind == "checkpoint" else kind
 
 
 def media_of(files: Path) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 import llmforge
 from llmforge import SAFE, Component, Problem, RunContext, events, hookimpl
+from llmforge.interfaces import TrackedRun
 
 if TYPE_CHECKING:
     from llmforge_plugins.trackers._mlflow_checkpoints import Checkpoints
@@ -92,7 +93,7 @@ class Mlflow(Component, kind="tracker"):
             run.begin(event)
         self._checkpoints = Checkpoints(run, self.options.log_checkpoints, self.options.register_as)
         self._run = run
-        self.link = run.link
+        self.link, self.address = run.link, run.id
 
     @hookimpl
     def forge_metrics(self, event: events.MetricsLogged) -> None:
@@ -155,6 +156,19 @@ class Mlflow(Component, kind="tracker"):
                 assert self._checkpoints is not None
                 self._checkpoints.register()
             run.end(event)
+
+    @hookimpl
+    def forge_open_tracked_run(self, address: str, root: Path) -> TrackedRun:
+        """Find the MLflow run with the id ``address``, in the store of this environment."""
+        from llmforge_plugins.trackers._mlflow_kept import open_kept_run
+
+        known = None if self._run is None else self._run.uri
+        return open_kept_run(address, option=known or self.options.tracking_uri, root=root)
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether every checkpoint is logged and none replaced."""
+        return bool(self.options.log_checkpoints == "all")
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[MlflowRun]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import llmforge
 from llmforge import SAFE, Component, Problem, RunContext, events, hookimpl
+from llmforge.interfaces import TrackedRun
 
 if TYPE_CHECKING:
     from llmforge_plugins.trackers._wandb_run import WandbRun
@@ -68,7 +69,7 @@ class Wandb(Component, kind="tracker"):
         if self._run is None:
             directory = Path(event.directory) / "trackers" / self.name
             self._run = WandbRun(directory, self.options)
-        self.link = self._run.start(event)
+        self.link, self.address = self._run.start(event), self._run.address
 
     @hookimpl
     def forge_metrics(self, event: events.MetricsLogged) -> None:
@@ -121,6 +122,18 @@ class Wandb(Component, kind="tracker"):
         if self._run is not None:
             self._run.finish(event)
 
+    @hookimpl
+    def forge_open_tracked_run(self, address: str) -> TrackedRun:
+        """Find the W&B run at ``address``: ``ENTITY/PROJECT/ID``."""
+        from llmforge_plugins.trackers._wandb_kept import open_kept_run
+
+        return open_kept_run(address, places=self._run is None)
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether every checkpoint is uploaded, while the run goes on."""
+        return self._checkpoints("all") and self._is("online")
+
     def has_arrived(self, event: events.Event) -> bool:
         """Return whether W&B, or the offline file, has ``event``."""
         return self._run is None or self._run.has_arrived(event)
@@ -129,7 +142,8 @@ class Wandb(Component, kind="tracker"):
         best = ["best"] if checkpoint.is_best else []
         if self._run is not None:
             names = [*aliases, *best, f"step-{checkpoint.step}"]
-            self._run.log_artifact(checkpoint.path, kind="checkpoint", aliases=names)
+            facts = {"step": checkpoint.step, "is_best": checkpoint.is_best}
+            self._run.log_artifact(checkpoint.path, kind="checkpoint", aliases=names, facts=facts)
 
     def _checkpoints(self, which: str) -> bool:
         return bool(self.options.log_checkpoints == which)
