@@ -94,6 +94,7 @@ def check_mistakes(place: Workplace, server: MlflowServer, identity: str) -> Non
     assert not place.run.root.exists()
 
 
+@pytest.mark.slow
 def test_from_a_wandb_run(workplace: Workplace, wandb_api: WandbServer) -> None:
     place = tracked(
         workplace,

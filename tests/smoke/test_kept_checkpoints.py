@@ -6,11 +6,13 @@ import dataclasses
 import json
 import shutil
 
+import pytest
 from conftest import Reference
 from forge_process import Workplace
 from mlflow_server import shared_server
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_mlflow_keeps_deletes_them_here_and_goes_on_from_there(
     workplace: Workplace, reference: Reference
 ) -> None:

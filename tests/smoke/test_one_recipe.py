@@ -54,7 +54,7 @@ def place(tmp_path: Path, wandb_api: WandbServer, mlflow_server: MlflowServer) -
 def trained(place: Workplace, name: str, trackers: list[str]) -> tuple[Workplace, str]:
     """Train a copy of the place with these trackers; return it and what was printed."""
     copy = place.copy(place.path.with_name(name))
-    output = copy.train("--set", f"tracker.names={json.dumps(trackers)}").output
+    output = copy.train_here("--set", f"tracker.names={json.dumps(trackers)}")
     for tracker in trackers:
         assert f"tracker {tracker}: " in output
     assert "still in the journal" not in output
