@@ -31,6 +31,7 @@ from llmforge.interfaces import TrackedRun
 from llmforge.recipe import Override, Recipe, identity, load_recipe
 from llmforge.redaction import redact
 from llmforge.remote import recipe_remote, storage_problems
+from llmforge.run.plan import make_plan
 from llmforge.rundir import RunDirectory, read_record
 from llmforge.rundir.atomic import sync_directory, write_text
 from llmforge.settings import settings
@@ -147,7 +148,8 @@ def _in_artifacts(run: TrackedRun) -> Iterator[_Found]:
 def _in_storage(run: TrackedRun, recipe: Recipe | None, *, say: Say) -> Iterator[_Found]:
     if recipe is None or recipe.storage.url is None:
         return
-    if problems := storage_problems(recipe):
+    context = make_plan(recipe).context(resolved={}, notice=say)
+    if problems := storage_problems(recipe, context):
         raise RecipeError(problems, source=str(recipe.source))
     remote = recipe_remote(recipe, run.run_id, attempt=run.attempt)
     try:
