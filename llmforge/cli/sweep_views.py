@@ -254,6 +254,8 @@ def _print_best(out: Console, sweep: Sweep, summary: Summary) -> None:
     }
     if sweep.directory.best.exists():
         values["train it"] = f"forge train {sweep.directory.best}"
+    if sweep.directory.report.exists():
+        values["look at"] = str(sweep.directory.report)
     print_section(out, "", values)
 
 

@@ -5,15 +5,15 @@ Matplotlib's figures are used directly, without pyplot: no global state, no wind
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmforge.insight.metrics import Row, metric_rows
+from llmforge.insight.style import STYLE, as_png, entitle, new_figure
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import write_bytes
 
@@ -21,37 +21,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TRAIN, _VALIDATION, _RATE = "#4477aa", "#cc5533", "#228866"
-_INK, _MUTED, _GRID = "#222222", "#666666", "#e4e4e4"
-_SIZE, _DPI = (7.2, 4.2), 150
 
 _SPARSE, _FEW = 12, 60
 """Up to these many points a line gets markers, and is drawn without smoothing."""
 
 _HIGHEST_LOSS = 50.0
 """Nats per token; the perplexity of a higher loss says nothing and overflows the axis."""
-
-_LONGEST_TITLE = 72
-
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "legend.frameon": False,
-}
 
 Points = tuple[list[int], list[float]]
 
@@ -81,7 +56,7 @@ def write_curves(directory: RunDirectory) -> list[Path]:
 
     rows = metric_rows(directory.metrics)
     written = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         for curve in _CURVES:
             image = _image(curve, rows, run_id=directory.id)
             if image is not None:
@@ -119,21 +94,14 @@ def smoothed(values: Sequence[float], *, reach: int) -> list[float]:
 
 def _image(curve: _Curve, rows: Sequence[Row], *, run_id: str) -> bytes | None:
     """Return the PNG of a curve, or None when there is nothing to draw."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure()
     axes = figure.add_subplot()
     if not curve.draw(axes, rows):
         return None
-    axes.set_title(curve.title, loc="left", fontsize=12, fontweight="bold", pad=10)
-    axes.set_title(_elided(run_id), loc="right", fontsize=8, color=_MUTED, pad=10)
+    entitle(axes, curve.title, of=run_id)
     axes.set_ylabel(curve.label)
     _step_axis(axes)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 def _step_axis(axes: Axes) -> None:
@@ -238,13 +206,6 @@ def _marker(steps: Sequence[int]) -> str:
     if len(steps) == 1:
         return "o"
     return "." if len(steps) <= _SPARSE else ""
-
-
-def _elided(text: str) -> str:
-    if len(text) <= _LONGEST_TITLE:
-        return text
-    half = _LONGEST_TITLE // 2
-    return f"{text[:half]}…{text[-half:]}"
 
 
 _CURVES = (

@@ -38,6 +38,7 @@ class Ledger:
         from optuna.study import StudyDirection
 
         self._storage = storage
+        self._ended: dict[int, Attempt] = {}
         try:
             self._study = storage.get_study_id_from_name(name)
         except KeyError:
@@ -50,7 +51,7 @@ class Ledger:
 
     def trials(self) -> list[Trial]:
         """Return every trial in the order of points and their repeats."""
-        return _folded(self._entries())
+        return self._folded(self._entries())
 
     def attempt(self, entry: int) -> tuple[Trial, Attempt]:
         """Return an attempt by its id, and the trial it is at.
@@ -122,7 +123,7 @@ class Ledger:
     def settle(self) -> None:
         """Close, for others who read the study, what a killed process left open or never got."""
         entries = self._entries()  # read once: what is written from now on is nobody's leftover
-        valid = {item.entry: item for trial in _folded(entries) for item in trial.attempts}
+        valid = {item.entry: item for trial in self._folded(entries) for item in trial.attempts}
         for entry in entries:
             if entry.state.is_finished():
                 continue
@@ -158,6 +159,32 @@ class Ledger:
         """Return what was written, in the order in which it counts."""
         every = self._storage.get_all_trials(self._study, deepcopy=False)
         return [entry for entry in every if "trial" in entry.user_attrs]
+
+    def _folded(self, entries: Sequence[FrozenTrial]) -> list[Trial]:
+        """Return the trials that ``entries`` are attempts at."""
+        attempts: dict[tuple[int, int], list[Attempt]] = {}
+        parameters: dict[int, Mapping[str, Any]] = {}
+        for entry in entries:
+            written = entry.user_attrs
+            found = attempts.setdefault((written["trial"], written["repeat"]), [])
+            if written["attempt"] == len(found):  # else another process was faster
+                found.append(self._attempt(entry))
+                parameters.setdefault(written["trial"], written["parameters"])
+        return [
+            Trial(number=number, repeat=repeat, parameters=parameters[number], attempts=tuple(own))
+            for (number, repeat), own in sorted(attempts.items())
+            if own
+        ]
+
+    def _attempt(self, entry: FrozenTrial) -> Attempt:
+        """Return what an entry says; an attempt that has ended is read once."""
+        known = self._ended.get(entry._trial_id)
+        if known is not None:
+            return known
+        attempt = _attempt(entry)
+        if attempt.result is not None:
+            self._ended[attempt.entry] = attempt
+        return attempt
 
     def _write(
         self,
@@ -203,23 +230,6 @@ class Ledger:
             self._storage.set_trial_state_values(entry, state, values)
         except UpdateFinishedTrialError:
             return  # another process has closed it
-
-
-def _folded(entries: Sequence[FrozenTrial]) -> list[Trial]:
-    """Return the trials that ``entries`` are attempts at."""
-    attempts: dict[tuple[int, int], list[Attempt]] = {}
-    parameters: dict[int, Mapping[str, Any]] = {}
-    for entry in entries:
-        written = entry.user_attrs
-        found = attempts.setdefault((written["trial"], written["repeat"]), [])
-        if written["attempt"] == len(found):  # else another process was faster
-            found.append(_attempt(entry))
-            parameters.setdefault(written["trial"], written["parameters"])
-    return [
-        Trial(number=number, repeat=repeat, parameters=parameters[number], attempts=tuple(found))
-        for (number, repeat), found in sorted(attempts.items())
-        if found
-    ]
 
 
 def _attempt(entry: FrozenTrial) -> Attempt:

@@ -34,7 +34,7 @@ def open_storage(url: str | None, *, journal: Path) -> BaseStorage:
 
 
 def _database(url: str) -> BaseStorage:
-    from optuna.storages import RDBStorage
+    from optuna.storages import RDBStorage, get_storage
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -43,9 +43,10 @@ def _database(url: str) -> BaseStorage:
         password = credential(PASSWORD)
         if password is not None:
             address = address.set(password=password)
-        return RDBStorage(
+        database = RDBStorage(
             address.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True}
         )
+        return get_storage(database)  # which remembers the trials that have ended
     except ArgumentError as error:
         raise UsageError(
             f"sweep.study: '{url}' is no address of a database",

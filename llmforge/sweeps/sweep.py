@@ -65,6 +65,16 @@ class SweepDirectory:
         return self.path / "logs"
 
     @property
+    def plots(self) -> Path:
+        """Pictures."""
+        return self.path / "plots"
+
+    @property
+    def report(self) -> Path:
+        """One page with everything on it."""
+        return self.path / "report.html"
+
+    @property
     def best(self) -> Path:
         """The recipe of the best trial."""
         return self.path / "best.toml"

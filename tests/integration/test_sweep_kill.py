@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_server import postgres
 
 SCRIPT = Path(__file__).with_name("sweep_under_fire.py")
 
 
-def fire(folder: Path, *, workers: int, kills: int, sweeper: str, seed: int = 1) -> dict[str, Any]:
+def fire(
+    folder: Path, *, workers: int, kills: int, sweeper: str = "random", study: str = ""
+) -> dict[str, Any]:
     """Run the sweep with so many workers killed; return what came out."""
+    arguments = [str(folder), str(workers), str(kills), "1", sweeper, *([study] if study else [])]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), str(workers), str(kills), str(seed), sweeper],
+        [sys.executable, str(SCRIPT), *arguments],
         capture_output=True,
         text=True,
         timeout=240,
@@ -58,12 +62,22 @@ def test_one_worker_killed_fifty_times_comes_to_the_undisturbed_sweep(
 def test_several_workers_killed_at_random_lose_no_trial_and_repeat_none(
     tmp_path: Path, workers: int
 ) -> None:
-    found = fire(tmp_path, workers=workers, kills=50, sweeper="random")
+    assert_each_once(tmp_path, fire(tmp_path, workers=workers, kills=50))
+
+
+def test_the_same_holds_on_postgresql(tmp_path: Path) -> None:
+    with postgres() as study:
+        assert_each_once(tmp_path, fire(tmp_path, workers=2, kills=50, study=study))
+
+
+def assert_each_once(folder: Path, found: dict[str, Any]) -> None:
+    """Check that every trial was done, and each step of it once."""
     trials = found["trials"]
+    assert found["killed"] > 10
     assert [trial["number"] for trial in trials] == list(range(12))
     assert {trial["state"] for trial in trials} <= {"completed", "pruned"}
     assert len({trial["run"] for trial in trials}) == 12
     for trial in trials:
         assert trial["completions"] == (trial["state"] == "completed")
         steps = max(int(step) for step in trial["curve"])
-        assert trained(tmp_path)[trial["run"]] == steps
+        assert trained(folder)[trial["run"]] == steps

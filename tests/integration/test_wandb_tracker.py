@@ -129,6 +129,13 @@ def test_a_run_arrives_with_all_that_is_known_of_it(run: Tracked, server: WandbS
     assert checkpoint.files["model.bin"] == b"weights"
 
 
+def test_trials_are_grouped_by_their_sweep(run: Tracked, server: WandbServer) -> None:
+    facts = {"name": "trial-1", "sweep": "lr-sweep"}
+    run.deliver(run.started(facts=facts), metrics(10, loss=2.5), end(20))
+    assert run.failures == []
+    assert run.remote(server).info["groupName"] == "lr-sweep"
+
+
 def test_the_table_of_samples_holds_those_of_all_steps(run: Tracked, server: WandbServer) -> None:
     told = [samples(10, "a", "b"), samples(20, "c")]
     rows = [row for event in told for row in event.samples]

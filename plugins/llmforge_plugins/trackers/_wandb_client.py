@@ -110,7 +110,7 @@ def open_client(
         name=event.facts.get("name") or event.run_id,
         tags=list(event.facts.get("tags") or table.get("tags") or ()),
         notes=table.get("notes") or None,
-        group=options.group,
+        group=options.group or event.facts.get("sweep"),
         job_type=options.job_type,
         config=dict(config),
         settings=wandb.Settings(**{key: _SETTINGS[key] for key in _SETTINGS if key in known}),

@@ -33,7 +33,7 @@ class Wandb(Component, kind="tracker"):
         mode: Annotated[Literal["online", "offline", "disabled"], SAFE] = "online"
         """``offline`` writes files for ``wandb sync``; ``disabled`` does nothing."""
         group: Annotated[str | None, SAFE] = None
-        """Group of runs this one belongs to."""
+        """Group of runs this one belongs to; the sweep's id for trials when absent."""
         job_type: Annotated[str | None, SAFE] = None
         """Type of the run within its group."""
         log_checkpoints: Annotated[Literal["best", "last", "all", "none"], SAFE] = "none"
