@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmforge.interfaces import RunContext
     from llmforge.options import IDENTITY, MACHINE, SAFE, Options
     from llmforge.settings import credential
+    from llmforge.sweeps.api import SweepResult, sweep
 
 _HOMES = {
     "Component": "llmforge.component",
@@ -31,11 +32,13 @@ _HOMES = {
     "RunContext": "llmforge.interfaces",
     "RunHandle": "llmforge.api",
     "SAFE": "llmforge.options",
+    "SweepResult": "llmforge.sweeps.api",
     "TrainResult": "llmforge.api",
     "credential": "llmforge.settings",
     "generate": "llmforge.api",
     "hookimpl": "llmforge.hookspecs",
     "load_run": "llmforge.api",
+    "sweep": "llmforge.sweeps.api",
     "train": "llmforge.api",
 }
 
@@ -49,12 +52,14 @@ __all__ = [
     "Problem",
     "RunContext",
     "RunHandle",
+    "SweepResult",
     "TrainResult",
     "__version__",
     "credential",
     "generate",
     "hookimpl",
     "load_run",
+    "sweep",
     "train",
 ]
 

@@ -185,19 +185,14 @@ def _load(text: str, root: Path | None) -> Sweep:
 def _work(sweep: Sweep, workers: int | None) -> None:
     from llmforge.cli.sweep_views import print_end, progress
     from llmforge.run.signals import StopSignals
-    from llmforge.sweeps.controller import Controller
-    from llmforge.sweeps.outputs import write_outputs
+    from llmforge.sweeps.api import work
 
     count = workers or sweep.recipe.sweep.workers
     with StopSignals() as signals, signals.deferred():
         typer.echo(f"{sweep.id}: {sweep.recipe.sweep.max_trials} trials, {count} at once")
         with progress(sweep) as show_trials:
-            controller = Controller(sweep, workers=count, signals=signals, show=show_trials)
-            try:
-                done = controller.run()
-            finally:
-                write_outputs(sweep)
-    print_end(console(), sweep, done)
+            reason = work(sweep, workers=workers, signals=signals, show=show_trials)
+    print_end(console(), sweep, reason)
 
 
 def _range_text(dimension: Any) -> str:

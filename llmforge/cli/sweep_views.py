@@ -21,7 +21,6 @@ from llmforge.errors import UsageError
 from llmforge.sweeps.summary import Summary, as_row, summarize
 from llmforge.sweeps.sweep import Sweep
 from llmforge.sweeps.trials import Trial
-from llmforge.sweeps.work import Done
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +42,7 @@ def progress(sweep: Sweep) -> Iterator[Callable[[Sequence[Trial]], None]]:
     from rich.live import Live
 
     with Live(console=out, refresh_per_second=2) as live:
-        yield lambda trials: live.update(_table(sweep, trials, rows=_LIVE_ROWS))
+        yield lambda trials: live.update(live_table(sweep, trials, rows=_LIVE_ROWS))
 
 
 class _Lines:
@@ -86,9 +85,10 @@ def _line(sweep: Sweep, trial: Trial) -> str:
     return "  ".join(parts)
 
 
-def _table(sweep: Sweep, trials: Sequence[Trial], *, rows: int) -> Table:
+def live_table(sweep: Sweep, trials: Sequence[Trial], *, rows: int) -> Table:
     """Return the newest trials as a Rich table with the counts below."""
     from rich.table import Table
+    from rich.text import Text
 
     metric = sweep.recipe.sweep.metric
     summary = _summary(sweep, trials)
@@ -103,7 +103,7 @@ def _table(sweep: Sweep, trials: Sequence[Trial], *, rows: int) -> Table:
         value = trial.value if trial.value is not None else trial.curve.get(newest or -1)
         table.add_row(
             _name(trial),
-            f"[{_STYLES.get(trial.state, '')}]{trial.state}[/]" if trial.state else "",
+            Text(trial.state, style=_STYLES.get(trial.state, "")),
             _parameters_text(sweep, trial),
             number(value) + (" *" if best else ""),
             "" if newest is None else str(newest),
@@ -114,10 +114,10 @@ def _table(sweep: Sweep, trials: Sequence[Trial], *, rows: int) -> Table:
     return table
 
 
-def print_end(out: Console, sweep: Sweep, done: Done) -> None:
+def print_end(out: Console, sweep: Sweep, reason: str) -> None:
     """Print what the sweep came to, and what to type next."""
     summary = _summary(sweep, sweep.ledger().trials())
-    out.print(f"\n{sweep.id}: {done.reason}", style="bold")
+    out.print(f"\n{sweep.id}: {reason}", style="bold")
     _print_best(out, sweep, summary)
 
 

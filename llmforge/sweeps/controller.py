@@ -12,13 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmforge.errors import (
-    EXIT_FAILURE,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    Interrupted,
-    RunError,
-)
+from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK, Interrupted, RunError
 from llmforge.run.signals import StopSignals
 from llmforge.sweeps.devices import shares, visible_gpus
 from llmforge.sweeps.ledger import Ledger
@@ -164,11 +158,10 @@ class Controller:
     def _see_to(self, slot: _Slot, code: int) -> None:
         slot.process = None
         said = slot.log.read_text(encoding="utf-8", errors="replace").strip()
-        if code in (EXIT_OK, EXIT_INTERRUPTED) or (code == EXIT_FAILURE and not said):
+        if code in (EXIT_OK, EXIT_INTERRUPTED):
             return  # what it found is in the ledger
         if code >= 0:
-            message, _, remedy = said.partition("\n  ")
-            raise RunError(message or f"a worker ended with code {code}", remedy=remedy)
+            raise self._failure(said, code)
         self._deaths += 1
         if self._deaths > _MOST_DEATHS:
             name = signal.Signals(-code).name
@@ -177,3 +170,17 @@ class Controller:
                 remedy="is the machine out of memory? Try fewer --workers",
             )
         self._start(slot)
+
+    def _failure(self, said: str, code: int) -> RunError:
+        """Return what a worker could not get over: its error, or that it crashed."""
+        _, ours, words = said.rpartition("forge: ")
+        if ours:
+            message, _, remedy = words.partition("\n  ")
+            return RunError(message, remedy=remedy)
+        crash = self._sweep.directory.logs / "crash.log"
+        crash.write_text(said + "\n", encoding="utf-8")
+        last = said.splitlines()[-1] if said else f"it ended with code {code}"
+        return RunError(
+            f"a worker of sweep {self._sweep.id} crashed: {last}",
+            remedy=f"{crash} has the traceback; the same command goes on",
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from llmforge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, ForgeError
+from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK, ForgeError
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.sweeps.execute import ChildTrials
 from llmforge.sweeps.lifeline import follow
@@ -31,9 +31,8 @@ def work(directory: Path) -> int:
         done = Worker(
             sweep.goal(), ledger, executor, stop=lambda: signals.requested is not None
         ).run()
-    if done is None:
-        return EXIT_INTERRUPTED
-    return EXIT_FAILURE if done.failed else EXIT_OK
+    # That too many trials have failed is in the ledger, for the controller to tell.
+    return EXIT_INTERRUPTED if done is None else EXIT_OK
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
     try:
         code = work(Path(sys.argv[1]))
     except ForgeError as error:
-        print(error, file=sys.stderr)
+        print(f"forge: {error}", file=sys.stderr)
         code = error.exit_code
     except StopNow:  # a second Ctrl-C; the trial's process saves and ends by itself
         code = EXIT_INTERRUPTED

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+import llmforge
 from llmforge.cli.sweep import app
+from llmforge.cli.sweep_views import live_table
 from llmforge.errors import RecipeError, RunError
 from llmforge.recipe import load_recipe
 from llmforge.sweeps.outputs import write_outputs
@@ -25,6 +29,8 @@ extends = "wikitext_tiny"
 name = "random"
 max_trials = 8
 seeds = 2
+[sweep.random]
+pruner = "median"
 [sweep.space]
 train.batch_size = {choice = [4, 8, 16]}
 optimizer.adamw.lr = {log = [1e-4, 1e-2]}
@@ -170,6 +176,27 @@ def test_commands_tell_how_a_sweep_stands() -> None:
     answer: dict[str, Any] = json.loads(said("status", "s-", "--json"))
     assert answer["best"]["parameters"]["model.transformer.width"] == 64
     assert answer["states"]["pruned"] == 1
+
+
+def test_the_live_table_shows_states_as_words_and_the_best_marked() -> None:
+    sweep = filled()
+    out = Console(width=160, markup=False, record=True, file=io.StringIO())
+    out.print(live_table(sweep, sweep.ledger().trials(), rows=30))
+    text = out.export_text()
+    assert "[" not in text
+    assert re.search(r"^3\.1 +completed .*3\.0100 \*", text, re.MULTILINE)
+    assert re.search(r"^6 +pruned ", text, re.MULTILINE)
+
+
+def test_a_sweep_that_is_done_returns_its_best_in_python() -> None:
+    sweep = filled()
+    found = llmforge.sweep("s.toml", overrides={"sweep.max_failures": 9})
+    assert found.id == sweep.id
+    assert found.reason == "all 8 trials are done"
+    assert found.best is not None
+    assert (found.best.run_id, found.best.value) == ("tune_3_0", pytest.approx(3.005))
+    assert load_recipe(found.best.recipe).train.batch_size == 4
+    assert len(found.trials) == 14
 
 
 def test_trials_are_exported_as_a_table() -> None:
