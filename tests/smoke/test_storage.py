@@ -112,6 +112,7 @@ def test_the_journal_tells_trackers_where_checkpoints_are(mirrored: Workplace) -
     assert told[60] == f"{URL}/tiny/attempt-00001/checkpoints/step-00000060"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("archive", [pytest.param("tar.gz", marks=pytest.mark.slow), "tar.zst"])
 def test_a_run_is_archived_on_google_cloud_storage_and_comes_back(
     tmp_path: Path, gcs: Server, gcs_url: str, archive: str

@@ -82,6 +82,7 @@ def test_trainer_and_courier_killed_during_uploads_leave_no_trace(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_courier_that_dies_is_started_again_and_the_run_does_not_notice(
     tmp_path: Path, reference: Reference, s3_proxy: FaultProxy, s3_url: str
 ) -> None:
@@ -114,6 +115,7 @@ def mortal(tmp_path: Path, aws: pytest.MonkeyPatch) -> Iterator[Server]:
     server.kill()
 
 
+@pytest.mark.slow
 def test_a_server_killed_during_uploads_costs_the_run_nothing(
     tmp_path: Path, reference: Reference, mortal: Server
 ) -> None:
