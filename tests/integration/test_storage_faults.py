@@ -204,6 +204,7 @@ def test_an_s3_server_killed_during_an_upload_that_lost_everything(
         server.kill()
 
 
+@pytest.mark.slow
 def test_a_gcs_server_killed_during_an_upload_has_what_was_committed_before(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

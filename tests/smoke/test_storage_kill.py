@@ -154,6 +154,7 @@ def test_a_server_killed_during_uploads_costs_the_run_nothing(
     assert "not in storage" not in workplace.train_here()
 
 
+@pytest.mark.slow
 def test_what_storage_has_lost_is_found_and_sent_again(tmp_path: Path, mortal: Server) -> None:
     url = "s3://mortal/runs"
     settings = {"train.max_steps": "6", "checkpoint.keep_last": "3", "storage.url": f'"{url}"'}

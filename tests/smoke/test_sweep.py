@@ -172,6 +172,7 @@ def test_a_run_that_forge_train_completed_is_reused(tmp_path: Path) -> None:
     assert second["value"] is not None
 
 
+@pytest.mark.slow
 def test_a_failing_trial_is_kept_with_its_reason_and_retried_when_asked(tmp_path: Path) -> None:
     space = SWEEP.replace("train.batch_size = {choice = [8, 4]}", "").replace(
         "optimizer.adamw.lr = {choice = [3e-3, 1e-5]}",
