@@ -118,6 +118,7 @@ def test_shards_arrive_through_a_network_that_fails_often(
     assert s3_proxy.seen
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_leaves_the_copies(
     run: RunContext, notices: list[str], tmp_path: Path, aws: pytest.MonkeyPatch
 ) -> None:

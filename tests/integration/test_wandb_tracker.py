@@ -245,6 +245,7 @@ def test_a_service_dead_at_the_start_is_caught_up_with(run: Tracked, server: Wan
     assert (thread.delivered, thread.pending()) == (5, 0)
 
 
+@pytest.mark.slow
 def test_a_service_dead_in_the_middle_for_a_while_costs_nothing(
     run: Tracked, server: WandbServer
 ) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Reference
 from forge_process import Workplace
 
@@ -58,6 +59,7 @@ def system_rows(workplace: Workplace) -> list[dict[str, Any]]:
     return [json.loads(line) for line in workplace.run.system.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_killed_run_gives_equal_samples_and_no_system_value_twice(
     tmp_path: Path, faults: str
 ) -> None:

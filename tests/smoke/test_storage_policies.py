@@ -60,6 +60,7 @@ def test_a_failing_upload_deletes_nothing_and_is_told(tmp_path: Path) -> None:
     assert workplace.record["state"] == "completed"
 
 
+@pytest.mark.slow
 def test_without_background_no_step_is_taken_before_the_checkpoint_is_in_storage(
     tmp_path: Path, s3_proxy: FaultProxy, s3_url: str
 ) -> None:

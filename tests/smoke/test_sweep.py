@@ -136,6 +136,7 @@ def test_controller_worker_or_trial_killed_at_any_instant_changes_nothing(
         assert rows.startswith(wanted_rows) or wanted_rows.startswith(rows)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on_exactly(
     tmp_path: Path, undisturbed: SweepPlace
 ) -> None:
