@@ -382,7 +382,7 @@ class TrainingLoop:
         timing = self._pace.row(row["step"])
         self._sinks.row(row, timing)
         speed = {
-            name: value
+            f"speed/{name}": value
             for name, value in timing.items()
             if name not in ("step", "time", "eta_seconds")
         }
