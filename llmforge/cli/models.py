@@ -21,7 +21,7 @@ def list_models(
     ] = 4096,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List every model's presets: layers, width and true parameter count."""
+    """List every model's presets: layers, width and true parameter counts."""
     from llmforge.cli.common import emit_json
     from llmforge.plugins import entries, load
 
@@ -36,11 +36,13 @@ def list_models(
         return
     typer.echo(f"parameters with a vocabulary of {vocab_size:,} (--vocab-size changes it)\n")
     typer.echo(
-        f"{'model':<14}{'preset':<10}{'layers':>7}{'width':>7}{'heads':>7}{'parameters':>14}"
+        f"{'model':<14}{'preset':<10}{'layers':>7}{'width':>7}{'heads':>7}{'parameters':>15}"
+        f"{'in blocks':>15}"
     )
     for row in rows:
-        count = f"{row['parameters']:,}" if "parameters" in row else ""
+        counts = (row.get(key) for key in ("parameters", "parameters_in_blocks"))
+        shown = "".join(f"{'' if count is None else format(count, ','):>15}" for count in counts)
         typer.echo(
             f"{row['model']:<14}{row['preset']:<10}{row.get('layers', ''):>7}"
-            f"{row.get('width', ''):>7}{row.get('heads', ''):>7}{count:>14}"
+            f"{row.get('width', ''):>7}{row.get('heads', ''):>7}{shown}".rstrip()
         )

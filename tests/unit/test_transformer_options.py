@@ -22,6 +22,12 @@ def test_an_explicit_option_replaces_the_presets_value() -> None:
     assert (shape.layers, shape.width, shape.heads) == (6, 256, 4)
 
 
+def test_a_preset_can_set_the_variant_and_options_replace_that_too() -> None:
+    assert Options(preset="neox-1b").shape().parallel_residual
+    shape = Options(preset="neox-1b", parallel_residual=False, norm="rmsnorm").shape()
+    assert (shape.parallel_residual, shape.norm, shape.activation) == (False, "rmsnorm", "gelu")
+
+
 @pytest.mark.parametrize(
     ("activation", "width", "expected"),
     [("gelu", 256, 1024), ("swiglu", 768, 2048), ("swiglu", 256, 704), ("swiglu", 16, 64)],
@@ -37,10 +43,11 @@ def test_the_default_feed_forward_width_follows_the_activation(
     ("options", "message"),
     [
         ({"preset": "smal"}, "unknown preset 'smal'; did you mean 'small'?"),
-        ({"preset": "xyz"}, "known: nano, tiny, small, medium, large"),
+        ({"preset": "xyz"}, "known: nano, tiny, small, medium, large, neox-1b, neox-1.2b"),
         ({"width": 100, "heads": 3}, "width 100 is not divisible by heads 3"),
         ({"heads": 4, "kv_heads": 3}, "heads 4 is not divisible by kv_heads 3"),
         ({"width": 36, "heads": 4}, "rotary positions need an even head size"),
+        ({"width": 32, "heads": 4, "rotary_fraction": 0.2}, "is 8, of which 1 are turned"),
     ],
 )
 def test_impossible_options_are_refused_with_the_numbers(
@@ -74,8 +81,9 @@ def test_presets_are_listed_with_parameters_and_without_torch() -> None:
         "import sys\n"
         "from llmforge_plugins.models.transformer import Transformer\n"
         "rows = Transformer.presets(8192)\n"
-        "assert list(rows) == ['nano', 'tiny', 'small', 'medium', 'large'], rows\n"
+        "assert list(rows)[:5] == ['nano', 'tiny', 'small', 'medium', 'large'], rows\n"
         "assert rows['tiny']['parameters'] == 5310720, rows\n"
+        "assert rows['tiny']['parameters_in_blocks'] == 3213312, rows\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

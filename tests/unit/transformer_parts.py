@@ -16,6 +16,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gpt2": {"positions": "learned", "norm": "layernorm", "activation": "gelu", "bias": True},
     "grouped": {"kv_heads": 2},
     "one-kv-head": {"kv_heads": 1, "tie_embeddings": False},
+    "neox": {
+        "rotary_fraction": 0.25,
+        "norm": "layernorm",
+        "activation": "gelu",
+        "bias": True,
+        "tie_embeddings": False,
+        "parallel_residual": True,
+    },
 }
 
 

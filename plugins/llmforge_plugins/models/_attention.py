@@ -27,9 +27,13 @@ def rotary_tables(size: int, length: int, theta: float) -> tuple[Tensor, Tensor]
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return ``heads`` [..., positions, heads, size] turned by the angles of their positions."""
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    """Return ``heads`` [..., positions, heads, size] turned by the angles of their positions.
+
+    Tables for less than ``size`` turn as many leading elements and leave the others.
+    """
+    half = cos.shape[-1]
+    first, second, rest = heads.tensor_split((half, 2 * half), dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 
 def causal_attention(
@@ -40,7 +44,8 @@ def causal_attention(
     Args:
         qkv: queries, keys and values [rows, positions, heads + 2 · kv_heads, size].
         heads: number of query heads.
-        rotary: cosines and sines of the positions in the precision of ``qkv``, or None.
+        rotary: cosines and sines of the positions in the precision of ``qkv``, or None; where
+            they are for less than ``size``, the other elements of a head are left as they are.
         dropout: share of attention weights to drop.
 
     Returns:
@@ -140,9 +145,10 @@ def _turn(
     if cos is None or sin is None:
         output.copy_(heads)
         return
-    sign = -1 if back else 1
-    first, second = heads.chunk(2, dim=-1)
-    to_first, to_second = output.chunk(2, dim=-1)
+    sign, half = -1 if back else 1, cos.shape[-1]
+    first, second, rest = heads.tensor_split((half, 2 * half), dim=-1)
+    to_first, to_second, to_rest = output.tensor_split((half, 2 * half), dim=-1)
+    to_rest.copy_(rest)
     torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-sign)
     torch.mul(second, cos, out=to_second).addcmul_(first, sin, value=sign)
 

@@ -5,18 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
-PRESETS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+_NEOX: Mapping[str, Any] = {
+    "width": 2048,
+    "heads": 16,
+    "rotary_fraction": 0.25,
+    "norm": "layernorm",
+    "activation": "gelu",
+    "bias": True,
+    "tie_embeddings": False,
+    "parallel_residual": True,
+}
+"""GPT-NeoX's architecture (Black et al. 2022) at the width of its models of about 1.2 billion."""
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "nano": {"layers": 3, "width": 128, "heads": 4},
         "tiny": {"layers": 4, "width": 256, "heads": 4},
         "small": {"layers": 8, "width": 512, "heads": 8},
         "medium": {"layers": 12, "width": 768, "heads": 12},
         "large": {"layers": 16, "width": 1024, "heads": 16},
+        "neox-1b": {"layers": 16, **_NEOX},
+        "neox-1.2b": {"layers": 24, **_NEOX},
     }
 )
-"""What each preset sets; any option given beside ``preset`` replaces the preset's value."""
+"""What each preset sets beside what :class:`Shape` has by default; options replace either."""
 
 _ROUND_TO = 64  # hidden widths that are multiples of this keep matrix kernels on their fast path
 
@@ -39,6 +53,9 @@ class Shape:
         dropout: share of activations dropped while training.
         bias: whether linear maps and LayerNorm have a bias.
         rope_theta: base of the rotary frequencies.
+        rotary_fraction: share of each head that rotary embeddings turn; the rest has no position.
+        parallel_residual: whether both parts of a block read its input, so that they are added to
+            it together, instead of the second reading what the first made.
     """
 
     layers: int
@@ -54,11 +71,18 @@ class Shape:
     dropout: float = 0.0
     bias: bool = False
     rope_theta: float = 10_000.0
+    rotary_fraction: float = 1.0
+    parallel_residual: bool = False
 
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.width // self.heads
+
+    @property
+    def rotary_size(self) -> int:
+        """Leading elements of a head that rotary embeddings turn."""
+        return int(self.head_size * self.rotary_fraction)
 
     @property
     def qkv_width(self) -> int:
@@ -75,20 +99,23 @@ class Shape:
         per_layer = self.width * (self.qkv_width + self.width + self.up_width + self.feed_forward)
         return self.layers * per_layer
 
+    def block_parameters(self) -> int:
+        """Return the trainable parameters of all blocks."""
+        biases = self.qkv_width + self.width + self.up_width + self.width
+        others = 2 * self.width * self._norm_parts + (biases if self.bias else 0)
+        return self.matrix_parameters() + self.layers * others
+
     def parameters(self, vocab_size: int) -> int:
         """Return the number of trainable parameters with ``vocab_size`` tokens."""
         embeddings = vocab_size * self.width * (1 if self.tie_embeddings else 2)
         if self.positions == "learned":
             embeddings += self.context * self.width
-        scales = 2 if self.norm == "layernorm" and self.bias else 1
-        norms = (2 * self.layers + 1) * self.width * scales
-        biases = self.qkv_width + self.width + self.up_width + self.width
-        return (
-            embeddings
-            + self.matrix_parameters()
-            + norms
-            + (self.layers * biases if self.bias else 0)
-        )
+        return embeddings + self.block_parameters() + self.width * self._norm_parts
+
+    @property
+    def _norm_parts(self) -> int:
+        """Vectors of one normalisation: a scale, and LayerNorm's bias."""
+        return 2 if self.norm == "layernorm" and self.bias else 1
 
     def flops_per_token(self, vocab_size: int) -> float:
         """Return forward and backward floating-point operations for one token.

@@ -81,10 +81,15 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each normalised before and added after."""
+    """One layer: attention and feed-forward, each normalised before and added after.
+
+    One after the other, or both on the same input (``parallel_residual``), as in GPT-J and
+    GPT-NeoX (Black et al., "GPT-NeoX-20B", 2022).
+    """
 
     def __init__(self, shape: Shape, *, layer: int) -> None:
         super().__init__()
+        self.parallel = shape.parallel_residual
         self.attention_norm = _norm(shape)
         self.attention = Attention(shape, layer=layer)
         self.feed_forward_norm = _norm(shape)
@@ -93,9 +98,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, angles: Angles | None, step: CacheStep | None) -> Tensor:
         """Return the residual stream [rows, positions, width] after this layer."""
-        x = x + self.drop(self.attention(self.attention_norm(x), angles, step))
         packed = None if step is None else step.cache.weights
-        return x + self.drop(self.feed_forward(self.feed_forward_norm(x), packed))
+        mixed = x + self.drop(self.attention(self.attention_norm(x), angles, step))
+        mapped = x if self.parallel else mixed
+        return mixed + self.drop(self.feed_forward(self.feed_forward_norm(mapped), packed))
 
 
 class TransformerModel(nn.Module):
@@ -116,7 +122,7 @@ class TransformerModel(nn.Module):
         if shape.positions == "learned":
             self.positions = nn.Embedding(shape.context, shape.width)
         else:
-            cos, sin = rotary_tables(shape.head_size, shape.context, shape.rope_theta)
+            cos, sin = rotary_tables(shape.rotary_size, shape.context, shape.rope_theta)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
         self.drop = nn.Dropout(shape.dropout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,7 +20,8 @@ class Transformer(Component, kind="model"):
     """A decoder-only transformer with pre-normalisation (Vaswani et al. 2017; GPT-2, 2019).
 
     By default as in LLaMA (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU and no biases,
-    but with tied embeddings, which suits small vocabularies of small models.
+    but with tied embeddings, which suits small vocabularies of small models. The options also make
+    GPT-2 (learned positions, LayerNorm, GELU, biases) and GPT-NeoX (the presets ``neox-…``).
     """
 
     supports = frozenset({"kv_cache"})
@@ -29,7 +30,8 @@ class Transformer(Component, kind="model"):
         """Options of ``[model.transformer]``."""
 
         preset: str = "nano"
-        """Size by name: nano, tiny, small, medium or large (``forge models list``)."""
+        """Size and variant by name: nano, tiny, small, medium, large, neox-1b or neox-1.2b
+        (``forge models list``)."""
         layers: Positive | None = None
         """Blocks; the preset's number when absent."""
         width: Positive | None = None
@@ -42,20 +44,29 @@ class Transformer(Component, kind="model"):
         """Hidden width of the feed-forward part; 4 widths for GELU, about 8/3 for SwiGLU."""
         context: Positive = 128
         """Longest sequence in tokens."""
-        positions: Literal["rope", "learned"] = "rope"
-        """Rotary embeddings (Su et al. 2021) or a learned table."""
-        norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-        """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016)."""
-        activation: Literal["swiglu", "gelu"] = "swiglu"
-        """SwiGLU (Shazeer 2020) or GELU (Hendrycks and Gimpel 2016)."""
-        tie_embeddings: bool = True
-        """Use the embedding matrix for the output too (Press and Wolf 2017)."""
+        positions: Literal["rope", "learned"] | None = None
+        """Rotary embeddings (Su et al. 2021) or a learned table; ``rope`` when absent."""
+        norm: Literal["rmsnorm", "layernorm"] | None = None
+        """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016); ``rmsnorm`` when absent,
+        with the neox presets ``layernorm``."""
+        activation: Literal["swiglu", "gelu"] | None = None
+        """SwiGLU (Shazeer 2020) or GELU (Hendrycks and Gimpel 2016); ``swiglu`` when absent, with
+        the neox presets ``gelu``."""
+        tie_embeddings: bool | None = None
+        """Use the embedding matrix for the output too (Press and Wolf 2017); true when absent, with
+        the neox presets false."""
+        parallel_residual: bool | None = None
+        """Attention and feed-forward part read the same input and are added together (GPT-J,
+        GPT-NeoX); false when absent, with the neox presets true."""
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
         """Share of activations dropped while training."""
-        bias: bool = False
-        """Biases in linear maps and LayerNorm."""
+        bias: bool | None = None
+        """Biases in linear maps and LayerNorm; false when absent, with the neox presets true."""
         rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
         """Base of the rotary frequencies; larger for longer contexts."""
+        rotary_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+        """Share of each head that rotary embeddings turn; 1 when absent, with the neox presets
+        0.25."""
 
         @field_validator("preset")
         @classmethod
@@ -77,40 +88,37 @@ class Transformer(Component, kind="model"):
                 raise ValueError(
                     f"heads {shape.heads} is not divisible by kv_heads {shape.kv_heads}"
                 )
-            if shape.positions == "rope" and shape.head_size % 2:
+            turned = shape.rotary_size
+            if shape.positions == "rope" and (turned % 2 or not turned):
+                share = "" if turned == shape.head_size else f", of which {turned} are turned"
                 raise ValueError(
                     f"rotary positions need an even head size, but width {shape.width} / heads "
-                    f"{shape.heads} is {shape.head_size}"
+                    f"{shape.heads} is {shape.head_size}{share}"
                 )
             return self
 
         def shape(self) -> Shape:
             """Return the preset with every option given beside it put in its place."""
-            preset = PRESETS[self.preset]
-            width = self.width or preset["width"]
-            heads = self.heads or preset["heads"]
-            return Shape(
-                layers=self.layers or preset["layers"],
-                width=width,
-                heads=heads,
-                kv_heads=self.kv_heads or heads,
-                feed_forward=self.feed_forward or default_feed_forward(width, self.activation),
-                context=self.context,
-                positions=self.positions,
-                norm=self.norm,
-                activation=self.activation,
-                tie_embeddings=self.tie_embeddings,
-                dropout=self.dropout,
-                bias=self.bias,
-                rope_theta=self.rope_theta,
-            )
+            given = self.model_dump(exclude={"preset"}, exclude_none=True)
+            fields: dict[str, Any] = {**PRESETS[self.preset], **given}
+            activation = fields.get("activation", Shape.activation)
+            fields.setdefault("kv_heads", fields["heads"])
+            fields.setdefault("feed_forward", default_feed_forward(fields["width"], activation))
+            return Shape(**fields)
 
     @classmethod
     def presets(cls, vocab_size: int) -> Mapping[str, Mapping[str, int]]:
-        """Return layers, width, heads and parameter count of each preset, without torch."""
+        """Return layers, width, heads and parameter counts of each preset, without torch."""
+        shapes = {name: cls.Options(preset=name).shape() for name in PRESETS}
         return {
-            name: {**sizes, "parameters": cls.Options(preset=name).shape().parameters(vocab_size)}
-            for name, sizes in PRESETS.items()
+            name: {
+                "layers": shape.layers,
+                "width": shape.width,
+                "heads": shape.heads,
+                "parameters": shape.parameters(vocab_size),
+                "parameters_in_blocks": shape.block_parameters(),
+            }
+            for name, shape in shapes.items()
         }
 
     @hookimpl
