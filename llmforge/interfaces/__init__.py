@@ -3,7 +3,16 @@
 Nothing here imports torch or a plugin at run time.
 """
 
-from llmforge.interfaces.backend import Backend, Engine, EngineState, Resolution, StepResult
+from llmforge.interfaces.backend import (
+    Backend,
+    Engine,
+    EngineState,
+    Resolution,
+    Slice,
+    SlicedTensors,
+    StepResult,
+    flat_part,
+)
 from llmforge.interfaces.data import Data, TokenData, TokenShard
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
 from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel
@@ -31,6 +40,8 @@ __all__ = [
     "Progress",
     "Resolution",
     "RunContext",
+    "Slice",
+    "SlicedTensors",
     "Space",
     "StepResult",
     "Storage",
@@ -41,5 +52,6 @@ __all__ = [
     "Tokenizer",
     "TrackedCheckpoint",
     "TrackedRun",
+    "flat_part",
     "public_url",
 ]

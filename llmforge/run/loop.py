@@ -198,7 +198,9 @@ class TrainingLoop:
             self._pace.lap("data")
             seed = derive(self._recipe.run.seed, TRAINING, state.step, index)
             try:
-                self._engine.accumulate(batch, targets=self._targets, seed=seed)
+                self._engine.accumulate(
+                    batch, targets=self._targets, seed=seed, last=start == starts[-1]
+                )
             except torch.OutOfMemoryError:
                 self._engine.discard()
                 return False

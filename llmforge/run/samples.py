@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pluggy
@@ -14,6 +14,7 @@ from llmforge.interfaces import (
     Engine,
     GenerationRequest,
     Generator,
+    LanguageModel,
     RunContext,
     Tokenizer,
 )
@@ -68,29 +69,10 @@ class Sampling:
         Raises:
             StopNow: a signal arrived while generating; nothing was written.
         """
-        keys = self._recipe.generation
-        if not keys.prompts:
+        if not self._recipe.generation.prompts:
             return []
-        model = self._engine.model
-        model.eval()
-        try:
-            generator: Generator = call_factory(
-                self._manager,
-                "forge_build_generator",
-                run=self._run,
-                model=model,
-                tokenizer=self._tokenizer,
-            )
-            completions = generator.generate(
-                GenerationRequest(
-                    prompts=keys.prompts,
-                    samples=keys.samples,
-                    seed=keys.seed,
-                    on_text=lambda _index, _text: self._signals.check(),
-                )
-            )
-        finally:
-            model.train()
+        with self._engine.gathered() as model:
+            completions = self._generate(model)
         rows = [_row(step, item) for item in completions]
         cut_rows(self._directory.samples, from_step=step)
         with self._directory.samples.open("a", encoding="utf-8") as file:
@@ -101,6 +83,28 @@ class Sampling:
         )
         self._emit(SamplesGenerated(step=step, samples=tuple(timed)))
         return rows
+
+    def _generate(self, model: LanguageModel) -> Sequence[Completion]:
+        keys = self._recipe.generation
+        model.eval()
+        try:
+            generator: Generator = call_factory(
+                self._manager,
+                "forge_build_generator",
+                run=self._run,
+                model=model,
+                tokenizer=self._tokenizer,
+            )
+            return generator.generate(
+                GenerationRequest(
+                    prompts=keys.prompts,
+                    samples=keys.samples,
+                    seed=keys.seed,
+                    on_text=lambda _index, _text: self._signals.check(),
+                )
+            )
+        finally:
+            model.train()
 
 
 def _row(step: int, item: Completion) -> dict[str, Any]:

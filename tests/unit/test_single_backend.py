@@ -58,7 +58,9 @@ def train_steps(engine: Any, steps: range, *, micro_batches: int = 2) -> None:
         for part in range(micro_batches):
             number = step * micro_batches + part
             batch = {"inputs": tokens(2, 12, number), "targets": tokens(2, 12, number + 1000)}
-            engine.accumulate(batch, targets=2 * 12 * micro_batches, seed=number)
+            engine.accumulate(
+                batch, targets=2 * 12 * micro_batches, seed=number, last=part == micro_batches - 1
+            )
         engine.step(step)
 
 
@@ -109,12 +111,12 @@ def test_loading_copies_the_state_instead_of_sharing_it(tmp_path: Path) -> None:
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
     engine = engine_of(tmp_path)
     batch = {"inputs": tokens(4, 12), "targets": tokens(4, 12, seed=4)}
-    engine.accumulate(batch, targets=48, seed=0)
+    engine.accumulate(batch, targets=48, seed=0, last=True)
     whole = {name: p.grad.clone() for name, p in engine.model.named_parameters()}
     engine.discard()
     for rows in (slice(0, 1), slice(1, 4)):
         part = {name: tensor[rows] for name, tensor in batch.items()}
-        engine.accumulate(part, targets=48, seed=0)
+        engine.accumulate(part, targets=48, seed=0, last=True)
     for name, parameter in engine.model.named_parameters():
         torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-4, atol=1e-6)
 
@@ -129,7 +131,7 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_reported(tmp_p
             )
         )
         batch = {"inputs": tokens(2, 12), "targets": tokens(2, 12, 9)}
-        engine.accumulate(batch, targets=24, seed=0)
+        engine.accumulate(batch, targets=24, seed=0, last=True)
         result = engine.step(0)
         return float(seen[0]), float(result.grad_norm)
 
@@ -159,7 +161,7 @@ def test_a_gradient_that_is_not_finite_is_noticed(tmp_path: Path) -> None:
     assert engine.finite()
     next(engine.model.parameters()).grad = None
     batch = {"inputs": tokens(2, 12), "targets": tokens(2, 12, 9)}
-    engine.accumulate(batch, targets=24, seed=0)
+    engine.accumulate(batch, targets=24, seed=0, last=True)
     next(iter(engine.model.parameters())).grad[0, 0] = float("inf")
     engine.step(1)
     assert not engine.finite()
@@ -175,7 +177,7 @@ def test_running_out_of_memory_on_the_cpu_is_the_error_the_core_handles(
     monkeypatch.setattr(engine, "_loss", lambda _batch: (huge.clone(), torch.ones(())))
     batch = {"inputs": tokens(1, 2), "targets": tokens(1, 2)}
     with pytest.raises(torch.OutOfMemoryError):
-        engine.accumulate(batch, targets=2, seed=0)
+        engine.accumulate(batch, targets=2, seed=0, last=True)
     monkeypatch.setattr(engine.model, "loss", lambda _batch: (huge.clone(), torch.ones(())))
     with pytest.raises(torch.OutOfMemoryError):
         engine.evaluate(batch)
@@ -185,7 +187,7 @@ def test_running_out_of_memory_on_the_cpu_is_the_error_the_core_handles(
 def test_other_errors_of_the_model_pass_unchanged(tmp_path: Path) -> None:
     batch = {"inputs": tokens(1, 5), "targets": tokens(1, 4)}
     with pytest.raises((RuntimeError, ValueError)) as caught:
-        engine_of(tmp_path).accumulate(batch, targets=2, seed=0)
+        engine_of(tmp_path).accumulate(batch, targets=2, seed=0, last=True)
     assert not isinstance(caught.value, torch.OutOfMemoryError)
 
 

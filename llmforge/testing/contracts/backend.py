@@ -50,8 +50,9 @@ class BackendContract(Contract):
         for step in range(4):
             batch = _batch(step)
             count = _targets(batch)
-            for half in _halves(batch):
-                engine.accumulate(half, targets=count, seed=step)
+            first, second = _halves(batch)
+            engine.accumulate(first, targets=count, seed=step, last=False)
+            engine.accumulate(second, targets=count, seed=step, last=True)
             result = engine.step(step)
             total, _ = reference.loss(batch)
             (total / count).backward()
@@ -70,8 +71,9 @@ class BackendContract(Contract):
     def test_its_gradients_are_those_of_what_was_accumulated(self, engine: Engine) -> None:
         reference, batch = _model(), _batch(0)
         count = _targets(batch)
-        for half in _halves(batch):
-            engine.accumulate(half, targets=count, seed=0)
+        first, second = _halves(batch)
+        engine.accumulate(first, targets=count, seed=0, last=False)
+        engine.accumulate(second, targets=count, seed=0, last=True)
         (reference.loss(batch)[0] / count).backward()
         found = engine.gradients()
         for name, parameter in reference.named_parameters():
@@ -82,7 +84,7 @@ class BackendContract(Contract):
         self, plugin: Component, run: RunContext, engine: Engine
     ) -> None:
         other = self._prepare(plugin, run)
-        other.accumulate(_batch(99), targets=8, seed=9)
+        other.accumulate(_batch(99), targets=8, seed=9, last=False)
         other.discard()
         _train(engine, range(2))
         _train(other, range(2))
@@ -94,7 +96,7 @@ class BackendContract(Contract):
         def trained(seed: int, *, elsewhere: int = 0) -> EngineState:
             engine = self._prepare(plugin, run, dropout=0.5)
             torch.manual_seed(elsewhere)
-            engine.accumulate(_batch(0), targets=_targets(_batch(0)), seed=seed)
+            engine.accumulate(_batch(0), targets=_targets(_batch(0)), seed=seed, last=True)
             engine.step(0)
             return _copied(engine.state())
 
@@ -133,6 +135,14 @@ class BackendContract(Contract):
         _train(engine, range(3, 6))
         _train(other, range(3, 6))
         assert _equal(other.state(), engine.state())
+
+    def test_its_whole_weights_can_be_had_for_generation(self, engine: Engine) -> None:
+        _train(engine, range(1))
+        expected = _cloned(engine.state().model)
+        with engine.gathered() as model:
+            assert _cloned(dict(model.named_parameters())).keys() == expected.keys()
+            for name, value in model.named_parameters():
+                assert torch.equal(value.detach(), expected[name])
 
     def test_its_optimizer_state_is_named_after_parameters(self, engine: Engine) -> None:
         _train(engine, range(1))
@@ -204,7 +214,7 @@ def _targets(batch: Mapping[str, Tensor]) -> int:
 def _train(engine: Engine, steps: range) -> None:
     for step in steps:
         batch = _batch(step)
-        engine.accumulate(batch, targets=_targets(batch), seed=step)
+        engine.accumulate(batch, targets=_targets(batch), seed=step, last=True)
         engine.step(step)
 
 

@@ -46,8 +46,9 @@ class SingleEngine:
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
         self._loss_sum = torch.zeros((), device=self.device)
 
-    def accumulate(self, batch: Batch, *, targets: int, seed: int) -> None:
+    def accumulate(self, batch: Batch, *, targets: int, seed: int, last: bool) -> None:
         """Add the gradients of one micro-batch; ``targets`` divides the loss."""
+        del last  # there is nobody to exchange gradients with
         torch.manual_seed(seed)
         with _out_of_memory():
             with self._autocast():
@@ -100,6 +101,10 @@ class SingleEngine:
     def finite(self) -> bool:
         """Return whether every loss and gradient norm so far was finite. Synchronises."""
         return bool(self._finite)
+
+    def gathered(self) -> contextlib.AbstractContextManager[LanguageModel]:
+        """Return the model in a context: its weights are always whole here."""
+        return contextlib.nullcontext(self.model)
 
     def state(self) -> EngineState:
         """Return live references to all state; the caller copies before the next step."""
