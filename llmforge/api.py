@@ -72,7 +72,8 @@ class CheckpointHandle:
         Args:
             device: where to compute.
             dtype: number format of the weights.
-            weights: a ``.pt`` file whose weights replace the checkpoint's; no code in it is run.
+            weights: a ``.safetensors`` or ``.pt`` file whose weights replace the checkpoint's; no
+                code in it is run.
 
         Raises:
             CheckpointError: the checkpoint or the weights cannot be read, or do not fit.
@@ -242,7 +243,8 @@ def generate(
         seed: equal seeds give equal texts.
         device: where to compute.
         dtype: number format of the weights.
-        weights: a ``.pt`` file whose weights replace the checkpoint's; no code in it is run.
+        weights: a ``.safetensors`` or ``.pt`` file whose weights replace the checkpoint's; no
+            code in it is run.
         options: options of the generator, for example ``temperature=0.5``.
 
     Raises:

@@ -43,7 +43,7 @@ def evaluate_checkpoint(
         split: a split of the recipe's data: ``train``, ``validation`` or ``test``.
         device: where to compute.
         dtype: number format of the weights.
-        weights: a ``.pt`` file whose weights replace the checkpoint's.
+        weights: a ``.safetensors`` or ``.pt`` file whose weights replace the checkpoint's.
         notice: told what the user should know, such as a damaged cache entry.
 
     Raises:

@@ -19,6 +19,7 @@ from llmforge.checkpoint.manifest import Manifest, NewerFormatError
 from llmforge.checkpoint.publish import preflight_space
 from llmforge.checkpoint.restore import Restored, newest_valid, resolve, rewind
 from llmforge.checkpoint.retention import Retention
+from llmforge.checkpoint.stored import StoredTensors
 from llmforge.checkpoint.writer import (
     CheckpointWriter,
     SavedCheckpoint,
@@ -36,6 +37,7 @@ __all__ = [
     "SaveRequest",
     "SavedCheckpoint",
     "SelfDescription",
+    "StoredTensors",
     "list_checkpoints",
     "load_tensors",
     "newest_valid",

@@ -5,6 +5,8 @@
     checkpoints/
       step-00000100/  manifest.json recipe.toml metadata.json trainer.json
                       model.safetensors optimizer.safetensors tokenizer/
+                      or, for each of the two, slices: model-00001-of-00004.safetensors …
+                      and model.safetensors.index.json, which says what lies where
       last, best      the name of a directory above: for people and scripts, never relied on here
       .tmp-… .old-… .del-…     work in progress of the process that trains the run
       step-00000100.corrupt-1  damaged and set aside
@@ -19,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmforge.checkpoint.files import hash_file
+from llmforge.checkpoint.index import read_index
 from llmforge.checkpoint.manifest import Manifest, read_manifest, unreadable
 from llmforge.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from llmforge.checkpoint.stored import StoredTensors
 
 RECIPE = "recipe.toml"
 METADATA = "metadata.json"
@@ -34,6 +37,7 @@ BEST = "best"
 PINNED = "pinned"
 
 Part = Literal["model", "optimizer"]
+_PARTS: tuple[Part, ...] = ("model", "optimizer")
 
 _ANOTHER = "take another checkpoint; 'forge checkpoints list RUN --verify' shows which are sound"
 _STEP = re.compile(r"step-(\d{8,})")
@@ -66,6 +70,24 @@ def step_name(step: int) -> str:
 def tensor_file(part: Part) -> str:
     """Return the name of the file that holds the tensors of ``part``."""
     return f"{part}.safetensors"
+
+
+def slice_file(part: Part, rank: int, world_size: int) -> str:
+    """Return the name of the file with what ``rank`` holds of the tensors of ``part``."""
+    return f"{part}-{rank + 1:05d}-of-{world_size:05d}.safetensors"
+
+
+def index_file(part: Part) -> str:
+    """Return the name of the index of the tensors of ``part``, where ranks wrote slices."""
+    return f"{part}.safetensors.index.json"
+
+
+def tensor_files(manifest: Manifest, part: Part) -> list[str]:
+    """Return the names of the files that hold the tensors of ``part``, their index first."""
+    slices = re.compile(rf"{part}-\d+-of-\d+\.safetensors")
+    own = {tensor_file(part), index_file(part)}
+    found = [name for name in manifest.files if name in own or slices.fullmatch(name)]
+    return sorted(found, key=lambda name: (name not in own, name))
 
 
 def step_directories(directory: Path) -> list[tuple[int, Path]]:
@@ -126,7 +148,7 @@ def verify(path: Path, *, hashes: bool = True) -> list[str]:
         wrong.append(f"{path.name} holds a manifest of step {manifest.step}")
     for name in manifest.files:
         wrong += _verify_file(path, name, manifest, hashes=hashes)
-    return wrong
+    return wrong or [problem for part in _PARTS for problem in _verify_index(path, part, manifest)]
 
 
 def _verify_file(path: Path, name: str, manifest: Manifest, *, hashes: bool) -> list[str]:
@@ -147,6 +169,20 @@ def _verify_file(path: Path, name: str, manifest: Manifest, *, hashes: bool) -> 
     return []
 
 
+def _verify_index(path: Path, part: Part, manifest: Manifest) -> list[str]:
+    if index_file(part) not in manifest.files:
+        return []
+    try:
+        index = read_index(path / index_file(part))
+    except CheckpointError as error:
+        return [error.message]
+    files = {piece.file for item in index.values() for piece in item.pieces}
+    return [
+        f"{index_file(part)} names {name}, which is no file of it"
+        for name in sorted(files - set(manifest.files))
+    ]
+
+
 def read_trainer(path: Path) -> dict[str, Any]:
     """Return the trainer's state kept in the checkpoint ``path``."""
     return _read_json(path / TRAINER)
@@ -157,32 +193,33 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return _read_json(path / METADATA)
 
 
-def load_tensors(path: Path, part: Part, *, verified: bool = False) -> dict[str, Tensor]:
-    """Return the tensors of ``part`` by name, on the CPU, mapped from the file where possible.
+def load_tensors(path: Path, part: Part, *, verified: bool = False) -> StoredTensors:
+    """Return the tensors of ``part`` by name, each read when it is asked for, on the CPU.
 
     Args:
         path: the checkpoint directory.
         part: ``model`` or ``optimizer``.
-        verified: the caller has run :func:`verify`; otherwise the file is checked first.
+        verified: the caller has run :func:`verify`; otherwise the files are checked first.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: a file is missing or damaged, or tensors are not complete.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from llmforge.checkpoint.stored import StoredTensors
 
-    name = tensor_file(part)
+    manifest = read_manifest(path)
+    names = tensor_files(manifest, part)
+    if not names:
+        raise CheckpointError(f"{path} holds no {tensor_file(part)}")
     if not verified:
-        manifest = read_manifest(path)
-        if name not in manifest.files:
-            raise CheckpointError(f"{path} holds no {name}")
-        if wrong := _verify_file(path, name, manifest, hashes=True):
-            raise CheckpointError(f"{path} is damaged: {wrong[0]}", remedy=_ANOTHER)
+        for name in names:
+            if wrong := _verify_file(path, name, manifest, hashes=True):
+                raise CheckpointError(f"{path} is damaged: {wrong[0]}", remedy=_ANOTHER)
     try:
-        tensors: dict[str, Tensor] = load_file(path / name)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path / name} cannot be read: {error}", remedy=_ANOTHER) from error
-    return tensors
+        if names[0] == index_file(part):
+            return StoredTensors.of_index(path / names[0])
+        return StoredTensors.of_file(path / tensor_file(part))
+    except CheckpointError as error:
+        raise CheckpointError(error.message, remedy=error.remedy or _ANOTHER) from error
 
 
 def pin(path: Path) -> None:

@@ -1,17 +1,8 @@
-"""Tensors kept in host memory exactly as a safetensors file holds them, and written from there.
-
-The format is that of https://github.com/huggingface/safetensors (README, "Format"): the length
-of the header as a little-endian uint64, the header as JSON that maps a name to ``dtype``,
-``shape`` and ``data_offsets``, then the data without gaps. Larger elements come first here, so
-that every tensor is aligned to its element size; equal tensors give equal files.
-"""
+"""Tensors kept in host memory exactly as a safetensors file holds them, and written from there."""
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,9 +10,10 @@ from torch import Tensor
 
 from llmforge.checkpoint.copying import copy_memory
 from llmforge.checkpoint.files import CHUNK, FileEntry, write_file
+from llmforge.checkpoint.header import Place, encode_header, lay_out
 from llmforge.errors import CheckpointError
 
-_DTYPES: Mapping[torch.dtype, str] = {
+DTYPES: Mapping[torch.dtype, str] = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -33,21 +25,7 @@ _DTYPES: Mapping[torch.dtype, str] = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_ALIGNMENT = 8
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a tensor lies in the data section."""
-
-    name: str
-    dtype: torch.dtype
-    shape: torch.Size
-    begin: int
-    end: int
-
-    def fits(self, tensor: Tensor) -> bool:
-        return self.dtype == tensor.dtype and self.shape == tensor.shape
+"""The types a file can hold, by the names the format has for them."""
 
 
 class HostBuffer:
@@ -59,9 +37,9 @@ class HostBuffer:
 
     def __init__(self) -> None:
         self._flat = torch.empty(0, dtype=torch.uint8)
-        self._places: tuple[_Place, ...] = ()
+        self._places: tuple[Place, ...] = ()
         self._views: tuple[Tensor, ...] = ()
-        self._header = _header(())
+        self._header = encode_header(())
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +54,7 @@ class HostBuffer:
         """
         if self._fits(tensors):
             return
-        places = _lay_out(tensors)
+        places = lay_out(_specified(tensors))
         size = places[-1].end if places else 0
         pinned = any(tensor.is_cuda for tensor in tensors.values())
         if size > self._flat.numel() or (pinned and not self._flat.is_pinned()):
@@ -85,10 +63,10 @@ class HostBuffer:
             self._flat.fill_(1)  # Zeroed memory may be promised only; a write makes it real.
         self._places = places
         self._views = tuple(
-            self._flat[place.begin : place.end].view(place.dtype).view(place.shape)
+            self._flat[place.begin : place.end].view(tensors[place.name].dtype).view(place.shape)
             for place in places
         )
-        self._header = _header(places)
+        self._header = encode_header(places)
 
     def copy_from(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy ``tensors`` into the block; when this returns they may change again.
@@ -134,33 +112,15 @@ class HostBuffer:
         if len(tensors) != len(self._places):
             return False
         return all(
-            (tensor := tensors.get(place.name)) is not None and place.fits(tensor)
-            for place in self._places
+            (tensor := tensors.get(place.name)) is not None
+            and view.dtype == tensor.dtype
+            and view.shape == tensor.shape
+            for place, view in zip(self._places, self._views, strict=True)
         )
 
 
-def _lay_out(tensors: Mapping[str, Tensor]) -> tuple[_Place, ...]:
+def _specified(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
     for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES or tensor.layout is not torch.strided:
+        if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
             raise CheckpointError(f"tensor '{name}' cannot be saved: it is {tensor.dtype}")
-    places = []
-    begin = 0
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    for name, tensor in ordered:
-        end = begin + tensor.numel() * tensor.element_size()
-        places.append(_Place(name, tensor.dtype, tensor.shape, begin, end))
-        begin = end
-    return tuple(places)
-
-
-def _header(places: tuple[_Place, ...]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    for place in places:
-        entries[place.name] = {
-            "dtype": _DTYPES[place.dtype],
-            "shape": list(place.shape),
-            "data_offsets": [place.begin, place.end],
-        }
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    return struct.pack("<Q", len(text)) + text
+    return {name: (DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}

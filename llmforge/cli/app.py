@@ -73,6 +73,12 @@ OWN = {
             "See and manage uploads to storage.",
             _EXPERIMENTS,
         ),
+        Command(
+            "export",
+            "llmforge.cli.export:export",
+            "Write a checkpoint's weights as one safetensors file.",
+            _EXPERIMENTS,
+        ),
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
         Command("data", "llmforge.cli.data:app", "Download and tokenise data.", _PREPARING),
         Command("models", "llmforge.cli.models:app", "Models and their presets.", _PREPARING),

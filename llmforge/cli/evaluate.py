@@ -23,7 +23,8 @@ def evaluate(
         Path | None,
         typer.Option(
             "--weights",
-            help="A .pt file whose weights replace the checkpoint's; the result is not kept.",
+            help="A .safetensors or .pt file whose weights replace the checkpoint's; the result "
+            "is not kept.",
             show_default=False,
         ),
     ] = None,

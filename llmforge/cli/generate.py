@@ -124,7 +124,9 @@ def generate(
     weights: Annotated[
         Path | None,
         _option(
-            "--weights", help="A .pt file whose weights replace the checkpoint's.", panel=_MACHINE
+            "--weights",
+            help="A .safetensors or .pt file whose weights replace the checkpoint's.",
+            panel=_MACHINE,
         ),
     ] = None,
     root: Annotated[

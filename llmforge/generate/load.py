@@ -14,7 +14,7 @@ from llmforge.checkpoint.format import RECIPE, TOKENIZER
 from llmforge.component import Component
 from llmforge.errors import RecipeError, UsageError
 from llmforge.generate.address import locate
-from llmforge.generate.weights import fill, load_legacy_weights
+from llmforge.generate.weights import fill, load_legacy_weights, load_weights
 from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Override, Recipe, load_recipe
@@ -71,7 +71,7 @@ def open_checkpoint(
         root: directory of all runs.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``fp32``, ``bf16``, or ``auto``: bf16 where a GPU computes it natively.
-        weights: a ``.pt`` file whose weights replace the checkpoint's.
+        weights: a ``.safetensors`` or ``.pt`` file whose weights replace the checkpoint's.
         notice: told what components want the user to know.
 
     Raises:
@@ -195,5 +195,5 @@ def _weights(
     checkpoint: Checkpoint, weights: Path | None
 ) -> tuple[Path, Mapping[str, torch.Tensor]]:
     if weights is not None:
-        return weights, load_legacy_weights(weights)
+        return weights, load_weights(weights)
     return checkpoint.path, load_tensors(checkpoint.path, "model")

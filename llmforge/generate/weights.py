@@ -1,4 +1,4 @@
-"""Putting weights into a model by name, and reading legacy ``.pt`` files without running code."""
+"""Putting weights into a model by name, and reading files of weights without running code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmforge.checkpoint import StoredTensors
 from llmforge.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -16,6 +17,17 @@ _NESTED = ("model_state_dict", "state_dict", "model", "module", "weights")
 
 _PREFIXES = ("module.", "_orig_mod.", "_forward_module.")
 """What wrappers (DDP, torch.compile, Fabric) put before every name."""
+
+
+def load_weights(path: Path) -> Mapping[str, Tensor]:
+    """Return the weights in a ``.safetensors``, ``.pt`` or ``.pth`` file by name, on the CPU.
+
+    Raises:
+        CheckpointError: the file cannot be read without running code, or holds no weights.
+    """
+    if path.suffix == ".safetensors":
+        return StoredTensors.of_file(path)
+    return load_legacy_weights(path)
 
 
 def load_legacy_weights(path: Path) -> dict[str, Tensor]:
@@ -68,9 +80,9 @@ def fill(model: Any, tensors: Mapping[str, Tensor], *, source: Path) -> None:
     ]
     unknown = [name for name in tensors if name not in own]
     reshaped = [
-        f"{name} is {list(tensor.shape)}, not {list(own[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in own and tensor.shape != own[name].shape
+        f"{name} is {list(shape)}, not {list(own[name].shape)}"
+        for name, shape in _shapes(tensors).items()
+        if name in own and shape != tuple(own[name].shape)
     ]
     wrong = [
         f"{what}: {_few(names)}"
@@ -84,6 +96,12 @@ def fill(model: Any, tensors: Mapping[str, Tensor], *, source: Path) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    if isinstance(tensors, StoredTensors):
+        return {name: tensors.shape(name) for name in tensors}  # reads none of them
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _state_dict(content: Any) -> dict[str, Tensor] | None:

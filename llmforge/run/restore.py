@@ -67,10 +67,11 @@ def load_into(engine: Engine, point: StartingPoint) -> None:
     """
     if point.checkpoint is None:
         return
+    path = point.checkpoint.path  # verified where it was chosen
     engine.load_state(
         EngineState(
-            model=load_tensors(point.checkpoint.path, "model"),
-            optimizer=load_tensors(point.checkpoint.path, "optimizer"),
+            model=load_tensors(path, "model", verified=True),
+            optimizer=load_tensors(path, "optimizer", verified=True),
             values=point.engine_values,
         )
     )

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from llmforge.errors import CheckpointError
 from llmforge.generate import load_legacy_weights
-from llmforge.generate.weights import fill
+from llmforge.generate.weights import fill, load_weights
 
 
 class Tied(nn.Module):
@@ -49,6 +50,30 @@ def test_legacy_weights_are_found_under_common_keys_and_prefixes(
     found = load_legacy_weights(tmp_path / "old.pt")
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_a_safetensors_file_is_read_as_weights(tmp_path: Path) -> None:
+    weights = {name: tensor.clone() for name, tensor in weights_of(Tied()).items()}
+    save_file(weights, tmp_path / "new.safetensors")
+    model = Tied()
+    fill(model, load_weights(tmp_path / "new.safetensors"), source=tmp_path)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in weights_of(model).items())
+
+
+def test_a_safetensors_file_of_other_shapes_does_not_fit(tmp_path: Path) -> None:
+    save_file({"embedding.weight": torch.zeros(5, 4)}, tmp_path / "new.safetensors")
+    with pytest.raises(CheckpointError, match=r"embedding\.weight is \[5, 4\], not \[5, 3\]"):
+        fill(Tied(), load_weights(tmp_path / "new.safetensors"), source=tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff" * 40])
+def test_what_is_no_safetensors_file_is_a_clear_error(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "new.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"new\.safetensors cannot be read"):
+        load_weights(tmp_path / "new.safetensors")
 
 
 def test_a_file_that_would_run_code_is_refused_and_runs_none(

@@ -1,0 +1,63 @@
+"""The weights of a checkpoint, however many ranks wrote it, as one safetensors file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmforge.checkpoint import Checkpoint, StoredTensors, load_tensors
+from llmforge.checkpoint.files import CHUNK, FileEntry, write_file
+from llmforge.checkpoint.header import ITEM_SIZES, Place, encode_header, lay_out
+from llmforge.errors import CheckpointError, UsageError
+from llmforge.rundir.atomic import sync_directory
+
+_SUFFIX = ".safetensors"
+
+
+def export_weights(checkpoint: Checkpoint, target: Path, *, overwrite: bool = False) -> FileEntry:
+    """Write the weights of ``checkpoint`` to the safetensors file ``target``, whole or not at all.
+
+    The checkpoint's files are verified first. A few megabytes at a time are in memory. Equal
+    weights give equal files, whatever backend and number of ranks wrote them.
+
+    Raises:
+        UsageError: ``target`` is there already, or cannot be such a file.
+        CheckpointError: the checkpoint is damaged, or the disk does not take the file.
+    """
+    _check_target(target, overwrite=overwrite)
+    tensors = load_tensors(checkpoint.path, "model")
+    places = lay_out({name: (tensors.dtype(name), tensors.shape(name)) for name in tensors})
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)
+        entry = write_file(temporary, _chunks(places, tensors))
+        temporary.replace(target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return entry
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    if target.suffix != _SUFFIX:
+        raise UsageError(f"the file's name must end in {_SUFFIX}, got '{target}'")
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no directory {target.parent}", remedy="make it first")
+    if target.is_dir():
+        raise UsageError(f"{target} is a directory")
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} is there already", remedy="--force replaces it")
+
+
+def _chunks(places: tuple[Place, ...], tensors: StoredTensors) -> Iterator[bytes | memoryview]:
+    import torch
+
+    yield encode_header(places)
+    for place in places:
+        most = CHUNK // ITEM_SIZES[place.dtype]
+        for begin in range(0, place.count, most):
+            piece = tensors.slice(place.name, begin, min(most, place.count - begin))
+            yield piece.view(torch.uint8).numpy().data
