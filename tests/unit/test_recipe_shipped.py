@@ -65,6 +65,26 @@ def test_wikitext2_has_the_customary_values() -> None:
     assert wide.items() <= gpu.tables["model"]["transformer"].items()
 
 
+def test_neox_has_the_customary_values() -> None:
+    recipe = load_recipe("neox_1_2b")
+    shape = recipe.selected("model").options.shape()
+    assert (shape.layers, shape.width, shape.heads, shape.context) == (24, 2048, 16, 2048)
+    assert recipe.tables["data"]["tokens"]["vocab_size"] == 50_257
+    assert recipe.learning_rate == 2e-4
+    for profile, steps, micro, save, log in (
+        ("test", 100, 1, 50, 10),
+        ("production", 10_000, 4, 500, 100),
+    ):
+        recipe = load_recipe("neox_1_2b", profile=profile)
+        assert (recipe.train.max_steps, recipe.train.micro_batch_size) == (steps, micro)
+        assert (recipe.checkpoint.every, recipe.train.log_every) == (save, log)
+        assert (recipe.checkpoint.keep_last, recipe.storage.archive) == (3, "tar.gz")
+        assert recipe.storage.background
+    assert load_recipe("neox_1_2b", profile="test").tables["data"]["tokens"]["max_files"] == 5
+    smoke = load_recipe("neox_1_2b", profile="smoke").selected("model").options.shape()
+    assert (smoke.layers, smoke.width, smoke.parallel_residual) == (2, 256, True)
+
+
 def test_a_copied_recipe_still_finds_what_it_extends(tmp_path: Path) -> None:
     copied = copy_shipped("custom_small", destination=tmp_path)
     assert identity(load_recipe(copied)) == identity(load_recipe("custom_small"))
@@ -73,6 +93,15 @@ def test_a_copied_recipe_still_finds_what_it_extends(tmp_path: Path) -> None:
 def test_every_shipped_recipe_describes_itself() -> None:
     for item in shipped_recipes():
         assert 10 < len(item.description) <= 84, item.name
+
+
+def test_the_large_recipe_says_its_true_parameter_counts() -> None:
+    text = next(item for item in shipped_recipes() if item.name == "neox_1_2b").path.read_text()
+    for preset in ("neox-1.2b", "neox-1b"):
+        recipe = load_recipe("neox_1_2b", overrides=[f'model.transformer.preset="{preset}"'])
+        shape = recipe.selected("model").options.shape()
+        assert f"{shape.parameters(50_257):,}" in text
+    assert "1,208,598,528" in text
 
 
 @pytest.mark.parametrize("item", [item for item in shipped_recipes() if "custom" in item.name])
