@@ -12,6 +12,7 @@ from llmforge.interfaces.backend import (
     SlicedTensors,
     StepResult,
     flat_part,
+    whole_shape,
 )
 from llmforge.interfaces.data import Data, TokenData, TokenShard
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
@@ -54,4 +55,5 @@ __all__ = [
     "TrackedRun",
     "flat_part",
     "public_url",
+    "whole_shape",
 ]

@@ -85,6 +85,10 @@ class EngineState:
 class SlicedTensors(Protocol):
     """What a mapping of whole tensors offers besides when it can read a part of one alone."""
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of the whole tensor ``name``, reading nothing."""
+        ...
+
     def slice(self, name: str, begin: int, count: int) -> Tensor:
         """Return ``count`` elements from ``begin`` on of the tensor ``name``, flattened row by row.
 
@@ -106,6 +110,13 @@ def flat_part(tensors: Mapping[str, Tensor], name: str, *, begin: int, count: in
     if isinstance(tensors, SlicedTensors):
         return tensors.slice(name, begin, count)
     return tensors[name].reshape(-1)[begin : begin + count]
+
+
+def whole_shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """Return the shape of a whole tensor, reading nothing where ``tensors`` knows it already."""
+    if isinstance(tensors, SlicedTensors):
+        return tensors.shape(name)
+    return tuple(tensors[name].shape)
 
 
 class Engine(Protocol):

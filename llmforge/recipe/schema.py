@@ -118,6 +118,9 @@ class TrainTable(Options):
     """Number format of the matrix products; weights stay fp32."""
     compile: Annotated[Literal["auto"] | bool, MACHINE] = "auto"
     """Whether to use ``torch.compile``."""
+    activation_checkpointing: Annotated[Literal["none", "full"] | Positive, MACHINE] = "none"
+    """Keep only the inputs of the model's blocks and compute them again in the backward pass, for
+    less memory and a third more work: ``"full"`` for every block, ``n`` for every n-th."""
     device: Annotated[str, MACHINE] = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0

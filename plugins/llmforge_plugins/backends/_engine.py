@@ -50,7 +50,7 @@ class SingleEngine:
         """Add the gradients of one micro-batch; ``targets`` divides the loss."""
         del last  # there is nobody to exchange gradients with
         torch.manual_seed(seed)
-        with _out_of_memory():
+        with out_of_memory():
             with self._autocast():
                 loss_sum, _ = self._loss(self._on_device(batch))
             self._scaler.scale(loss_sum / targets).backward()
@@ -93,7 +93,7 @@ class SingleEngine:
         """Return summed loss and target count of a batch without gradients, on the device."""
         self.model.eval()
         try:
-            with _out_of_memory(), torch.no_grad(), self._autocast():
+            with out_of_memory(), torch.no_grad(), self._autocast():
                 return self.model.loss(self._on_device(batch))
         finally:
             self.model.train()
@@ -151,7 +151,7 @@ class SingleEngine:
 
 
 @contextlib.contextmanager
-def _out_of_memory() -> Iterator[None]:
+def out_of_memory() -> Iterator[None]:
     """Raise ``torch.OutOfMemoryError`` where a CPU's allocator raises a plain RuntimeError."""
     try:
         yield

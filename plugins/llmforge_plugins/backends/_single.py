@@ -10,6 +10,7 @@ from torch import nn
 
 from llmforge.interfaces import Engine, LanguageModel, RunContext
 from llmforge_plugins.backends._allocator import keep_freed_memory
+from llmforge_plugins.backends._blocks import recompute
 from llmforge_plugins.backends._engine import SingleEngine
 from llmforge_plugins.backends._resolve import resolve
 
@@ -38,6 +39,7 @@ class SingleBackend:
         elif device.type == "cuda":
             torch.cuda.set_device(device)
         model = model_factory()
+        recompute(cast("nn.Module", model), self._run.train.activation_checkpointing)
         cast("nn.Module", model).to(device)
         model.train()
         return SingleEngine(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from llmforge.errors import CheckpointError
-from llmforge.interfaces import LanguageModel
+from llmforge.interfaces import LanguageModel, whole_shape
 
 _NUMBERS = "optimizer_numbers"  # by key, the Python type of what was no tensor
-_STATELESS = "optimizer_stateless"
+STATELESS = "optimizer_stateless"
+"""Key of the values that lists parameters without optimizer state."""
 _PYTHON = {"int": int, "float": float}
 
 
@@ -31,14 +32,24 @@ def check_model_state(model: LanguageModel, saved: Mapping[str, Tensor]) -> None
         CheckpointError: the names or shapes are not exactly the model's.
     """
     own = model_state(model)
+    check_shapes({name: tuple(tensor.shape) for name, tensor in own.items()}, saved)
+
+
+def check_shapes(own: Mapping[str, tuple[int, ...]], saved: Mapping[str, Tensor]) -> None:
+    """Look whether ``saved`` holds whole tensors of these names and shapes and no others.
+
+    Raises:
+        CheckpointError: it does not.
+    """
     for name in own:
         if name not in saved:
             raise CheckpointError(f"tensor '{name}' of the model is missing in the checkpoint")
-    for name, tensor in saved.items():
+    for name in saved:
         if name not in own:
             raise CheckpointError(f"tensor '{name}' of the checkpoint is not part of the model")
-        if tensor.shape != own[name].shape:
-            raise CheckpointError(_misshapen(f"tensor '{name}'", tensor, own[name]))
+        shape = whole_shape(saved, name)
+        if shape != own[name]:
+            raise CheckpointError(_misshapen(f"tensor '{name}'", shape, own[name]))
 
 
 def load_model_state(model: LanguageModel, saved: Mapping[str, Tensor]) -> None:
@@ -72,7 +83,7 @@ def optimizer_state(
                 tensors[f"{name}/{key}"] = torch.tensor(value, dtype=dtype)
     values: dict[str, Any] = {_NUMBERS: numbers} if numbers else {}
     if tensors and stateless:
-        values[_STATELESS] = stateless
+        values[STATELESS] = stateless
     return tensors, values
 
 
@@ -81,8 +92,18 @@ def load_optimizer_state(
     optimizer: torch.optim.Optimizer,
     saved: Mapping[str, Tensor],
     values: Mapping[str, Any],
+    *,
+    take: Callable[[str, nn.Parameter, bool], Tensor] | None = None,
 ) -> None:
     """Give the optimizer copies of ``saved``, whether or not it has taken a step already.
+
+    Args:
+        model: whose parameters the optimizer steps.
+        optimizer: takes the state.
+        saved: whole tensors as ``parameter/key``; only their shapes are read here.
+        values: what :func:`optimizer_state` returned with them.
+        take: makes the optimizer's own tensor of a name and its parameter; the last argument
+            says whether it is shaped like the parameter. Absent: a copy of the whole.
 
     Raises:
         CheckpointError: a tensor belongs to no parameter or does not have its shape, or a
@@ -91,23 +112,29 @@ def load_optimizer_state(
     parameters = dict(model.named_parameters())
     numbers = values.get(_NUMBERS, {})
     entries: dict[str, dict[str, Any]] = {}
-    for full_name, tensor in saved.items():
+    for full_name in saved:
         name, _, key = full_name.rpartition("/")
         parameter = parameters.get(name)
         if parameter is None:
             raise CheckpointError(f"optimizer tensor '{full_name}' belongs to no parameter")
-        if tensor.dim() == parameter.dim() and tensor.shape != parameter.shape:
-            raise CheckpointError(_misshapen(f"optimizer tensor '{full_name}'", tensor, parameter))
-        entries.setdefault(name, {})[key] = (
-            _PYTHON[numbers[key]](tensor.item()) if key in numbers else tensor.clone()
-        )
+        shape = whole_shape(saved, full_name)
+        wanted = tuple(parameter.shape)
+        if len(shape) == len(wanted) and shape != wanted:
+            raise CheckpointError(_misshapen(f"optimizer tensor '{full_name}'", shape, wanted))
+        entry = entries.setdefault(name, {})
+        if key in numbers:
+            entry[key] = _PYTHON[numbers[key]](saved[full_name].item())
+        elif take is None:
+            entry[key] = saved[full_name].clone()
+        else:
+            entry[key] = take(full_name, parameter, len(shape) == parameter.dim() > 0)
     groups = optimizer.state_dict()["param_groups"]
     names = {id(parameter): name for name, parameter in parameters.items()}
     state = {}
     for own, numbered in zip(optimizer.param_groups, groups, strict=True):
         members = {names[id(p)]: i for p, i in zip(own["params"], numbered["params"], strict=True)}
         if saved:
-            _check_complete(members, entries, values.get(_STATELESS, ()))
+            _check_complete(members, entries, values.get(STATELESS, ()))
         state.update({members[name]: entries[name] for name in members if name in entries})
     # the optimizer's own loading moves each tensor to the device it keeps that one on
     optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -125,7 +152,5 @@ def _check_complete(
                 raise CheckpointError(f"optimizer tensor '{name}/{key}' is missing")
 
 
-def _misshapen(what: str, saved: Tensor, own: Tensor) -> str:
-    return (
-        f"{what} has shape {list(saved.shape)} in the checkpoint, but {list(own.shape)} is needed"
-    )
+def _misshapen(what: str, saved: tuple[int, ...], own: tuple[int, ...]) -> str:
+    return f"{what} has shape {list(saved)} in the checkpoint, but {list(own)} is needed"

@@ -60,8 +60,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     column = scored[:, None].to(dtype)
                     grad_hidden[rows] = matmul_transposed(logits, cast.t()) * column
                     of_chunk = weight_gradient(logits, part * column)
-                    grad_weight = _sum(grad_weight, of_chunk, weight.dtype)
-        ctx.gradients = grad_hidden, grad_weight
+                    grad_weight = _sum(grad_weight, of_chunk, _wide(weight.dtype))
+        ctx.gradients = grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
         return loss
 
     @staticmethod
@@ -96,7 +96,7 @@ def _loss_and_gradient_(logits: Tensor, targets: Tensor, scored: Tensor) -> Tens
 
 
 def _sum(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``total + part`` in ``dtype``; chunks are summed in the weight's own precision."""
+    """Return ``total + part`` in ``dtype``; chunks are summed in fp32 even for a bf16 weight."""
     return part.to(dtype) if total is None else total.add_(part)
 
 

@@ -1,0 +1,136 @@
+"""The backend that trains under DeepSpeed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from llmforge.errors import RunError
+from llmforge.interfaces import Batch, Engine, LanguageModel, RunContext
+from llmforge_plugins.backends._allocator import keep_freed_memory
+from llmforge_plugins.backends._blocks import blocks, recompute
+from llmforge_plugins.backends._deepspeed_config import build_config
+from llmforge_plugins.backends._deepspeed_engine import PlainEngine, ZeroEngine
+from llmforge_plugins.backends._deepspeed_import import captured_output, import_deepspeed
+from llmforge_plugins.backends._group import require_group
+from llmforge_plugins.backends._resolve import resolve
+
+
+class DeepSpeedBackend:
+    """Implements :class:`llmforge.interfaces.Backend` over the default process group.
+
+    Args:
+        run: the run it works for.
+        options: of ``[backend.deepspeed]``.
+    """
+
+    def __init__(self, run: RunContext, options: Any) -> None:
+        self._run = run
+        self._options = options
+
+    def prepare(
+        self,
+        model_factory: Callable[[], LanguageModel],
+        optimizer_factory: Callable[[list[tuple[str, Any]]], Any],
+        schedule: Callable[[int], float],
+    ) -> Engine:
+        """Build the model on the host, so that it starts alike everywhere, and hand it over.
+
+        Raises:
+            RunError: this machine lacks what the recipe asks for, or DeepSpeed refuses it.
+        """
+        run = self._run
+        resolution = resolve(run)
+        if resolution.precision == "fp16":
+            raise RunError(
+                "backend 'deepspeed' has no loss scaling, which fp16 needs",
+                remedy='set train.precision = "bf16", or backend.name = "ddp"',
+            )
+        device = torch.device(resolution.device)
+        if device.type == "cpu":
+            keep_freed_memory()
+        elif device.type == "cuda":
+            torch.cuda.set_device(device)
+        require_group(run)
+        deepspeed = import_deepspeed(resolution.device)
+        model = model_factory()
+        module = cast("nn.Module", model)
+        recompute(module, run.train.activation_checkpointing)
+        if resolution.compile:
+            for block in blocks(module):
+                block.compile()  # one by one: gathering happens between them
+        config = build_config(
+            run,
+            self._options,
+            precision=resolution.precision,
+            parameters=sum(p.numel() for _, p in model.named_parameters()),
+        )
+        # DeepSpeed casts the weights before it takes its fp32 copy: the exact ones are put back
+        exact = {name: p.detach().clone() for name, p in model.named_parameters()}
+        model.train()
+        engine = self._initialize(deepspeed, model, optimizer_factory, config, resolution.device)
+        common: dict[str, Any] = {
+            "resolution": resolution,
+            "grad_clip": run.train.grad_clip,
+            "engine": engine,
+            "world_size": run.world_size,
+        }
+        if self._options.stage == 0:
+            return PlainEngine(model, engine.optimizer, schedule, **common)
+        zero = ZeroEngine(
+            model,
+            engine.basic_optimizer,
+            schedule,
+            stage=self._options.stage,
+            rank=run.rank,
+            model_factory=model_factory,
+            **common,
+        )
+        zero.set_weights(exact)
+        return zero
+
+    def _initialize(
+        self,
+        deepspeed: Any,
+        model: LanguageModel,
+        optimizer_factory: Callable[[list[tuple[str, Any]]], Any],
+        config: dict[str, Any],
+        device: str,
+    ) -> Any:
+        def optimizer(parameters: object) -> torch.optim.Optimizer:
+            del parameters
+            made: torch.optim.Optimizer = optimizer_factory(list(model.named_parameters()))
+            return made
+
+        module = _Loss(model)
+        os.environ.setdefault("LOCAL_RANK", str(torch.device(device).index or 0))
+        with captured_output():
+            try:
+                engine, *_ = deepspeed.initialize(
+                    model=module,
+                    optimizer=optimizer,
+                    model_parameters=list(module.parameters()),
+                    config=config,
+                    dist_init_required=False,
+                )
+            except (AssertionError, ValueError, NotImplementedError) as error:
+                raise RunError(
+                    f"DeepSpeed refuses this run: {error}", remedy="see [backend.deepspeed]"
+                ) from error
+        return engine
+
+
+class _Loss(nn.Module):
+    """Makes the loss what a module's call returns: DeepSpeed acts around calls."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return summed loss and target count."""
+        return self.model.loss(batch)

@@ -1,0 +1,114 @@
+"""The backend that shards over all ranks with PyTorch's ``fully_shard``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+
+from llmforge.errors import RunError
+from llmforge.interfaces import Engine, LanguageModel, RunContext
+from llmforge_plugins.backends._allocator import keep_freed_memory
+from llmforge_plugins.backends._blocks import blocks, recompute
+from llmforge_plugins.backends._fsdp_engine import FsdpEngine
+from llmforge_plugins.backends._group import require_group
+from llmforge_plugins.backends._resolve import resolve
+
+
+class FsdpBackend:
+    """Implements :class:`llmforge.interfaces.Backend` over the default process group.
+
+    Args:
+        run: the run it works for.
+        reshard_after_forward: whether a block's whole weights are freed after its forward pass.
+        cpu_offload: whether shards live in host memory.
+        reduce_every_micro_batch: whether gradients are exchanged after each micro-batch.
+    """
+
+    def __init__(
+        self,
+        run: RunContext,
+        *,
+        reshard_after_forward: bool,
+        cpu_offload: bool,
+        reduce_every_micro_batch: bool,
+    ) -> None:
+        self._run = run
+        self._reshard_after_forward = reshard_after_forward
+        self._cpu_offload = cpu_offload
+        self._reduce_every_micro_batch = reduce_every_micro_batch
+
+    def prepare(
+        self,
+        model_factory: Callable[[], LanguageModel],
+        optimizer_factory: Callable[[list[tuple[str, Any]]], Any],
+        schedule: Callable[[int], float],
+    ) -> Engine:
+        """Build the model on the host, so that it starts alike everywhere, and shard it.
+
+        Raises:
+            RunError: this machine lacks what the recipe asks for, or needs fp16.
+        """
+        resolution = resolve(self._run)
+        if resolution.precision == "fp16":
+            raise RunError(
+                "backend 'fsdp' has no loss scaling, which fp16 needs",
+                remedy='set train.precision = "bf16", or backend.name = "ddp"',
+            )
+        device = torch.device(resolution.device)
+        if device.type == "cpu":
+            keep_freed_memory()
+        elif device.type == "cuda":
+            torch.cuda.set_device(device)
+        model = model_factory()
+        module = cast("nn.Module", model)
+        recompute(module, self._run.train.activation_checkpointing)
+        if resolution.compile:
+            for block in blocks(module):
+                block.compile()  # one by one: gathering happens between them
+        require_group(self._run)
+        mesh = init_device_mesh(device.type, (self._run.world_size,))
+        self._shard(module, mesh, bf16=resolution.precision == "bf16")
+        register_fsdp_forward_method(module, "loss")
+        model.train()
+        return FsdpEngine(
+            model,
+            optimizer_factory(list(model.named_parameters())),
+            schedule,
+            resolution=resolution,
+            grad_clip=self._run.train.grad_clip,
+            mesh=mesh,
+            reshard_after_forward=self._reshard_after_forward,
+            reduce_every_micro_batch=self._reduce_every_micro_batch,
+        )
+
+    def _shard(self, module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> None:
+        """Shard every block, then the rest; gradients are summed over ranks, not averaged."""
+        pinned = mesh.device_type == "cuda"
+        policy: dict[str, Any] = {
+            "mesh": mesh,
+            "mp_policy": MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32
+            ),
+            "offload_policy": (
+                CPUOffloadPolicy(pin_memory=pinned) if self._cpu_offload else OffloadPolicy()
+            ),
+        }
+        for block in blocks(module):
+            fully_shard(block, reshard_after_forward=self._reshard_after_forward, **policy)
+        fully_shard(module, **policy)
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.set_gradient_divide_factor(1.0)
+                part.set_force_sum_reduction_for_comms(True)
