@@ -3,6 +3,8 @@
 Nothing here imports torch before tensors are copied or loaded.
 """
 
+from llmforge.checkpoint.contents import SelfDescription
+from llmforge.checkpoint.crew import Crew, CrewLostError
 from llmforge.checkpoint.files import size_text
 from llmforge.checkpoint.format import (
     Checkpoint,
@@ -19,17 +21,15 @@ from llmforge.checkpoint.manifest import Manifest, NewerFormatError
 from llmforge.checkpoint.publish import preflight_space
 from llmforge.checkpoint.restore import Restored, newest_valid, resolve, rewind
 from llmforge.checkpoint.retention import Retention
+from llmforge.checkpoint.snapshot import SaveRequest
 from llmforge.checkpoint.stored import StoredTensors
-from llmforge.checkpoint.writer import (
-    CheckpointWriter,
-    SavedCheckpoint,
-    SaveRequest,
-    SelfDescription,
-)
+from llmforge.checkpoint.writer import CheckpointWriter, SavedCheckpoint
 
 __all__ = [
     "Checkpoint",
     "CheckpointWriter",
+    "Crew",
+    "CrewLostError",
     "Manifest",
     "NewerFormatError",
     "Restored",

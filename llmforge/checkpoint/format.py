@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,7 +38,7 @@ BEST = "best"
 PINNED = "pinned"
 
 Part = Literal["model", "optimizer"]
-_PARTS: tuple[Part, ...] = ("model", "optimizer")
+PARTS: tuple[Part, ...] = ("model", "optimizer")
 
 _ANOTHER = "take another checkpoint; 'forge checkpoints list RUN --verify' shows which are sound"
 _STEP = re.compile(r"step-(\d{8,})")
@@ -82,11 +83,11 @@ def index_file(part: Part) -> str:
     return f"{part}.safetensors.index.json"
 
 
-def tensor_files(manifest: Manifest, part: Part) -> list[str]:
-    """Return the names of the files that hold the tensors of ``part``, their index first."""
+def tensor_files(files: Iterable[str], part: Part) -> list[str]:
+    """Return those of ``files`` that hold the tensors of ``part``, their index first."""
     slices = re.compile(rf"{part}-\d+-of-\d+\.safetensors")
     own = {tensor_file(part), index_file(part)}
-    found = [name for name in manifest.files if name in own or slices.fullmatch(name)]
+    found = [name for name in files if name in own or slices.fullmatch(name)]
     return sorted(found, key=lambda name: (name not in own, name))
 
 
@@ -148,7 +149,7 @@ def verify(path: Path, *, hashes: bool = True) -> list[str]:
         wrong.append(f"{path.name} holds a manifest of step {manifest.step}")
     for name in manifest.files:
         wrong += _verify_file(path, name, manifest, hashes=hashes)
-    return wrong or [problem for part in _PARTS for problem in _verify_index(path, part, manifest)]
+    return wrong or [problem for part in PARTS for problem in _verify_index(path, part, manifest)]
 
 
 def _verify_file(path: Path, name: str, manifest: Manifest, *, hashes: bool) -> list[str]:
@@ -207,7 +208,7 @@ def load_tensors(path: Path, part: Part, *, verified: bool = False) -> StoredTen
     from llmforge.checkpoint.stored import StoredTensors
 
     manifest = read_manifest(path)
-    names = tensor_files(manifest, part)
+    names = tensor_files(manifest.files, part)
     if not names:
         raise CheckpointError(f"{path} holds no {tensor_file(part)}")
     if not verified:

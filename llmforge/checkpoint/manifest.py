@@ -71,23 +71,18 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return (json.dumps({**body, "seal": seal(body)}, indent=1) + "\n").encode()
 
 
-def read_manifest(checkpoint: Path) -> Manifest:
-    """Read the manifest of the checkpoint directory ``checkpoint``.
+def decode_manifest(text: str | bytes, checkpoint: Path) -> Manifest:
+    """Return the manifest of ``checkpoint`` from the ``text`` of its file.
 
     Raises:
-        NewerFormatError: a later version of llmforge wrote it.
-        CheckpointError: it is missing, unreadable or was altered.
+        CheckpointError: a later version of llmforge wrote it, or it was altered.
     """
     path = checkpoint / MANIFEST
     try:
-        body = json.loads(path.read_bytes())
+        body = json.loads(text)
         sealed = body.pop("seal") == seal(body)
         version = body["format_version"]
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except PermissionError as error:
-        raise unreadable(path, error) from error
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is not a manifest: {error}") from error
     if not sealed:
         raise CheckpointError(f"{path} was altered: its seal does not match")
@@ -98,6 +93,25 @@ def read_manifest(checkpoint: Path) -> Manifest:
             remedy="install the llmforge that wrote it, or a later one",
         )
     return _decode(path, body)
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """Read the manifest of the checkpoint directory ``checkpoint``.
+
+    Raises:
+        NewerFormatError: a later version of llmforge wrote it.
+        CheckpointError: it is missing, unreadable or was altered.
+    """
+    path = checkpoint / MANIFEST
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except PermissionError as error:
+        raise unreadable(path, error) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} is not a manifest: {error}") from error
+    return decode_manifest(text, checkpoint)
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:

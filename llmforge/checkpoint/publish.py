@@ -7,13 +7,17 @@ hidden directory lies around is left over from a process that is gone.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from llmforge.checkpoint.crew import Crew, everyone, led
 from llmforge.checkpoint.files import FileEntry, size_text, write_file
 from llmforge.checkpoint.format import (
     BEST,
@@ -22,17 +26,27 @@ from llmforge.checkpoint.format import (
     Checkpoint,
     list_checkpoints,
     step_name,
-    tensor_file,
+    tensor_files,
     verify,
 )
-from llmforge.checkpoint.manifest import MANIFEST, Manifest, encode_manifest, read_manifest
+from llmforge.checkpoint.manifest import (
+    MANIFEST,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+    read_manifest,
+)
 from llmforge.errors import CheckpointError
 from llmforge.rundir.atomic import DISK_FULL, sync_directory, write_text
 
 _OLD = ".old-"
 _NEW = ".tmp-"
 _DELETED = ".del-"
-_WEIGHTS = tensor_file("model")
+
+_Entry = tuple[int, str]
+"""Size and SHA-256 of a file, as one rank tells another."""
+
+T = TypeVar("T")
 
 FileWriter = Callable[[Path], FileEntry]
 """Writes the file it is given and returns its entry, the file forced to the disk."""
@@ -50,59 +64,109 @@ class Draft:
     is_best: bool = False
 
 
-def publish(directory: Path, *, draft: Draft) -> Checkpoint:
+def publish(directory: Path, *, draft: Draft, crew: Crew | None = None) -> Checkpoint:
     """Write ``draft`` below ``directory`` and return it as a valid checkpoint.
+
+    With a ``crew`` each rank writes the files of its own ``draft``, and the leader makes one
+    checkpoint of all of them, by the facts in its own.
 
     One that holds the same step already is replaced: it stays valid until the new one is
     complete. Of a sound one with the same weights the mark of the best is taken over, of any the
     pin; a damaged one is set aside.
 
     Raises:
-        CheckpointError: the disk is full or does not take the files; nothing valid was touched
-            and nothing partial is left.
+        CheckpointError: the disk of a rank is full or does not take the files, or a rank is gone;
+            nothing valid was touched and nothing partial is left.
     """
     target = directory / step_name(draft.step)
+    told = partial(_told, directory, draft.step)
+    with contextlib.ExitStack() as stack:
+        begin = partial(stack.enter_context, _hidden(target))
+        folder = directory / led(crew, lambda: told(begin))
+        written = everyone(crew, lambda: told(lambda: _write_files(folder, draft.files)))
+        manifest = led(crew, lambda: told(lambda: _complete(folder, target, draft, written)))
+    return Checkpoint(draft.step, target, decode_manifest(manifest, target))
+
+
+@contextlib.contextmanager
+def _hidden(target: Path) -> Iterator[str]:
+    """Make a directory beside ``target`` and yield its name; nothing is left of it in the end."""
+    directory = target.parent
     temporary = directory / f"{_NEW}{target.name}-{os.getpid()}"
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove(temporary)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
         temporary.mkdir()
-        files = _write_files(temporary, draft.files)
-        old = _Old.look_at(target)
-        manifest = Manifest(
-            step=draft.step,
-            recipe_hash=draft.recipe_hash,
-            world_size=draft.world_size,
-            parent=draft.parent,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            is_best=draft.is_best or old.is_best_with(files),
-            files=files,
-        )
-        if old.pinned:
-            (temporary / PINNED).touch()
-        write_file(temporary / MANIFEST, [encode_manifest(manifest)])
-        sync_directory(temporary)
-        _move_into_place(temporary, target, old)
-        refresh_pointers(directory)
-    except OSError as error:
-        raise _saving_error(directory, draft.step, error) from error
+        yield temporary.name
     finally:
-        _remove(temporary)
-    return Checkpoint(draft.step, target, manifest)
+        if temporary.exists():
+            # Another rank may be at it still: what it begins now must fail, not stay.
+            doomed = directory / f"{_DELETED}{temporary.name}"
+            shutil.rmtree(doomed, ignore_errors=True)
+            with contextlib.suppress(OSError):  # it stays hidden, and the next start removes it
+                temporary.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _told(directory: Path, step: int, work: Callable[[], T]) -> T:
+    """Do ``work``; what the disk does not take becomes an error for people."""
+    try:
+        return work()
+    except OSError as error:
+        raise _saving_error(directory, step, error) from error
+
+
+def _complete(
+    temporary: Path, target: Path, draft: Draft, written: Sequence[Mapping[str, _Entry]]
+) -> str:
+    """Make the checkpoint ``target`` of what the ranks have ``written``; return its manifest."""
+    for rank, part in enumerate(written[1:], start=1):
+        _require_arrived(temporary, rank, part)
+    files = {name: FileEntry(*entry) for part in written for name, entry in part.items()}
+    for folder in sorted({(temporary / name).parent for name in files} - {temporary}):
+        sync_directory(folder)
+    old = _Old.look_at(target)
+    manifest = Manifest(
+        step=draft.step,
+        recipe_hash=draft.recipe_hash,
+        world_size=draft.world_size,
+        parent=draft.parent,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        is_best=draft.is_best or old.is_best_with(files),
+        files=files,
+    )
+    if old.pinned:
+        (temporary / PINNED).touch()
+    text = encode_manifest(manifest)
+    write_file(temporary / MANIFEST, [text])
+    sync_directory(temporary)
+    _move_into_place(temporary, target, old)
+    refresh_pointers(target.parent)
+    return text.decode()
+
+
+def _require_arrived(temporary: Path, rank: int, written: Mapping[str, _Entry]) -> None:
+    for name, (size, _) in written.items():
+        path = temporary / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise CheckpointError(
+                f"rank {rank} wrote {name}, and it is not there as written: {path}",
+                remedy="the checkpoints directory must be on a file system that all nodes share",
+            )
 
 
 @dataclass(frozen=True)
 class _Old:
-    """What lies at the target already; ``best_weights`` is the model's entry of a sound best."""
+    """What lies at the target already; ``best_weights`` are the model's files of a sound best."""
 
     exists: bool = False
     sound: bool = False
     pinned: bool = False
-    best_weights: FileEntry | None = None
+    best_weights: Mapping[str, FileEntry] | None = None
 
     def is_best_with(self, files: Mapping[str, FileEntry]) -> bool:
         """Return whether ``files`` have the weights this one was the best with."""
-        return self.best_weights is not None and files.get(_WEIGHTS) == self.best_weights
+        return self.best_weights is not None and _weights(files) == self.best_weights
 
     @classmethod
     def look_at(cls, target: Path) -> _Old:
@@ -112,22 +176,23 @@ class _Old:
         if verify(target):
             return cls(exists=True, pinned=pinned)
         manifest = read_manifest(target)
-        weights = manifest.files.get(_WEIGHTS) if manifest.is_best else None
+        weights = _weights(manifest.files) if manifest.is_best else None
         return cls(exists=True, sound=True, pinned=pinned, best_weights=weights)
 
 
-def _write_files(temporary: Path, writers: Mapping[str, FileWriter]) -> dict[str, FileEntry]:
-    files = {}
-    folders = set()
+def _write_files(temporary: Path, writers: Mapping[str, FileWriter]) -> dict[str, _Entry]:
+    written = {}
     for name, write in writers.items():
         path = temporary / name
         if path.parent != temporary:
             path.parent.mkdir(parents=True, exist_ok=True)
-            folders.add(path.parent)
-        files[name] = write(path)
-    for folder in folders:
-        sync_directory(folder)
-    return files
+        entry = write(path)
+        written[name] = (entry.size, entry.sha256)
+    return written
+
+
+def _weights(files: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
+    return {name: files[name] for name in tensor_files(files, "model")}
 
 
 def _move_into_place(temporary: Path, target: Path, old: _Old) -> None:

@@ -46,6 +46,11 @@ class HostBuffer:
         """Size in bytes of the file :meth:`write` makes."""
         return len(self._header) + (self._places[-1].end if self._places else 0)
 
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Every tensor and where it lies in the file's data."""
+        return self._places
+
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
         """Lay the block out for ``tensors`` and touch its pages, so that the first copy is fast.
 

@@ -2,69 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
+from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmforge.checkpoint.files import FileEntry, read_chunks, write_file
-from llmforge.checkpoint.format import METADATA, RECIPE, TOKENIZER, TRAINER, tensor_file
-from llmforge.checkpoint.publish import Draft, FileWriter, preflight_space, publish, recover
+from llmforge.checkpoint.contents import SelfDescription, contents
+from llmforge.checkpoint.crew import LEADER, Crew, led
+from llmforge.checkpoint.publish import Draft, publish, recover
 from llmforge.checkpoint.retention import Retention, apply_retention
+from llmforge.checkpoint.sharing import check_shared
+from llmforge.checkpoint.snapshot import SaveRequest, Snapshot
 from llmforge.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmforge.checkpoint.tensors import HostBuffer
+    from llmforge.interfaces import Slice
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelfDescription:
-    """What is the same in every checkpoint of a run, so that each can be used without the run.
-
-    Attributes:
-        recipe: the resolved recipe as TOML.
-        recipe_hash: its identity.
-        tokenizer: directory whose files are copied into each checkpoint, or None.
-        world_size: number of processes that train.
-    """
-
-    recipe: str
-    recipe_hash: str
-    tokenizer: Path | None = None
-    world_size: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class SaveRequest:
-    """What to save at a step boundary.
-
-    Attributes:
-        step: optimizer steps taken.
-        model: live weights by name.
-        optimizer: live optimizer tensors by name.
-        trainer: JSON-serialisable state of everything else.
-        metadata: JSON-serialisable facts for people. Both are encoded on the calling thread.
-        is_best: the evaluation at this step was the best so far.
-        required: wait for room rather than skip; the best always does.
-    """
-
-    step: int
-    model: Mapping[str, Tensor]
-    optimizer: Mapping[str, Tensor]
-    trainer: Mapping[str, Any]
-    metadata: Mapping[str, Any]
-    is_best: bool = False
-    required: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,34 +39,12 @@ class SavedCheckpoint:
     seconds: float
 
 
-class _Snapshot:
-    """The memory one checkpoint waits in, with what else belongs to it."""
+class Readiness(IntEnum):
+    """How a rank's writer stands; the greatest of all ranks decides for every one."""
 
-    def __init__(self) -> None:
-        from llmforge.checkpoint.tensors import HostBuffer
-
-        self.model: HostBuffer = HostBuffer()
-        self.optimizer: HostBuffer = HostBuffer()
-        self.step = 0
-        self.is_best = False
-        self.taken = 0.0
-        self.texts: dict[str, bytes] = {}
-
-    def take(self, request: SaveRequest) -> None:
-        self.step = request.step
-        self.is_best = request.is_best
-        self.taken = time.monotonic()
-        self.texts = {
-            TRAINER: _encode("trainer state", request.trainer),
-            METADATA: _encode("metadata", request.metadata),
-        }
-        self.model.copy_from(request.model)
-        self.optimizer.copy_from(request.optimizer)
-
-    @property
-    def nbytes(self) -> int:
-        texts = sum(len(text) for text in self.texts.values())
-        return self.model.nbytes + self.optimizer.nbytes + texts
+    READY = 0
+    BUSY = 1
+    FAILED = 2
 
 
 class CheckpointWriter:
@@ -113,6 +52,10 @@ class CheckpointWriter:
 
     One checkpoint is written at a time and one more waits in memory. An error of the thread is
     raised by the next :meth:`submit`, :meth:`flush` or :meth:`close`, once.
+
+    With a ``crew`` every rank of the run has a writer, and all call the same methods at the same
+    steps. Each writes the slices it holds; what else there is of it, and all that is done besides
+    writing, is the leader's. An error of one is an error of all.
 
     Args:
         directory: the run's ``checkpoints`` directory.
@@ -122,6 +65,9 @@ class CheckpointWriter:
         protected: returns the steps that must not be deleted yet, such as uploads under way.
         elsewhere: returns the steps that are safe in another place and need not stay here.
         parent: step of the checkpoint the run goes on from.
+        crew: how this writer reaches those of the other ranks; None for a run of one process.
+        agree: returns the greatest of the numbers that all ranks give it. Asked by every
+            :meth:`submit`, on its thread, so that all skip a checkpoint, or raise, or none does.
     """
 
     def __init__(
@@ -134,6 +80,8 @@ class CheckpointWriter:
         protected: Callable[[], Collection[int]] = tuple,
         elsewhere: Callable[[], Collection[int]] = tuple,
         parent: int | None = None,
+        crew: Crew | None = None,
+        agree: Callable[[int], int] = int,
     ) -> None:
         self._directory = directory
         self._description = description
@@ -142,13 +90,19 @@ class CheckpointWriter:
         self._protected = protected
         self._elsewhere = elsewhere
         self._parent = parent
+        self._crew = crew
+        self._agree = agree
+        self._leads = crew is None or crew.rank == LEADER
         self._changed = threading.Condition()
-        self._idle: list[_Snapshot] = []
-        self._waiting: _Snapshot | None = None
-        self._writing: _Snapshot | None = None
+        self._idle: list[Snapshot] = []
+        self._waiting: Snapshot | None = None
+        self._writing: Snapshot | None = None
         self._error: CheckpointError | None = None
         self._closing = False
-        recover(directory)
+        if self._leads:
+            recover(directory)
+        if crew is not None:
+            check_shared(directory, crew)
         self._thread = threading.Thread(target=self._run, name="checkpoint-writer", daemon=True)
         self._thread.start()
 
@@ -168,15 +122,19 @@ class CheckpointWriter:
                 raise
             _log.error("%s", failure)  # What ended the block matters more.
 
-    def prepare(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+    def prepare(
+        self,
+        model: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        slices: Mapping[str, Slice] | None = None,
+    ) -> None:
         """Allocate and touch the memory of the first snapshot, so that it blocks no longer than
         later ones."""
         with self._changed:
             if not self._idle:
-                self._idle.append(_Snapshot())
+                self._idle.append(Snapshot(leader=self._leads))
             snapshot = self._idle[0]
-        snapshot.model.prepare(model)
-        snapshot.optimizer.prepare(optimizer)
+        snapshot.prepare(model, optimizer, slices or {})
 
     def submit(self, request: SaveRequest) -> bool:
         """Copy the state and return; the thread saves it.
@@ -188,19 +146,16 @@ class CheckpointWriter:
         Raises:
             CheckpointError: an earlier checkpoint failed, or this one cannot be encoded.
         """
-        with self._changed:
-            self._raise_error()
-            if self._waiting is not None:
-                if not (request.required or request.is_best):
-                    _log.warning(
-                        "checkpoint of step %d skipped: the disk is still busy with step %d",
-                        request.step,
-                        (self._writing or self._waiting).step,
-                    )
-                    return False
+        while (readiness := self._agree(self._readiness())) != Readiness.READY:
+            if readiness == Readiness.FAILED:
+                self._raise_failure()
+            if not (request.required or request.is_best):
+                self._tell_skipped(request.step)
+                return False
+            with self._changed:
                 self._changed.wait_for(lambda: self._waiting is None)
-                self._raise_error()
-            snapshot = self._idle.pop() if self._idle else _Snapshot()
+        with self._changed:
+            snapshot = self._idle.pop() if self._idle else Snapshot(leader=self._leads)
         try:
             snapshot.take(request)
         except BaseException:
@@ -244,6 +199,27 @@ class CheckpointWriter:
                 self._thread.join()
                 self._idle.clear()
 
+    def _readiness(self) -> Readiness:
+        with self._changed:
+            if self._error is not None:
+                return Readiness.FAILED
+            return Readiness.READY if self._waiting is None else Readiness.BUSY
+
+    def _tell_skipped(self, step: int) -> None:
+        if self._leads:
+            busy = self._writing or self._waiting
+            what = f"step {busy.step}" if busy else "an earlier one on another rank"
+            _log.warning(
+                "checkpoint of step %d skipped: the disk is still busy with %s", step, what
+            )
+
+    def _raise_failure(self) -> None:
+        """Raise what a rank's writer failed with, once it is known here."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None or self._is_idle())
+            self._raise_error()
+        raise CheckpointError("a checkpoint failed on another rank; its own message says why")
+
     def _is_idle(self) -> bool:
         return self._waiting is None and self._writing is None
 
@@ -270,15 +246,15 @@ class CheckpointWriter:
                 self._idle.append(snapshot)
                 self._changed.notify_all()
 
-    def _next(self) -> _Snapshot | None:
+    def _next(self) -> Snapshot | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is not None or self._closing)
             self._writing, self._waiting = self._waiting, None
             self._changed.notify_all()
             return self._writing
 
-    def _save(self, snapshot: _Snapshot) -> None:
-        preflight_space(self._directory, snapshot.nbytes)
+    def _save(self, snapshot: Snapshot) -> None:
+        files = contents(snapshot, self._description, directory=self._directory, crew=self._crew)
         checkpoint = publish(
             self._directory,
             draft=Draft(
@@ -287,54 +263,26 @@ class CheckpointWriter:
                 world_size=self._description.world_size,
                 parent=self._parent,
                 is_best=snapshot.is_best,
-                files=self._files(snapshot),
+                files=files,
             ),
+            crew=self._crew,
         )
         self._parent = checkpoint.step
-        self._on_saved(
-            SavedCheckpoint(
-                step=checkpoint.step,
-                path=checkpoint.path,
-                size=checkpoint.manifest.size,
-                is_best=checkpoint.is_best,
-                seconds=time.monotonic() - snapshot.taken,
-            )
+        saved = SavedCheckpoint(
+            step=checkpoint.step,
+            path=checkpoint.path,
+            size=checkpoint.manifest.size,
+            is_best=checkpoint.is_best,
+            seconds=time.monotonic() - snapshot.taken,
         )
+        led(self._crew, lambda: self._settle(saved))
+
+    def _settle(self, saved: SavedCheckpoint) -> None:
+        """Tell of a valid checkpoint, and delete what need not stay beside it."""
+        self._on_saved(saved)
         apply_retention(
             self._directory,
             retention=self._retention,
             protected=self._protected(),
             elsewhere=self._elsewhere(),
         )
-
-    def _files(self, snapshot: _Snapshot) -> dict[str, FileWriter]:
-        files: dict[str, FileWriter] = {
-            RECIPE: _writes(self._description.recipe.encode()),
-            **{name: _writes(text) for name, text in snapshot.texts.items()},
-            tensor_file("model"): snapshot.model.write,
-            tensor_file("optimizer"): snapshot.optimizer.write,
-        }
-        tokenizer = self._description.tokenizer
-        if tokenizer is not None:
-            for path in sorted(tokenizer.rglob("*")):
-                if path.is_file():
-                    name = f"{TOKENIZER}/{path.relative_to(tokenizer).as_posix()}"
-                    files[name] = partial(_copy, path)
-        return files
-
-
-def _writes(content: bytes) -> FileWriter:
-    return lambda path: write_file(path, [content])
-
-
-def _copy(source: Path, path: Path) -> FileEntry:
-    return write_file(path, read_chunks(source))
-
-
-def _encode(what: str, value: Mapping[str, Any]) -> bytes:
-    """Return ``value`` as JSON, a line for each key: readable, and encoded by the C encoder."""
-    try:
-        lines = [f" {json.dumps(key)}: {json.dumps(item)}" for key, item in value.items()]
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the {what} cannot be written as JSON: {error}") from error
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()

@@ -47,10 +47,10 @@ class Disk:
         self.gate = threading.Semaphore(0)
         real = writer.publish
 
-        def slow(directory: Path, *, draft: writer.Draft) -> object:
+        def slow(directory: Path, *, draft: writer.Draft, crew: None) -> object:
             self.started.release()
             assert self.gate.acquire(timeout=20)
-            return real(directory, draft=draft)
+            return real(directory, draft=draft, crew=crew)
 
         monkeypatch.setattr(writer, "publish", slow)
 
