@@ -73,9 +73,7 @@ def indexed(name: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[Piec
             raise CheckpointError(_missing(name, end, piece.begin))
         if piece.begin < end:
             twice = _elements(piece.begin, min(end, piece.end))
-            raise CheckpointError(
-                f"{twice} of tensor '{name}' are there twice, in {before} and {piece.file}"
-            )
+            raise CheckpointError(f"{before} and {piece.file} both have {twice} of tensor '{name}'")
         end, before = piece.end, piece.file
     if end < whole.count:
         raise CheckpointError(_missing(name, end, whole.count))
@@ -157,7 +155,8 @@ def _decode(path: Path, name: str, item: Mapping[str, Any]) -> Pieces:
 
 
 def _missing(name: str, begin: int, end: int) -> str:
-    return f"{_elements(begin, end)} of tensor '{name}' are in no file"
+    verb = "is" if end == begin + 1 else "are"
+    return f"{_elements(begin, end)} of tensor '{name}' {verb} in no file"
 
 
 def _elements(begin: int, end: int) -> str:

@@ -185,7 +185,7 @@ class TrainingLoop:
             # Only now does the optimizer have its state: touch the snapshot's memory once, here,
             # so that the first checkpoint blocks no longer than the others.
             tensors = self._engine.state()
-            self._writer.prepare(tensors.model, tensors.optimizer)
+            self._writer.prepare(tensors.model, tensors.optimizer, tensors.slices)
             self._pace.lap("checkpoint")
 
     def _accumulate(self) -> bool:
@@ -443,6 +443,7 @@ class TrainingLoop:
                 step=state.step,
                 model=tensors.model,
                 optimizer=tensors.optimizer,
+                slices=tensors.slices,
                 trainer=state.to_json(tensors.values),
                 metadata=self._sinks.metadata(state),
                 is_best=is_best,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from llmforge.checkpoint import (
     CheckpointWriter,
@@ -14,6 +15,7 @@ from llmforge.checkpoint import (
 from llmforge.checkpoint.retention import apply_retention
 from llmforge.courier import settle_superseded
 from llmforge.events import CheckpointSaved
+from llmforge.interfaces import EngineState
 from llmforge.recipe import Recipe, to_toml
 from llmforge.run.plan import Plan
 from llmforge.run.stage import Stage
@@ -36,10 +38,8 @@ def open_writer(plan: Plan, stage: Stage, telemetry: Telemetry) -> CheckpointWri
     recipe, directory = plan.recipe, plan.directory
     if not recipe.checkpoint.enabled:
         return None
-    weights = sum(
-        tensor.numel() * tensor.element_size() for tensor in stage.engine.state().model.values()
-    )
     directory.checkpoints.mkdir(exist_ok=True)
+    weights = _whole_bytes(stage.engine.state())
     preflight_space(directory.checkpoints, _CHECKPOINTS_AT_ONCE * _TENSORS_PER_WEIGHT * weights)
 
     def saved(checkpoint: SavedCheckpoint) -> None:
@@ -82,6 +82,16 @@ def delete_uploaded(plan: Plan, uploads: UploadWatch) -> None:
             elsewhere=uploads.elsewhere(),
         )
         settle_superseded(directory, on_change=uploads)
+
+
+def _whole_bytes(state: EngineState) -> int:
+    """Return the size of the weights of the whole model, of which this rank may hold a part."""
+    total = 0
+    for name, tensor in state.model.items():
+        part = state.slices.get(name)
+        count = tensor.numel() if part is None else math.prod(part.shape)
+        total += count * tensor.element_size()
+    return total
 
 
 def _retention(recipe: Recipe) -> Retention:

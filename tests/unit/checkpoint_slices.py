@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from checkpoint_drafts import content
 from torch import Tensor
 
 from llmforge.checkpoint.format import index_file, slice_file
 from llmforge.checkpoint.index import Piece, encode_index, indexed
+from llmforge.checkpoint.publish import Draft, publish
 from llmforge.checkpoint.tensors import DTYPES, HostBuffer
 
 Holding = tuple[Tensor, int]
@@ -44,6 +47,14 @@ def write_sliced(folder: Path, parts: Cut) -> Path:
     path = folder / index_file("model")
     path.write_bytes(encode_index(index))
     return path
+
+
+def sliced_checkpoint(directory: Path, parts: Cut) -> Path:
+    """Publish a checkpoint of step 100 whose weights are ``parts``; return its directory."""
+    with TemporaryDirectory() as folder:
+        write_sliced(Path(folder), parts)
+        files = {path.name: content(path.read_bytes()) for path in Path(folder).iterdir()}
+    return publish(directory, draft=Draft(step=100, recipe_hash="", files=files)).path
 
 
 def _pieces(holdings: Sequence[Holding]) -> list[Piece]:

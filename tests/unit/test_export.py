@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from checkpoint_drafts import content, flip_bit
-from checkpoint_slices import cut, write_sliced
+from checkpoint_drafts import flip_bit
+from checkpoint_slices import cut, sliced_checkpoint
 from generate_parts import make_model, make_trained_run
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,7 +17,6 @@ from typer.testing import CliRunner, Result
 
 from llmforge.checkpoint import open_checkpoint
 from llmforge.checkpoint.files import hash_file
-from llmforge.checkpoint.publish import Draft, publish
 from llmforge.cli import export as command
 from llmforge.errors import CheckpointError, UsageError
 from llmforge.export import export_weights
@@ -115,14 +114,9 @@ def test_a_checkpoint_in_slices_gives_the_very_file_of_one_that_is_not(tmp_path:
     }
     made = []
     for ranks in (1, 3):
-        source = tmp_path / f"source-{ranks}"
-        source.mkdir()
-        write_sliced(source, cut(tensors, ranks))
-        files = {path.name: content(path.read_bytes()) for path in source.iterdir()}
-        draft = Draft(step=1, recipe_hash="", files=files)
-        checkpoint = publish(tmp_path / f"run-{ranks}", draft=draft)
+        path = sliced_checkpoint(tmp_path / f"run-{ranks}", cut(tensors, ranks))
         made.append(tmp_path / f"{ranks}.safetensors")
-        export_weights(checkpoint, made[-1])
+        export_weights(open_checkpoint(path), made[-1])
     assert_same(load_file(made[0]), tensors)
     assert made[0].read_bytes() == made[1].read_bytes()
 

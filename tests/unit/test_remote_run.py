@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoint_drafts import draft, flip_bit, save
+from checkpoint_slices import cut, sliced_checkpoint
 
-from llmforge.checkpoint import verify
+from llmforge.checkpoint import load_tensors, verify
 from llmforge.checkpoint.publish import publish
 from llmforge.errors import CheckpointError, CommitConflict, StorageError
 from llmforge.remote import Cancelled, Commit, RemoteRun, list_runs, new_token
@@ -54,6 +56,21 @@ def stored(run: RemoteRun, name: str) -> str:
 
 def call(run: RemoteRun, work: Callable[..., object]) -> object:
     return run._connections.call("test", lambda storage, _: work(storage))
+
+
+@pytest.mark.parametrize("archive", ["none", "tar.gz"])
+def test_a_checkpoint_in_slices_goes_there_and_comes_back_with_all_its_files(
+    run: RemoteRun, tmp_path: Path, archive: str
+) -> None:
+    weights = torch.arange(1000.0).reshape(10, 100)
+    checkpoint = sliced_checkpoint(tmp_path / "checkpoints", cut({"w": weights}, 4))
+    commit = run.upload(checkpoint, token=new_token(), archive=archive)
+    assert "model-00004-of-00004.safetensors" in commit.files
+    assert run.verify(commit, deep=True) == []
+    target = tmp_path / "other" / "step-00000100"
+    run.fetch(commit, target)
+    assert contents(target) == contents(checkpoint)
+    assert torch.equal(load_tensors(target, "model")["w"], weights)
 
 
 @pytest.mark.parametrize("archive", ["none", "tar.gz", "tar.zst"])
