@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from llmforge.errors import EXIT_INTERRUPTED, EXIT_LOCKED, EXIT_OK, RunError
@@ -22,6 +23,10 @@ from llmforge.sweeps.worker import Job, Progress
 _POLL_SECONDS = 0.1
 _LOCKED_SECONDS = 1.0
 _TAIL_BYTES = 4096
+_MOST_KILLS = 5
+"""A trial killed as often as that, one attempt after the other, has failed."""
+_KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that come from outside, also from a system without memory; others are a crash."""
 
 
 class ChildTrials:
@@ -100,6 +105,8 @@ class ChildTrials:
             finally:
                 assert child.stdin is not None
                 child.stdin.close()
+        if asked and child.returncode == -signal.SIGTERM:
+            return EXIT_INTERRUPTED  # it was still starting and had nothing to save
         return child.returncode
 
     def _ended(self, code: int, job: Job, run_id: str, began: float) -> Result:
@@ -110,7 +117,10 @@ class ChildTrials:
             if pruned:
                 return self._result("pruned", began, pruned)
             return self._result("interrupted", began, "asked to stop")
-        return self._result("failed", began, self._why(code, run_id))
+        why = self._why(code, run_id)
+        if -code in _KILLS and self._ledger.attempt(job.entry)[0].kills < _MOST_KILLS - 1:
+            return replace(self._result("interrupted", began, why), killed=True)
+        return self._result("failed", began, why)
 
     def _completed(self, run_id: str, began: float, *, reused: bool) -> Result:
         keys = self._sweep.recipe.sweep

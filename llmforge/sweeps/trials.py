@@ -23,6 +23,7 @@ class Result:
         reason: why it ended, in words.
         seconds: how long the attempt took.
         reused: an equal run was complete already, and nothing was trained.
+        killed: a signal from outside ended the process, and not the trial itself.
     """
 
     outcome: Outcome
@@ -30,6 +31,7 @@ class Result:
     reason: str = ""
     seconds: float = 0.0
     reused: bool = False
+    killed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the ledger keeps it."""
@@ -109,6 +111,12 @@ class Trial:
     def value(self) -> float | None:
         """The objective of a completed trial."""
         return self.result.value if self.result is not None else None
+
+    @property
+    def kills(self) -> int:
+        """How many of the newest ended attempts were killed from outside, one after the other."""
+        ended = [item.result for item in self.attempts if item.result is not None]
+        return next((back for back, it in enumerate(reversed(ended)) if not it.killed), len(ended))
 
     @property
     def run(self) -> Mapping[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import random
@@ -99,12 +101,14 @@ def test_the_same_command_again_says_that_it_is_done(undisturbed: SweepPlace) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.timeout(1800))])
 def test_controller_worker_or_trial_killed_at_any_instant_changes_nothing(
-    tmp_path: Path, undisturbed: SweepPlace
+    tmp_path: Path, undisturbed: SweepPlace, kills: int
 ) -> None:
     place = SweepPlace(tmp_path / "place")
-    draw = random.Random(3)
-    for victim in ("controller", "worker", "trial", "controller", "trial"):
+    draw = random.Random(kills)
+    victims = itertools.cycle(("controller", "worker", "trial", "controller", "trial"))
+    for victim in itertools.islice(victims, kills):
         process = place.begin()
         if not process.wait_for(training):
             break
@@ -122,18 +126,31 @@ def test_controller_worker_or_trial_killed_at_any_instant_changes_nothing(
             continue
         process.process.send_signal(signal.SIGTERM)
         process.process.wait(timeout=60)
-    place.sweep("--set", "sweep.max_failures=9")
-    # A trial killed alone is a failed one: the sweep goes on, and retrying runs it again.
-    if any(trial["state"] == "failed" for trial in place.trials()):
-        reasons = [trial["reason"] for trial in place.trials() if trial["state"] == "failed"]
-        assert all("killed by SIGKILL" in reason for reason in reasons)
-        place.forge("sweep", "retry", "s", "--failed").finish(expect=0)
+    place.sweep()
     assert {trial["state"] for trial in place.trials()} <= {"completed", "pruned"}
     for own, other in zip(place.trials(), undisturbed.trials(), strict=True):
         assert own["parameters"] == other["parameters"]
         rows = place.run_of(own).metrics.read_bytes()
         wanted_rows = undisturbed.run_of(other).metrics.read_bytes()
         assert rows.startswith(wanted_rows) or wanted_rows.startswith(rows)
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_killed_is_tried_again_and_fails_the_fifth_time(tmp_path: Path) -> None:
+    place = SweepPlace(tmp_path / "place")
+    process = place.begin("--max-trials", "1")
+    controller = psutil.Process(process.process.pid)
+    killed: set[int] = set()
+    while process.process.poll() is None:
+        for child in controller.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.pid not in killed and "llmforge.sweeps.child" in child.cmdline():
+                    killed.add(child.pid)
+                    child.kill()
+        time.sleep(0.05)
+    (trial,) = place.trials()
+    assert (trial["state"], trial["attempts"], len(killed)) == ("failed", 5, 5)
+    assert "killed by SIGKILL" in trial["reason"]
 
 
 @pytest.mark.slow
