@@ -108,7 +108,7 @@ def run(directory: Path, entry: int) -> None:
         ForgeError: anything else that a user can mend.
     """
     sweep = load_sweep(SweepDirectory(directory))
-    ledger = sweep.ledger()
+    ledger = sweep.ledger(wait=True)
     trial, _ = ledger.attempt(entry)
     progress = AttemptProgress(sweep.goal(), ledger, entry)
     watcher = Watcher(sweep.recipe.sweep.metric, progress, ledger, entry)

@@ -26,7 +26,7 @@ def work(directory: Path) -> int:
     with StopSignals() as signals, signals.deferred():
         follow(sys.stdin.fileno())
         sweep = load_sweep(SweepDirectory(directory))
-        ledger = sweep.ledger()
+        ledger = sweep.ledger(wait=True)
         executor = ChildTrials(sweep, ledger)
         done = Worker(
             sweep.goal(), ledger, executor, stop=lambda: signals.requested is not None

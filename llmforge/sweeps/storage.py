@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from llmforge.errors import UsageError
 from llmforge.settings import credential
@@ -15,11 +16,14 @@ PASSWORD = "FORGE_STUDY_PASSWORD"
 """Environment variable with the password of the database."""
 
 
-def open_storage(url: str | None, *, journal: Path) -> BaseStorage:
+def open_storage(url: str | None, *, journal: Path, wait: bool = False) -> BaseStorage:
     """Return Optuna's storage at ``url``, or over the file ``journal`` without one.
+
+    Once it is open, a database that does not answer is waited for; with ``wait`` from the start.
 
     Raises:
         UsageError: the URL is none, its driver is missing, or the database does not answer.
+        RunError: the database was waited for in vain.
     """
     from optuna import logging
 
@@ -30,23 +34,26 @@ def open_storage(url: str | None, *, journal: Path) -> BaseStorage:
         from llmforge.sweeps.journal import JournalFile
 
         return JournalStorage(JournalFile(journal))
-    return _database(url)
+    return _database(url, wait=wait)
 
 
-def _database(url: str) -> BaseStorage:
+def _database(url: str, *, wait: bool) -> BaseStorage:
     from optuna.storages import RDBStorage, get_storage
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    from llmforge.sweeps.outage import Enduring, endure
 
     try:
         address = make_url(url)
         password = credential(PASSWORD)
         if password is not None:
             address = address.set(password=password)
-        database = RDBStorage(
-            address.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True}
-        )
-        return get_storage(database)  # which remembers the trials that have ended
+        name, full = address.render_as_string(), address.render_as_string(hide_password=False)
+        reach = partial(RDBStorage, full, engine_kwargs={"pool_pre_ping": True})
+        database = endure(reach, name=name) if wait else reach()
+        cached = get_storage(database)  # which remembers the trials that have ended
+        return cast("BaseStorage", Enduring(cached, name=name))
     except ArgumentError as error:
         raise UsageError(
             f"sweep.study: '{url}' is no address of a database",

@@ -99,14 +99,17 @@ class Sweep:
         """The sweep's id."""
         return self.directory.id
 
-    def ledger(self) -> Ledger:
+    def ledger(self, *, wait: bool = False) -> Ledger:
         """Open the ledger; each process opens its own.
+
+        Args:
+            wait: for a database that does not answer, rather than say so at once.
 
         Raises:
             ForgeError: it cannot be opened.
         """
         keys = self.recipe.sweep
-        storage = open_storage(keys.study, journal=self.directory.journal)
+        storage = open_storage(keys.study, journal=self.directory.journal, wait=wait)
         return Ledger(storage, self.id, direction=keys.direction)
 
     def goal(self) -> Goal:

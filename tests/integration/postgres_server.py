@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -18,9 +19,41 @@ import psycopg
 _READY_SECONDS = 30.0
 
 
+class Postgres:
+    """A server that can be made to crash and to come back.
+
+    Attributes:
+        url: of an empty database, as ``sweep.study`` takes it.
+    """
+
+    def __init__(self, folder: Path, *, user: str | None) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"postgresql+psycopg://forge@127.0.0.1:{port}/sweeps"
+        self._port, self._folder, self._user = port, folder, user
+        begin = ["initdb", "-D", str(folder / "data"), "-A", "trust", "-U", "forge", "--no-sync"]
+        subprocess.run(begin, user=user, cwd=folder, check=True, capture_output=True)
+        self.start()
+        _make_database(port)
+
+    def start(self) -> None:
+        """Start the server; it answers a moment later."""
+        serve = ["postgres", "-D", str(self._folder / "data"), "-p", str(self._port)]
+        serve += ["-k", str(self._folder), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        self._server = subprocess.Popen(
+            serve, user=self._user, cwd=self._folder, stderr=subprocess.DEVNULL
+        )
+
+    def crash(self) -> None:
+        """End the server at once, with every connection; what was committed is kept."""
+        self._server.send_signal(signal.SIGQUIT)
+        self._server.wait()
+
+
 @contextmanager
-def postgres() -> Iterator[str]:
-    """Yield the URL of an empty database, as ``sweep.study`` takes it.
+def postgres() -> Iterator[Postgres]:
+    """Give a server of one's own.
 
     The server refuses to be root; then it runs as the user ``postgres`` that its package makes.
 
@@ -35,21 +68,11 @@ def postgres() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="forge-postgres-"))
     if user is not None:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = str(folder / "data")
-    begin = ["initdb", "-D", data, "-A", "trust", "-U", "forge", "--no-sync"]
-    subprocess.run(begin, user=user, cwd=folder, check=True, capture_output=True)
-    serve = ["postgres", "-D", data, "-p", str(port), "-k", str(folder)]
-    serve += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-    server = subprocess.Popen(serve, user=user, cwd=folder, stderr=subprocess.DEVNULL)
+    server = Postgres(folder, user=user)
     try:
-        _make_database(port)
-        yield f"postgresql+psycopg://forge@127.0.0.1:{port}/sweeps"
+        yield server
     finally:
-        server.terminate()
-        server.wait()
+        server.crash()
         shutil.rmtree(folder, ignore_errors=True)
 
 

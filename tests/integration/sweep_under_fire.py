@@ -33,7 +33,7 @@ LIFE_SECONDS = 0.25
 
 def open_ledger(folder: Path, study: str | None) -> Ledger:
     """Open the sweep's ledger, as each process does for itself."""
-    return Ledger(open_storage(study, journal=folder / "journal.log"), "under-fire")
+    return Ledger(open_storage(study, journal=folder / "journal.log", wait=True), "under-fire")
 
 
 def work(folder: Path, sweeper: str, study: str | None) -> None:

@@ -6,11 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from postgres_server import postgres
+from sqlalchemy.exc import OperationalError
+
+from llmforge.errors import RunError
+from llmforge.sweeps.outage import Enduring
 
 SCRIPT = Path(__file__).with_name("sweep_under_fire.py")
 
@@ -83,14 +89,39 @@ def test_several_workers_killed_at_random_lose_no_trial_and_repeat_none(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("initdb") is None, reason="needs PostgreSQL's server")
 def test_the_same_holds_on_postgresql(tmp_path: Path) -> None:
-    with postgres() as study:
-        assert_each_once(tmp_path, fire(tmp_path, workers=2, kills=50, study=study), kills=50)
+    with postgres() as server:
+        found = fire(tmp_path, workers=2, kills=50, study=server.url)
+    assert_each_once(tmp_path, found, kills=50)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("initdb") is None, reason="needs PostgreSQL's server")
+def test_a_database_that_crashes_and_comes_back_costs_no_trial(tmp_path: Path) -> None:
+    with postgres() as server, ThreadPoolExecutor(1) as beside:
+        sweep = beside.submit(fire, tmp_path, workers=2, kills=0, study=server.url)
+        for _ in range(2):
+            time.sleep(3)
+            assert not sweep.done()
+            server.crash()
+            time.sleep(1)
+            server.start()
+        found = sweep.result()
+    assert_each_once(tmp_path, found, kills=0)
+
+
+def test_a_database_that_stays_away_is_told_by_its_name() -> None:
+    class Away:
+        def get_all_studies(self) -> None:
+            raise OperationalError("SELECT", {}, Exception("connection refused"))
+
+    with pytest.raises(RunError, match=r"db://host has not answered for 0 s: .*refused"):
+        Enduring(Away(), name="db://host", patience=0.0).get_all_studies()
 
 
 def assert_each_once(folder: Path, found: dict[str, Any], *, kills: int) -> None:
     """Check that every trial was done, and each step of it once."""
     trials = found["trials"]
-    assert found["killed"] > kills // 5
+    assert found["killed"] >= kills / 5
     assert [trial["number"] for trial in trials] == list(range(12))
     assert {trial["state"] for trial in trials} <= {"completed", "pruned"}
     assert len({trial["run"] for trial in trials}) == 12
