@@ -143,7 +143,8 @@ def test_a_server_killed_during_uploads_costs_the_run_nothing(
 
     mortal.start()  # it has lost all, the bucket too
     make_s3_bucket(mortal, "mortal")
-    told = workplace.train_here()  # the same command: done, but for what storage lacks
+    # the same command: done, but for what storage lacks
+    told = workplace.train_here("--set", "storage.close_timeout=60")
 
     assert "already completed" in told
     assert f"everything asked for is in {url}/tiny/attempt-00001" in told
