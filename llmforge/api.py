@@ -27,7 +27,7 @@ from llmforge.rundir import (
 
 if TYPE_CHECKING:
     from llmforge.checkpoint import Checkpoint
-    from llmforge.generate import LoadedModel
+    from llmforge.generation import LoadedModel
     from llmforge.interfaces import Completion as GeneratedText
     from llmforge.interfaces import LanguageModel, Tokenizer
     from llmforge.run.elsewhere import BroughtBack
@@ -78,7 +78,7 @@ class CheckpointHandle:
         Raises:
             CheckpointError: the checkpoint or the weights cannot be read, or do not fit.
         """
-        from llmforge.generate import load_checkpoint
+        from llmforge.generation import load_checkpoint
 
         replacing = None if weights is None else Path(weights)
         return load_checkpoint(self.checkpoint, device=device, dtype=dtype, weights=replacing)
@@ -250,7 +250,7 @@ def generate(
     Raises:
         ForgeError: no such checkpoint, or an option is not valid.
     """
-    from llmforge.generate import generate_texts, open_checkpoint
+    from llmforge.generation import generate_texts, open_checkpoint
 
     loaded = open_checkpoint(
         address,
@@ -310,7 +310,7 @@ def _started(
 
     checkpoint: Path | None = None
     if resume is not None:
-        from llmforge.generate import locate
+        from llmforge.generation import locate
 
         checkpoint = locate(resume, root=plan.root, say=reporter.say).path
     finishers: Sequence[Finisher] = (_curves(),)

@@ -15,7 +15,7 @@ from llmforge.checkpoint import Checkpoint
 from llmforge.data.split import TokenSplit
 from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import RunError, UsageError
-from llmforge.generate import LoadedModel, load_checkpoint
+from llmforge.generation import LoadedModel, load_checkpoint
 from llmforge.interfaces import Batch
 from llmforge.plugins import build_manager, load
 from llmforge.run.evaluation import evaluate

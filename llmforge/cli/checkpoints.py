@@ -60,7 +60,7 @@ def _set_pin(address: str, root: Path | None, *, pinned: bool) -> None:
     from llmforge import checkpoint
     from llmforge.cli.common import run_root
     from llmforge.errors import CheckpointError
-    from llmforge.generate import locate
+    from llmforge.generation import locate
 
     found = locate(address, root=run_root(root))
     try:

@@ -39,7 +39,7 @@ def evaluate(
     """
     from llmforge.cli.common import emit_json, error_console, run_root
     from llmforge.evaluation import evaluate_checkpoint, record_evaluation, run_of
-    from llmforge.generate import locate
+    from llmforge.generation import locate
 
     found = locate(checkpoint, root=run_root(root), say=error_console().print)
     result = evaluate_checkpoint(

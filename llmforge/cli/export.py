@@ -48,7 +48,7 @@ def export(
     from llmforge.cli.common import emit_json, error_console, run_root
     from llmforge.errors import UsageError
     from llmforge.export import export_weights
-    from llmforge.generate import locate
+    from llmforge.generation import locate
 
     if checkpoint is not None and "@" in run:
         raise UsageError(f"'{run}' and --checkpoint both say which checkpoint", remedy="drop one")

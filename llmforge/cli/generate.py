@@ -14,7 +14,7 @@ from llmforge.cli.common import emit_json, error_console, interactive, run_root
 from llmforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from llmforge.generate import LoadedModel
+    from llmforge.generation import LoadedModel
     from llmforge.interfaces import Completion
     from llmforge.recipe import GenerationRecipe, Selection
     from llmforge.recipe.schema import GenerationKeys
@@ -191,8 +191,8 @@ class _Job:
     as_json: bool
 
     def run(self, prompts: Sequence[str], *, device: str, dtype: str, weights: Path | None) -> None:
-        from llmforge.generate import changed_options, locate
-        from llmforge.generate.load import load_checkpoint
+        from llmforge.generation import changed_options, locate
+        from llmforge.generation.load import load_checkpoint
 
         address, root = self._address()
         found = locate(address, root=root, say=_note)
@@ -238,7 +238,7 @@ class _Job:
         keys: GenerationKeys,
         prompts: Sequence[str],
     ) -> None:
-        from llmforge.generate.text import StreamedText, build_generator
+        from llmforge.generation.text import StreamedText, build_generator
         from llmforge.interfaces import GenerationRequest
 
         samples = self.samples or keys.samples
@@ -280,7 +280,7 @@ def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
 def _converse(loaded: LoadedModel, selection: Selection, *, seed: int) -> None:
     import readline  # noqa: F401  # input() then has history and editing
 
-    from llmforge.generate.session import Session
+    from llmforge.generation.session import Session
 
     _note("type a text to continue; /help lists the commands, Ctrl-D leaves")
 

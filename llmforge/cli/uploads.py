@@ -116,7 +116,7 @@ def push(
     root: Root = None,
 ) -> None:
     """Upload one checkpoint."""
-    from llmforge.generate.address import locate
+    from llmforge.generation.address import locate
     from llmforge.rundir import RunDirectory
 
     found = locate(checkpoint, root=run_root(root))

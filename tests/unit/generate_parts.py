@@ -1,4 +1,4 @@
-"""A run with a real, untrained transformer over bytes, for the tests of llmforge.generate."""
+"""A run with a real, untrained transformer over bytes, for the tests of llmforge.generation."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "remote",
         "courier",
         "run",
-        "sweeps generate evaluation export serve insight api testing",
+        "sweeps generation evaluation export serve insight api testing",
         "cli",
         "__main__",
     )

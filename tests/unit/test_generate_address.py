@@ -10,7 +10,7 @@ import torch
 
 from llmforge.checkpoint import CheckpointWriter, Retention, SaveRequest, SelfDescription
 from llmforge.errors import CheckpointError, RunError, UsageError
-from llmforge.generate import locate
+from llmforge.generation import locate
 from llmforge.rundir import RunDirectory, RunRecord, write_record
 
 

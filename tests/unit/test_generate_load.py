@@ -11,8 +11,8 @@ import torch
 from generate_parts import make_model, make_trained_run
 
 from llmforge.errors import CheckpointError, RecipeError, UsageError
-from llmforge.generate import generate_texts, open_checkpoint
-from llmforge.generate.load import resolve_device, resolve_dtype
+from llmforge.generation import generate_texts, open_checkpoint
+from llmforge.generation.load import resolve_device, resolve_dtype
 
 PROMPTS = ["The history of", "a", "Zwölf Boxkämpfer", ""]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from llmforge.errors import UsageError
-from llmforge.generate import session as session_module
-from llmforge.generate.session import Session
-from llmforge.generate.text import StreamedText
+from llmforge.generation import session as session_module
+from llmforge.generation.session import Session
+from llmforge.generation.text import StreamedText
 from llmforge.interfaces import GenerationRequest
 from llmforge.recipe import Selection
 from llmforge_plugins.generation.sampler import Sampler

@@ -22,7 +22,7 @@ from llmforge.checkpoint import (
 )
 from llmforge.component import Component
 from llmforge.errors import CheckpointError, RunError, UsageError
-from llmforge.generate import locate
+from llmforge.generation import locate
 from llmforge.hookspecs import hookimpl
 from llmforge.interfaces import TrackedCheckpoint
 from llmforge.recipe import identity, load_recipe, to_toml

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from llmforge.errors import CheckpointError
-from llmforge.generate import load_legacy_weights
-from llmforge.generate.weights import fill, load_weights
+from llmforge.generation import load_legacy_weights
+from llmforge.generation.weights import fill, load_weights
 
 
 class Tied(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmforge.errors import RecipeError
-from llmforge.generate.load import LoadedModel
+from llmforge.generation.load import LoadedModel
 from llmforge.interfaces import Completion, GenerationRequest, Generator
 from llmforge.options import problems_from
 from llmforge.plugins import build_manager, call_factory, load

@@ -5,14 +5,14 @@ Nothing here imports torch before a model is loaded.
 
 from __future__ import annotations
 
-from llmforge.generate.address import locate
-from llmforge.generate.load import (
+from llmforge.generation.address import locate
+from llmforge.generation.load import (
     LoadedModel,
     load_checkpoint,
     load_legacy_weights,
     open_checkpoint,
 )
-from llmforge.generate.text import build_generator, changed_options, generate_texts
+from llmforge.generation.text import build_generator, changed_options, generate_texts
 
 __all__ = [
     "LoadedModel",

@@ -13,8 +13,8 @@ from llmforge.checkpoint import Checkpoint, load_tensors
 from llmforge.checkpoint.format import RECIPE, TOKENIZER
 from llmforge.component import Component
 from llmforge.errors import RecipeError, UsageError
-from llmforge.generate.address import locate
-from llmforge.generate.weights import fill, load_legacy_weights, load_weights
+from llmforge.generation.address import locate
+from llmforge.generation.weights import fill, load_legacy_weights, load_weights
 from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Override, Recipe, load_recipe
@@ -64,7 +64,7 @@ def open_checkpoint(
     weights: Path | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> LoadedModel:
-    """Find and load a checkpoint; see :func:`llmforge.generate.locate` for addresses.
+    """Find and load a checkpoint; see :func:`llmforge.generation.locate` for addresses.
 
     Args:
         address: run or checkpoint.

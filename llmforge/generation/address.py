@@ -34,7 +34,7 @@ def locate(address: str, *, root: Path, say: Callable[[str], None] = lambda _: N
         raise UsageError("the address of the checkpoint is empty", remedy="give a run or a path")
     name, _, which = _split(address)
     if ":" in address and not Path(address).expanduser().exists():
-        from llmforge.generate.tracked import is_tracked, locate_tracked
+        from llmforge.generation.tracked import is_tracked, locate_tracked
 
         if is_tracked(address):
             return locate_tracked(name, which, root=root, say=say)

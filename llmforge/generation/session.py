@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from llmforge.errors import ForgeError, UsageError
-from llmforge.generate.load import LoadedModel
-from llmforge.generate.text import StreamedText, build_generator, changed_options
+from llmforge.generation.load import LoadedModel
+from llmforge.generation.text import StreamedText, build_generator, changed_options
 from llmforge.interfaces import GenerationRequest
 from llmforge.options import plain
 from llmforge.recipe import Selection
