@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import Any
 
 from llmforge.checkpoint.crew import LEADER, Crew, everyone, led
 from llmforge.checkpoint.files import FileEntry, read_chunks, write_file
-from llmforge.checkpoint.format import PARTS, RECIPE, TOKENIZER, Part, index_file
-from llmforge.checkpoint.index import encode_index
+from llmforge.checkpoint.format import PARTS, RECIPE, TOKENIZER, Part, index_file, tensor_file
+from llmforge.checkpoint.index import Index, encode_index
 from llmforge.checkpoint.publish import FileWriter, preflight_space
-from llmforge.checkpoint.shares import Held, Shares, share_out
+from llmforge.checkpoint.shares import Held, share_out
 from llmforge.checkpoint.snapshot import Snapshot
 
 
@@ -47,30 +47,42 @@ def contents(
             room for it in ``directory``.
     """
     rank = LEADER if crew is None else crew.rank
-    told = everyone(crew, lambda: _told(snapshot))
-    shares: dict[Part, Shares] = {}
-
-    def share() -> dict[str, Any]:
-        preflight_space(directory, sum(each["bytes"] for each in told))
-        for part in PARTS:
-            holdings = [_holding(each[part]) for each in told]
-            shares[part] = share_out(part, holdings)
-        return {part: shares[part].files for part in PARTS}
-
-    names = led(crew, share)
+    names, indices = _shared_out(snapshot, directory=directory, crew=crew)
     files: dict[str, FileWriter] = {}
     if rank == LEADER:
         files[RECIPE] = _writes(description.recipe.encode())
         files |= {name: _writes(text) for name, text in snapshot.texts.items()}
     for part, buffer in snapshot.buffers.items():
-        if names[part][rank] is not None:
-            files[names[part][rank]] = buffer.write
-    for part, shared in shares.items():
-        if shared.index is not None:
-            files[index_file(part)] = _writes(encode_index(shared.index))
+        if (name := names[part][rank]) is not None:
+            files[name] = buffer.write
+    for part, index in indices.items():
+        files[index_file(part)] = _writes(encode_index(index))
     if rank == LEADER and description.tokenizer is not None:
         files |= _copies(description.tokenizer)
     return files
+
+
+def _shared_out(
+    snapshot: Snapshot, *, directory: Path, crew: Crew | None
+) -> tuple[Mapping[str, Sequence[str | None]], dict[Part, Index]]:
+    """Return the file of each rank for each part, and on the leader the indices they need."""
+    if crew is None and not snapshot.slices:
+        preflight_space(directory, snapshot.nbytes)
+        return {part: [tensor_file(part)] for part in PARTS}, {}
+    told = everyone(crew, lambda: _told(snapshot))
+    indices: dict[Part, Index] = {}
+
+    def share() -> dict[str, Sequence[str | None]]:
+        preflight_space(directory, sum(each["bytes"] for each in told))
+        names: dict[str, Sequence[str | None]] = {}
+        for part in PARTS:
+            shares = share_out(part, [_holding(each[part]) for each in told])
+            names[part] = shares.files
+            if shares.index is not None:
+                indices[part] = shares.index
+        return names
+
+    return led(crew, share), indices
 
 
 def _told(snapshot: Snapshot) -> dict[str, Any]:

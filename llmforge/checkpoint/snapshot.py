@@ -62,7 +62,7 @@ class Snapshot:
         self.is_best = False
         self.taken = 0.0
         self.texts: dict[str, bytes] = {}
-        self._slices: Mapping[str, Slice] = {}
+        self.slices: Mapping[str, Slice] = {}
         self._leader = leader
 
     def prepare(
@@ -89,7 +89,7 @@ class Snapshot:
                 TRAINER: _encode("trainer state", request.trainer),
                 METADATA: _encode("metadata", request.metadata),
             }
-        self._slices = dict(request.slices)
+        self.slices = dict(request.slices)
         self.model.copy_from(self._own(request.model, request.slices))
         self.optimizer.copy_from(self._own(request.optimizer, request.slices))
 
@@ -108,7 +108,7 @@ class Snapshot:
         """Return what this rank holds of one part of the state."""
         found = {}
         for place in self.buffers[part].places:
-            own = self._slices.get(place.name)
+            own = self.slices.get(place.name)
             shape, begin = (place.shape, 0) if own is None else (tuple(own.shape), own.begin)
             found[place.name] = Held(place.dtype, shape, begin, place.count)
         return found
