@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from checkpoint_slices import slice_up
 from conftest import Reference
 from forge_process import Workplace, stepping, write_text
 
@@ -22,6 +23,18 @@ def test_a_run_stopped_by_stop_at_goes_on_as_if_it_never_stopped(
     workplace.train_here()
 
     assert workplace.record["state"] == "completed"
+    assert workplace.result() == reference("fp32").result()
+
+
+def test_a_run_goes_on_from_the_slices_of_several_ranks_to_the_same_bits(
+    tmp_path: Path, halfway: Workplace, reference: Reference
+) -> None:
+    workplace = halfway.copy(tmp_path / "copy")
+    slice_up(workplace.checkpoints[-1], 3)
+
+    output = workplace.train_here()
+
+    assert "going on from step 31" in output
     assert workplace.result() == reference("fp32").result()
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from checkpoint_slices import slice_up
 from generate_parts import make_trained_run
 from typer.testing import CliRunner, Result
 
@@ -48,6 +49,22 @@ def test_only_verify_reads_the_files(run: RunDirectory) -> None:
     weights.write_bytes(content)
     assert listed("run")[3]["problem"] == ""
     assert "was altered" in str(listed("run", "--verify")[3]["problem"])
+
+
+def test_a_checkpoint_in_slices_is_listed_and_every_slice_verified(run: RunDirectory) -> None:
+    whole = listed("run")[3]["size"]
+    path = run.checkpoints / "step-00000003"
+    slice_up(path, 2)
+    row = listed("run", "--verify")[3]
+    assert row["problem"] == ""
+    assert row["size"] > whole  # type: ignore[operator]
+    slice_file = path / "model-00002-of-00002.safetensors"
+    content = bytearray(slice_file.read_bytes())
+    content[-1] ^= 1
+    slice_file.write_bytes(content)
+    assert "model-00002-of-00002.safetensors was altered" in str(
+        listed("run", "--verify")[3]["problem"]
+    )
 
 
 def test_a_pinned_checkpoint_stays_until_it_is_unpinned(run: RunDirectory) -> None:

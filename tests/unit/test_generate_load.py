@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoint_slices import slice_up
 from generate_parts import make_model, make_trained_run
 
 from llmforge.errors import CheckpointError, RecipeError, UsageError
@@ -35,6 +36,14 @@ def test_a_checkpoint_brings_its_own_weights_recipe_and_tokenizer(root: Path) ->
         assert loaded.recipe.context == loaded.model.context == 64
         assert (loaded.run.id, loaded.device, loaded.dtype) == ("run-1", "cpu", "fp32")
         assert not loaded.model.training  # type: ignore[attr-defined]
+
+
+def test_a_checkpoint_in_slices_brings_the_same_weights(root: Path) -> None:
+    slice_up(root / "run-1" / "checkpoints" / "step-00000002", 3)
+    found = dict(open_checkpoint("run-1@last", root=root, device="cpu").model.named_parameters())
+    expected = dict(make_model(2).named_parameters())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_checkpoint_works_without_its_run(root: Path, tmp_path: Path) -> None:
