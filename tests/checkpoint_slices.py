@@ -75,7 +75,7 @@ def sliced_checkpoint(directory: Path, parts: Cut) -> Path:
     with TemporaryDirectory() as folder:
         write_sliced(Path(folder), parts)
         files = {path.name: partial(_copy, path) for path in Path(folder).iterdir()}
-    return publish(directory, draft=Draft(step=100, recipe_hash="", files=files)).path
+        return publish(directory, draft=Draft(step=100, recipe_hash="", files=files)).path
 
 
 def _pieces(holdings: Sequence[Holding], part: Part) -> list[Piece]:

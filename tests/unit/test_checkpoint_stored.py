@@ -1,4 +1,4 @@
-"""Reading tensors: from one file or from slices, whole or in part, and what is wrong with them."""
+"""Reading tensors: from one file or from slices, whole or in part, and what may be wrong."""
 
 from __future__ import annotations
 
