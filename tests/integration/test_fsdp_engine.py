@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from engine_ranks import (
-    OnlyParts,
-    Setup,
-    clone_state,
-    differing,
-    global_batch,
-    make_engine,
-    run_ranks,
-    train,
-    whole_state,
-)
+from engine_checks import STEPS, discarding, looking, reading, resumed
+from engine_ranks import Setup, make_engine, run_ranks, train, whole_state
 from torch.distributed.fsdp import FSDPModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmforge.interfaces import EngineState
 
-RANKS, STEPS = 2, 5
+RANKS = 2
 DROPOUT = {"dropout": 0.1}
 VARIANTS = {
     "as it is": Setup("fsdp", model=DROPOUT),
@@ -48,82 +38,10 @@ def work(rank: int, directory: Path) -> None:
         if name in ("as it is", "bf16"):
             found[f"state of {name}"] = whole_state(engine)
     found["resumed"] = {name: resumed(VARIANTS[name], directory) for name in ("as it is", "bf16")}
-    found |= reading(directory) | gathering(directory) | discarding(directory)
+    found |= reading(Setup("fsdp"), directory) | looking(VARIANTS["as it is"], directory)
+    found |= discarding(VARIANTS["bf16"], directory)
     found |= communication(directory)
     torch.save(found, directory / f"found-{rank}.pt")
-
-
-def resumed(setup: Setup, directory: Path) -> dict[str, Any]:
-    """Save in the middle, go on in another engine, and compare with going on at once."""
-    whole = make_engine(setup, directory)
-    train(whole, range(2))
-    middle = whole_state(whole)
-    curve = train(whole, range(2, STEPS))
-    other = make_engine(setup, directory)
-    other.load_state(middle)
-    loaded = differing(whole_state(other), middle)
-    again = train(other, range(2, STEPS))
-    end = differing(whole_state(other), whole_state(whole))
-    return {"curve": curve, "again": again, "loaded": loaded, "end": end}
-
-
-def reading(directory: Path) -> dict[str, Any]:
-    """Load a state of which only parts can be read."""
-    engine = make_engine(Setup("fsdp"), directory)
-    train(engine, range(1))
-    state = whole_state(engine)
-    weights, moments = OnlyParts(state.model), OnlyParts(state.optimizer)
-    other = make_engine(Setup("fsdp"), directory)
-    other.load_state(dataclasses.replace(state, model=weights, optimizer=moments))
-    held = {name: (part.begin, engine.state()) for name, part in engine.state().slices.items()}
-    parts = {
-        name: (begin, ({**own.model, **own.optimizer})[name].numel())
-        for name, (begin, own) in held.items()
-    }
-    return {"read": weights.read | moments.read, "held": parts}
-
-
-def gathering(directory: Path) -> dict[str, Any]:
-    """Look at whole weights in the middle of training, and evaluate."""
-    setup = VARIANTS["as it is"]
-    plain, looked = make_engine(setup, directory), make_engine(setup, directory)
-    train(plain, range(3))
-    train(looked, range(2))
-    rows = {name: tensor[:4] for name, tensor in global_batch(9).items()}
-    before = [float(value) for value in looked.evaluate(rows)]
-    with looked.gathered() as model:
-        model.eval()
-        with torch.no_grad():
-            logits = model(rows["inputs"])
-        whole = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        model.train()
-    expected = whole_state(looked)
-    train(looked, range(2, 3))
-    return {
-        "evaluated": before,
-        "logits": logits,
-        "whole": all(torch.equal(whole[name], expected.model[name]) for name in expected.model),
-        "undisturbed": differing(whole_state(plain), whole_state(looked)),
-    }
-
-
-def discarding(directory: Path) -> dict[str, Any]:
-    """Discard after micro-batches that did and did not exchange gradients; then go wrong."""
-    setup = VARIANTS["bf16"]
-    plain, other = make_engine(setup, directory), make_engine(setup, directory)
-    rows = {name: tensor[:2] for name, tensor in global_batch(7).items()}
-    for last in (False, True):
-        other.accumulate(rows, targets=20, seed=1, last=last)
-        other.discard()
-    train(plain, range(2))
-    train(other, range(2))
-    differences = differing(whole_state(plain), whole_state(other))
-    healthy = other.finite()
-    broken = clone_state(whole_state(other))
-    broken.model["norm.weight"].fill_(torch.nan)
-    other.load_state(broken)
-    train(other, range(2, 3))
-    return {"discarded": differences, "healthy": healthy, "broken": not other.finite()}
 
 
 def communication(directory: Path) -> dict[str, Any]:
@@ -131,7 +49,7 @@ def communication(directory: Path) -> dict[str, Any]:
     counts = {}
     for often in (False, True):
         engine = make_engine(Setup("fsdp", {"reduce_every_micro_batch": often}), directory)
-        units = sum(isinstance(part, FSDPModule) for part in engine.model.modules())  # type: ignore[attr-defined]
+        units = sum(isinstance(part, FSDPModule) for part in engine.model.modules())
         train(engine, range(1))
         with Scatters() as scatters:
             train(engine, range(1, 2))
