@@ -11,7 +11,8 @@ import signal
 import sys
 from types import FrameType
 
-from llmforge.errors import EXIT_INTERRUPTED
+from llmforge.distributed.launched import end_code
+from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -25,6 +26,12 @@ def main() -> None:
 
     try:
         run()
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            sys.exit(end_code(end.code))
+        raise
+    else:
+        end_code(EXIT_OK)
     finally:
         # What the run came to is decided; only the interpreter's own end is left to interrupt.
         for number in _SIGNALS:
@@ -36,7 +43,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     name = signal.Signals(number).name
     sys.stderr.write(f"forge: stopped by {name} before anything was begun\n")
     sys.stderr.flush()
-    os._exit(EXIT_INTERRUPTED)
+    os._exit(end_code(EXIT_INTERRUPTED))
 
 
 if __name__ == "__main__":

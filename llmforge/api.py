@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmforge.distributed import Place, Team, find_place, join
 from llmforge.errors import Interrupted, RecipeError
 from llmforge.insight.metrics import metric_rows
 from llmforge.recipe import Override, Recipe, load_recipe
@@ -183,6 +185,7 @@ def train(
     reporter: Reporter | None = None,
     signals: StopSignals | None = None,
     trial: TrialLink | None = None,
+    team: Team | None = None,
 ) -> TrainResult:
     """Train a recipe, or go on with it, or find that it is done.
 
@@ -195,6 +198,8 @@ def train(
         reporter: shows what happens; the log only when absent.
         signals: handlers that were set up already; they are set up here when absent.
         trial: ties the run to a sweep.
+        team: the processes that train together, joined already; found in the environment
+            (torchrun's or Slurm's variables) when absent.
 
     Raises:
         RecipeError: the recipe has problems; all of them are in the error.
@@ -208,17 +213,32 @@ def train(
     done = plan.completion() if resume is None else None
     if done is not None:
         return _skipped(plan, done)
-    if signals is not None:
+    with contextlib.ExitStack() as stack:
+        own_signals = signals is None
+        if signals is None:
+            stack.enter_context(_stops_told())
+            signals = stack.enter_context(StopSignals())
+        if team is None:
+            team = join(find_place() if trial is None else Place())  # a trial has one process
+            stack.enter_context(team.working(undisturbed=signals.deferred))
+        if own_signals:
+            stack.enter_context(_stops_told())  # within, so that the other ranks hear of it
         return _started(
-            plan, resume, allow_data_change, reporter=reporter or Reporter(), signals=signals
+            plan,
+            resume,
+            allow_data_change,
+            reporter=reporter or Reporter(),
+            signals=signals,
+            team=team,
         )
-    with StopSignals() as own:
-        try:
-            return _started(
-                plan, resume, allow_data_change, reporter=reporter or Reporter(), signals=own
-            )
-        except StopNow as stop:
-            raise Interrupted(f"stopped by {stop} before anything was begun") from None
+
+
+@contextlib.contextmanager
+def _stops_told() -> Iterator[None]:
+    try:
+        yield
+    except StopNow as stop:
+        raise Interrupted(f"stopped by {stop} before anything was begun") from None
 
 
 def generate(
@@ -298,21 +318,24 @@ def _started(
     *,
     reporter: Reporter,
     signals: StopSignals,
+    team: Team,
 ) -> TrainResult:
-    with RunLock(plan.root, plan.run_id):
-        # A run that another process trains is told at once, before torch is imported.
-        found = _elsewhere(plan, reporter) if resume is None else None
-    done = plan.completion() if resume is None else None
+    found: BroughtBack | None = None
+    if team.place.is_leader:
+        with RunLock(plan.root, plan.run_id):
+            # A run that another process trains is told at once, before torch is imported.
+            found = _elsewhere(plan, reporter) if resume is None else None
+    team.assemble(timeout=plan.recipe.backend.timeout_seconds, device=plan.recipe.train.device)
+    done = plan.completion() if resume is None and team.place.is_leader else None
+    done = team.broadcast(done, patient=True)
     if done is not None:
         return _skipped(plan, done)
+    checkpoint = _located(plan, resume, reporter)
+    if not team.place.is_leader:
+        return _followed(plan, checkpoint, allow_data_change, signals=signals, team=team)
     # Imported here: this is where torch comes in, and a skipped run does without it.
     from llmforge.run.runner import start_run
 
-    checkpoint: Path | None = None
-    if resume is not None:
-        from llmforge.generation import locate
-
-        checkpoint = locate(resume, root=plan.root, say=reporter.say).path
     finishers: Sequence[Finisher] = (_curves(),)
     outcome = start_run(
         plan,
@@ -322,6 +345,7 @@ def _started(
         allow_data_change=allow_data_change,
         finishers=finishers,
         found=found,
+        team=team,
     )
     return TrainResult(
         RunHandle(outcome.directory),
@@ -330,8 +354,41 @@ def _started(
         outcome.metrics,
         outcome.samples,
         skipped=False,
-        _outcome=outcome,
+        # On several ranks the engine may hold parts of the weights only: the checkpoint has all.
+        _outcome=outcome if team.place.world_size == 1 else None,
     )
+
+
+def _followed(
+    plan: Plan,
+    checkpoint: Path | None,
+    allow_data_change: bool,
+    *,
+    signals: StopSignals,
+    team: Team,
+) -> TrainResult:
+    """Train as one of several ranks, whose leader does everything else."""
+    from llmforge.run.follower import follow_run
+
+    ended = follow_run(
+        plan, team=team, signals=signals, resume=checkpoint, allow_data_change=allow_data_change
+    )
+    return TrainResult(
+        RunHandle(plan.directory),
+        ended.state,
+        ended.reason,
+        ended.metrics,
+        ended.samples,
+        skipped=False,
+    )
+
+
+def _located(plan: Plan, resume: str | None, reporter: Reporter) -> Path | None:
+    if resume is None:
+        return None
+    from llmforge.generation import locate
+
+    return locate(resume, root=plan.root, say=reporter.say).path
 
 
 def _elsewhere(plan: Plan, reporter: Reporter) -> BroughtBack | None:

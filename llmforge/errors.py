@@ -115,3 +115,21 @@ class Interrupted(ForgeError):
     """The user or the scheduler asked the process to stop; what was trained is saved."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+class RankLost(ForgeError):
+    """Another process of the run cannot be reached: it is gone, or does not answer."""
+
+
+class PeerFailed(RunError):
+    """Another process of the run failed or is gone; its own message has been shown.
+
+    ``exit_code`` is that of the failure; ``shown`` whether people have been told.
+    """
+
+    def __init__(
+        self, message: str, *, remedy: str = "", exit_code: int = EXIT_FAILURE, shown: bool = True
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.exit_code = exit_code
+        self.shown = shown

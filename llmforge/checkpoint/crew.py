@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from llmforge.errors import CheckpointError, ForgeError
+from llmforge.errors import CheckpointError, ForgeError, RankLost
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Crew(Protocol):
         ...
 
 
-class CrewLostError(CheckpointError):
+class CrewLostError(CheckpointError, RankLost):
     """A rank can no longer be reached: no checkpoint can be written together any more."""
 
 

@@ -18,7 +18,7 @@ from llmforge.checkpoint.publish import Draft, publish, recover
 from llmforge.checkpoint.retention import Retention, apply_retention
 from llmforge.checkpoint.sharing import check_shared
 from llmforge.checkpoint.snapshot import SaveRequest, Snapshot
-from llmforge.errors import CheckpointError
+from llmforge.errors import CheckpointError, RankLost
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +120,9 @@ class CheckpointWriter:
         except CheckpointError as failure:
             if error is None:
                 raise
-            _log.error("%s", failure)  # What ended the block matters more.
+            # What ended the block matters more, and is the same when a rank was lost.
+            level = logging.DEBUG if isinstance(failure, RankLost) else logging.ERROR
+            _log.log(level, "%s", failure)
 
     def prepare(
         self,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from llmforge.errors import EXIT_FAILURE, ForgeError, PluginError, UsageError
+from llmforge.errors import EXIT_FAILURE, ForgeError, PeerFailed, PluginError, UsageError
 from llmforge.installed import commands
 from llmforge.redaction import redact, redact_tracebacks
 
@@ -207,7 +207,8 @@ def main() -> None:
     except ForgeError as error:
         if os.environ.get("FORGE_DEBUG"):
             raise
-        print(f"forge: {redact(str(error))}", file=sys.stderr)
+        if not (isinstance(error, PeerFailed) and error.shown):
+            print(f"forge: {redact(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("forge: stopped", file=sys.stderr)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -11,15 +14,24 @@ from llmforge.cli import shortcuts
 
 if TYPE_CHECKING:
     from llmforge.api import TrainResult
-    from llmforge.recipe import Recipe
+    from llmforge.distributed import Team
+    from llmforge.distributed.launch import Launch
     from llmforge.run.plan import Plan
+    from llmforge.run.signals import StopSignals
 
 _PANEL = "This start"
+_PROCESSES = "Several processes"
 
 
-def _option(*names: str, help: str, metavar: str | None = None) -> Any:
+def _option(
+    *names: str,
+    help: str,
+    metavar: str | None = None,
+    panel: str = _PANEL,
+    least: int | None = None,
+) -> Any:
     return typer.Option(
-        *names, help=help, metavar=metavar, rich_help_panel=_PANEL, show_default=False
+        *names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False, min=least
     )
 
 
@@ -59,21 +71,73 @@ def train(
     verbose: Annotated[bool, _option("--verbose", "-v", help="Show more of what happens.")] = False,
     quiet: Annotated[bool, _option("--quiet", "-q", help="Show warnings only.")] = False,
     dry_run: Annotated[bool, _option("--dry-run", help="Check everything, train nothing.")] = False,
+    nproc_per_node: Annotated[
+        int | None,
+        _option(
+            "--nproc-per-node",
+            metavar="N",
+            help="Train as N processes on this machine.",
+            panel=_PROCESSES,
+            least=1,
+        ),
+    ] = None,
+    nnodes: Annotated[
+        int,
+        _option(
+            "--nnodes",
+            metavar="N",
+            help="Number of machines; run the same command on each.",
+            panel=_PROCESSES,
+            least=1,
+        ),
+    ] = 1,
+    node_rank: Annotated[
+        int,
+        _option(
+            "--node-rank",
+            metavar="N",
+            help="Index of this machine, from 0.",
+            panel=_PROCESSES,
+            least=0,
+        ),
+    ] = 0,
+    rdzv_endpoint: Annotated[
+        str | None,
+        _option(
+            "--rdzv-endpoint",
+            metavar="HOST:PORT",
+            help="Where all machines meet: a free port of machine 0.",
+            panel=_PROCESSES,
+        ),
+    ] = None,
+    max_restarts: Annotated[
+        int,
+        _option(
+            "--max-restarts",
+            metavar="N",
+            help="Start all processes again when one fails, at most N times.",
+            panel=_PROCESSES,
+            least=0,
+        ),
+    ] = 0,
 ) -> None:
     """Train RECIPE; the same command again resumes it, or says it is done.
 
     Exit codes: 0 done or already done, 1 failure, 2 bad recipe or usage, 3 the run is being
     trained by another process, 75 interrupted with the checkpoint saved.
     """
-    from llmforge.run.signals import StopNow, StopSignals
+    from llmforge.distributed import Alone, find_place, join
+    from llmforge.distributed.launched import die_with_launcher, under_launcher
+    from llmforge.run.signals import StopSignals
 
-    with StopSignals() as signals:
-        try:
+    launching = (nproc_per_node is not None or nnodes > 1) and not under_launcher()
+    with _stops_told(), StopSignals() as signals:
+        die_with_launcher()
+        team = Alone() if launching else join(find_place())
+        with team.working(undisturbed=signals.deferred), _stops_told():
             source = recipe or _name_recipes()
-            from llmforge.api import train as run_training
             from llmforge.recipe import load_recipe
             from llmforge.run.plan import make_plan
-            from llmforge.run.report import make_reporter
 
             overrides = shortcuts.overrides(
                 source,
@@ -87,34 +151,81 @@ def train(
                 name=name,
                 extend=extend,
             )
-            loaded = load_recipe(source, profile=profile, overrides=overrides)
-            plan = make_plan(loaded)
+            plan = make_plan(load_recipe(source, profile=profile, overrides=overrides))
             done = plan.completion() if resume is None else None
-            if done is not None:
-                _say_done(plan)
+            if done is not None or dry_run:
+                if team.place.is_leader:
+                    _say_done(plan) if done is not None else _describe(plan)
                 return
-            if dry_run:
-                _describe(loaded, plan)
-                return
+            if launching:
+                from llmforge.distributed.launch import Launch
+
+                _launch(
+                    Launch(
+                        nproc_per_node=nproc_per_node or 1,
+                        nnodes=nnodes,
+                        node_rank=node_rank,
+                        rdzv_endpoint=rdzv_endpoint,
+                        max_restarts=max_restarts,
+                    )
+                )
             from llmforge.cli.logs import set_verbosity, show_logs
 
             set_verbosity(verbose=verbose, quiet=quiet)
-            show_logs(loaded.run.log_level)
-            result = run_training(
-                loaded,
+            if team.place.is_leader:
+                show_logs(plan.recipe.run.log_level)
+            _train(
+                plan,
                 resume=resume,
                 allow_data_change=allow_data_change,
-                reporter=make_reporter(),
                 signals=signals,
+                team=team,
             )
-            if result.skipped:
-                _say_done(plan)
-            else:
-                _summarise(result)
-        except StopNow as stop:
-            from llmforge.errors import Interrupted
 
-            raise Interrupted(f"stopped by {stop} before anything was begun") from None
+
+def _train(
+    plan: Plan, *, resume: str | None, allow_data_change: bool, signals: StopSignals, team: Team
+) -> None:
+    from llmforge.api import train as run_training
+    from llmforge.run.report import make_reporter
+
+    result = run_training(
+        plan.recipe,
+        resume=resume,
+        allow_data_change=allow_data_change,
+        reporter=make_reporter(),
+        signals=signals,
+        team=team,
+    )
+    if team.place.is_leader:
+        _say_done(plan) if result.skipped else _summarise(result)
+    team.leave()
+
+
+def _launch(options: Launch) -> NoReturn:
+    """Run the command as several processes and end as they do.
+
+    Raises:
+        typer.Exit: always, with their exit code.
+    """
+    from llmforge.distributed.launch import launch
+
+    raise typer.Exit(
+        launch(sys.argv[1:], options, say=lambda text: typer.echo(f"forge: {text}", err=True))
+    )
+
+
+@contextlib.contextmanager
+def _stops_told() -> Iterator[None]:
+    """Let a signal before the run began end the command as an interruption."""
+    from llmforge.run.signals import StopNow
+
+    try:
+        yield
+    except StopNow as stop:
+        from llmforge.errors import Interrupted
+
+        raise Interrupted(f"stopped by {stop} before anything was begun") from None
 
 
 def _name_recipes() -> NoReturn:
@@ -171,7 +282,8 @@ def _carry_on_uploads(plan: Plan, *, attempt: int) -> None:
         typer.echo(f"  later:          forge uploads push-all {plan.run_id}")
 
 
-def _describe(recipe: Recipe, plan: Plan) -> None:
+def _describe(plan: Plan) -> None:
+    recipe = plan.recipe
     typer.echo(f"{recipe.source}: ready to train as {plan.run_id}")
     typer.echo(f"  directory: {plan.directory.path}")
     for kind, selected in recipe.selections.items():

@@ -34,6 +34,7 @@ class RunContext:
         resolved: what ``auto`` values became at the first start; empty on that start.
         notice: tells the user something worth knowing; it is shown and kept in the run.
         rank: index of this process among ``world_size``.
+        local_rank: its index among those of its machine, and of its GPU.
     """
 
     id: str
@@ -50,3 +51,4 @@ class RunContext:
     notice: Callable[[str], None] = _ignore
     rank: int = 0
     world_size: int = 1
+    local_rank: int = 0

@@ -18,6 +18,7 @@ from llmforge.recipe.model import Origin, Recipe, Selection
 from llmforge.recipe.schema import (
     CORE_TABLES,
     KIND_KEYS,
+    BackendKeys,
     CheckpointTable,
     DataKeys,
     EarlyStoppingTable,
@@ -103,6 +104,7 @@ def load_recipe(
         checkpoint=cast("CheckpointTable", check.tables["checkpoint"]),
         data=cast("DataKeys", check.tables["data"]),
         generation=cast("GenerationKeys", check.tables["generation"]),
+        backend=cast("BackendKeys", check.tables["backend"]),
         tracker=cast("TrackerKeys", check.tables["tracker"]),
         storage=cast("StorageKeys", check.tables["storage"]),
         sweep=cast("SweepKeys", check.tables["sweep"]),

@@ -10,6 +10,7 @@ from typing import Any
 from llmforge.interfaces import Space
 from llmforge.options import Options
 from llmforge.recipe.schema import (
+    BackendKeys,
     CheckpointTable,
     DataKeys,
     EarlyStoppingTable,
@@ -66,6 +67,7 @@ class Recipe:
     checkpoint: CheckpointTable
     data: DataKeys
     generation: GenerationKeys
+    backend: BackendKeys
     tracker: TrackerKeys
     storage: StorageKeys
     sweep: SweepKeys

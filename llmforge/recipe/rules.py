@@ -104,6 +104,22 @@ def _micro_batch_divides_batch(draft: Draft) -> Iterator[Finding]:
         yield Finding(path, f"{micro} does not divide batch_size {batch}", f"one of {divisors}")
 
 
+def _accumulation_divides_batch(draft: Draft) -> Iterator[Finding]:
+    train = draft.table("train", TrainTable)
+    if train is None or train.accumulation is None:
+        return
+    # How many processes there will be is not known here; that many equal parts there must be.
+    micro = train.micro_batch_size or 1
+    if train.batch_size % (train.accumulation * micro):
+        parts = f"{train.accumulation} micro-batches"
+        parts += f" of {micro} (micro_batch_size)" if train.micro_batch_size else ""
+        yield Finding(
+            ("train", "accumulation"),
+            f"batch_size {train.batch_size} cannot be made of {parts}",
+            "leave out one of batch_size, micro_batch_size and accumulation",
+        )
+
+
 def _lengths_agree(draft: Draft) -> Iterator[Finding]:
     train = draft.table("train", TrainTable)
     if train is not None and train.max_steps is not None:
@@ -196,6 +212,7 @@ def _tokens_need_a_tokenizer_without_text(draft: Draft) -> Iterator[Finding]:
 
 _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _micro_batch_divides_batch,
+    _accumulation_divides_batch,
     _lengths_agree,
     _warmup_ends_before_the_schedule,
     _early_stopping_needs_evaluations,

@@ -114,6 +114,9 @@ class TrainTable(Options):
     """Sequences per optimizer step, over all devices."""
     micro_batch_size: Annotated[Positive | None, MACHINE] = None
     """Sequences computed at once on a device; found by itself when absent."""
+    accumulation: Annotated[Positive | None, MACHINE] = None
+    """Micro-batches that a device adds up for one step; ``batch_size`` is ``micro_batch_size``
+    times this times the number of processes: give two of the three, the third follows."""
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], MACHINE] = "auto"
     """Number format of the matrix products; weights stay fp32."""
     compile: Annotated[Literal["auto"] | bool, MACHINE] = "auto"
@@ -140,6 +143,17 @@ class TrainTable(Options):
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value):
             raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, got '{value}'")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _batch_follows(cls, values: Any) -> Any:
+        # Of one process: of several, the product is held against batch_size when they start.
+        if not isinstance(values, dict) or "batch_size" in values:
+            return values
+        micro, accumulation = values.get("micro_batch_size"), values.get("accumulation")
+        if not isinstance(micro, int) or not isinstance(accumulation, int):
+            return values
+        return {**values, "batch_size": micro * accumulation}
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainTable:
@@ -216,6 +230,13 @@ class TrackerKeys(Options):
     """What a failing tracker does to the run."""
     close_timeout: Annotated[float, SAFE, Field(gt=0)] = 30.0
     """Seconds trackers get to deliver the rest when the run ends."""
+
+
+class BackendKeys(Options):
+    """Keys of ``[backend]`` shared by every backend."""
+
+    timeout_seconds: Annotated[float, MACHINE, Field(gt=0)] = 600.0
+    """Seconds after which a process of the run that does not answer the others counts as dead."""
 
 
 class StorageKeys(Options):
@@ -307,6 +328,7 @@ CORE_TABLES: Mapping[str, type[Options]] = {
 KIND_KEYS: Mapping[str, type[Options]] = {
     "data": DataKeys,
     "generation": GenerationKeys,
+    "backend": BackendKeys,
     "tracker": TrackerKeys,
     "storage": StorageKeys,
     "sweep": SweepKeys,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
 from llmforge.data.batches import evaluation_batches
 from llmforge.data.split import TokenSplit
-from llmforge.interfaces import Batch
+from llmforge.distributed import Alone, Place, Team
+from llmforge.errors import TrainingError
+from llmforge.interfaces import IGNORE_INDEX, Batch
+
+_ALONE = Alone()
 
 
 def evaluate(
@@ -20,6 +24,7 @@ def evaluate(
     context: int,
     batch_size: int,
     stop: Callable[[], bool] = lambda: False,
+    team: Team = _ALONE,
 ) -> dict[str, float] | None:
     """Return ``{name}/loss`` (nats per token), perplexity and bits per byte of a split.
 
@@ -32,8 +37,10 @@ def evaluate(
         split: the tokens and their text's length.
         name: prefix of the metrics: ``val`` or ``test``.
         context: window length in tokens.
-        batch_size: windows computed at once; on running out of memory it is halved.
-        stop: asked before each batch.
+        batch_size: windows computed at once; on running out of memory it is halved, unless
+            other ranks wait.
+        stop: asked before each batch; the same on all ranks.
+        team: ranks that take turns at the batches; all get the same values.
 
     Returns:
         The metrics, or None when ``stop`` said so.
@@ -41,13 +48,21 @@ def evaluate(
     while True:
         batches = evaluation_batches(split, context=context, batch_size=batch_size)
         try:
-            totals = _totals(compute, batches, stop=stop)
-        except torch.OutOfMemoryError:
+            totals = _totals(compute, _own_batches(batches, team.place), stop=stop)
+        except torch.OutOfMemoryError as error:
+            if team.place.world_size > 1:
+                raise TrainingError(
+                    f"out of memory evaluating {batch_size} sequences at once",
+                    remedy=f"set eval.batch_size to less than {batch_size}",
+                ) from error
             if batch_size == 1:
                 raise
             batch_size //= 2
             continue
-        return None if totals is None else _metrics(*totals, split=split, name=name)
+        if totals is None:
+            return None
+        loss_sum, count = team.total(totals).tolist()
+        return _metrics(loss_sum, int(count), split=split, name=name)
 
 
 def _totals(
@@ -55,8 +70,8 @@ def _totals(
     batches: Iterable[Batch],
     *,
     stop: Callable[[], bool],
-) -> tuple[float, int] | None:
-    """Sum on the device and read once; None when stopped."""
+) -> torch.Tensor | None:
+    """Sum on the device and read once, loss and count in fp64; None when stopped."""
     loss_sum: torch.Tensor | None = None
     count: torch.Tensor | None = None
     for batch in batches:
@@ -68,7 +83,25 @@ def _totals(
         count = targets if count is None else count + targets
     if loss_sum is None or count is None:
         raise ValueError("nothing to evaluate")
-    return float(loss_sum.item()), int(count.item())
+    return torch.tensor([loss_sum.item(), count.item()], dtype=torch.float64)
+
+
+def _own_batches(batches: Iterable[Batch], place: Place) -> Iterator[Batch]:
+    """Yield every ``world_size``-th batch from ``rank`` on.
+
+    All ranks get the same number, so that they compute in lockstep: where the batches do not
+    divide evenly, some get one more in which nothing is scored.
+    """
+    turn: list[Batch] = []
+    for batch in batches:
+        turn.append(batch)
+        if len(turn) == place.world_size:
+            yield turn[place.rank]
+            turn = []
+    if turn:
+        last = turn[-1]
+        unscored = {**last, "targets": torch.full_like(last["targets"], IGNORE_INDEX)}
+        yield turn[place.rank] if place.rank < len(turn) else unscored
 
 
 def _metrics(loss_sum: float, count: int, *, split: TokenSplit, name: str) -> dict[str, float]:

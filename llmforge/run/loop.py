@@ -17,11 +17,13 @@ import torch
 from llmforge.checkpoint import CheckpointWriter, SaveRequest
 from llmforge.data.batches import TrainBatches
 from llmforge.data.split import TokenSplit
+from llmforge.distributed import Team
 from llmforge.errors import ForgeError, TrainingError
 from llmforge.events import EvaluationEnded, Event, HistogramsLogged, MetricsLogged
 from llmforge.interfaces import Engine
 from llmforge.recipe import Recipe
 from llmforge.recipe.schema import interval_steps
+from llmforge.run.division import Division
 from llmforge.run.evaluation import evaluate
 from llmforge.run.histograms import histograms
 from llmforge.run.pace import Pace
@@ -29,17 +31,27 @@ from llmforge.run.report import Reporter
 from llmforge.run.seeds import TRAINING, derive
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.state import Best, TrainerState
+from llmforge.run.stopping import Stopping
 from llmforge.run.totals import LossTotals
 
 log = logging.getLogger("llmforge.run")
 
+_MEMORY = "docs/troubleshooting.md#memory"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How the steps ended: a state of ``run.json`` and the reason in words."""
+    """How the steps ended, on all ranks at the same one.
+
+    Attributes:
+        state: of ``run.json``.
+        reason: in words.
+        error: what ``sinks.failure`` returned on this rank, for the caller to raise.
+    """
 
     state: str
     reason: str
+    error: ForgeError | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +66,8 @@ class Sinks:
         extra_metrics: asks components for further values at a step.
         stop_reason: asks components whether to stop.
         failure: returns what ends the run once it is saved, such as a tracker's failure, or None.
-        secure: waits until the checkpoint of a step is in storage; None when nothing waits.
+        secure: waits until the checkpoint of a step is in storage; None, on all ranks, when
+            nothing waits.
         component_state: asks components for the state to keep.
         metadata: makes a checkpoint's ``metadata.json`` from the state.
     """
@@ -81,9 +94,11 @@ class TrainingLoop:
         validation: the split evaluations run over, or None.
         state: where to go on; changed in place.
         total_steps: planned length.
-        micro_batch_size: sequences computed at once.
+        division: how a batch is computed.
         writer: saves checkpoints, or None when they are off.
         signals: asked after every step.
+        team: the ranks that take the same steps. What only one can know, such as a signal or why
+            to stop, all learn at the same step.
         reporter: shows progress.
         sinks: takes results.
         peak_flops: of the device, for MFU; None when unknown.
@@ -99,9 +114,10 @@ class TrainingLoop:
         validation: TokenSplit | None,
         state: TrainerState,
         total_steps: int,
-        micro_batch_size: int,
+        division: Division,
         writer: CheckpointWriter | None,
         signals: StopSignals,
+        team: Team,
         reporter: Reporter,
         sinks: Sinks,
         peak_flops: float | None,
@@ -112,9 +128,11 @@ class TrainingLoop:
         self._batches = batches
         self._validation = validation
         self._state = state
-        self._micro = micro_batch_size
+        self._division = division
         self._writer = writer
         self._signals = signals
+        self._team = team
+        self._stopping = Stopping(team, signals=signals, failure=sinks.failure)
         self._reporter = reporter
         self._sinks = sinks
         self._set_step = set_step
@@ -130,12 +148,13 @@ class TrainingLoop:
         self._sample_every = _steps(recipe.generation.every, per_epoch)
         self._histograms_every = _steps(recipe.train.histograms_every, per_epoch)
         self._first_step = self._last_saved = state.step
-        self._totals = LossTotals(state, device=engine.device)
+        self._totals = LossTotals(state, device=engine.device, team=team)
         self._pace = Pace(
             state.step,
             stop_at=self._stop_at,
             tokens_per_step=self._targets,
-            peak_tokens_per_second=peak_flops and peak_flops / engine.model.flops_per_token(),
+            peak_tokens_per_second=peak_flops
+            and peak_flops * division.ranks / engine.model.flops_per_token(),
         )
 
     def run(self) -> Ending:
@@ -144,20 +163,14 @@ class TrainingLoop:
         Raises:
             TrainingError: the loss is no longer finite, or not even one sequence fits.
             CheckpointError: a checkpoint could not be written.
-            ForgeError: what ``sinks.failure`` returned.
         """
         with self._signals.deferred():
             self._finish_boundary()
             while True:
-                if self._signals.requested is not None:
-                    return self._interrupted(self._signals.requested)
-                failure = self._sinks.failure()
-                if failure is not None:
-                    self._save_unless_saved()
-                    raise failure
-                ending = self._ending()
+                ending = self._stopped() if self._stopping.before_step() else self._ending()
                 if ending is not None:
                     self._save_unless_saved()
+                    self._stopping.close()
                     return ending
                 self._take_step()
                 if self._is_boundary():
@@ -168,7 +181,7 @@ class TrainingLoop:
     def _take_step(self) -> None:
         state = self._state
         while not self._accumulate():
-            self._halve_micro_batch()
+            self._take_smaller_micro_batch()
         wants_histograms = _divides(self._histograms_every, state.step + 1)
         gradients = self._gradient_histograms() if wants_histograms else {}
         result = self._engine.step(state.step)
@@ -189,37 +202,51 @@ class TrainingLoop:
             self._pace.lap("checkpoint")
 
     def _accumulate(self) -> bool:
-        """Add up the gradients of one global batch; False when a micro-batch did not fit."""
-        state = self._state
-        starts = range(0, self._batch_size, self._micro)
-        for index, start in enumerate(starts):
-            count = min(self._micro, self._batch_size - start)
-            batch = self._batches.batch(state.sequences + start, count)
+        """Add up the gradients of this rank's share of a global batch.
+
+        Returns:
+            False when a micro-batch did not fit.
+        """
+        state, micro = self._state, self._division.micro
+        mine = list(self._division.micro_batches())
+        for index, start in mine:
+            batch = self._batches.batch(state.sequences + start, micro)
             self._pace.lap("data")
             seed = derive(self._recipe.run.seed, TRAINING, state.step, index)
             try:
                 self._engine.accumulate(
-                    batch, targets=self._targets, seed=seed, last=start == starts[-1]
+                    batch, targets=self._targets, seed=seed, last=index == mine[-1][0]
                 )
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
+                self._require_alone(error)
                 self._engine.discard()
                 return False
             self._pace.lap("compute")
         return True
 
-    def _halve_micro_batch(self) -> None:
-        if self._micro == 1:
+    def _require_alone(self, error: Exception) -> None:
+        """Refuse to try again where others wait for this rank, who cannot be told in time."""
+        if self._division.ranks > 1:
+            smaller = self._division.smaller()
+            raise TrainingError(
+                f"out of memory with {self._division.micro} sequences at a time",
+                remedy=f"set train.micro_batch_size to {smaller.micro} or less; see {_MEMORY}"
+                if smaller
+                else f"a smaller model or context, or bf16; see {_MEMORY}",
+            ) from error
+
+    def _take_smaller_micro_batch(self) -> None:
+        smaller = self._division.smaller()
+        if smaller is None:
             raise TrainingError(
                 "out of memory with one sequence at a time",
-                remedy="a smaller model or context, or bf16; see docs/troubleshooting.md#memory",
+                remedy=f"a smaller model or context, or bf16; see {_MEMORY}",
             )
-        self._micro = next(
-            size for size in range(self._micro // 2, 0, -1) if self._batch_size % size == 0
-        )
-        self._sinks.micro_batch(self._micro)
+        self._division = smaller
+        self._sinks.micro_batch(smaller.micro)
         self._reporter.notice(
-            f"out of memory at step {self._state.step}: micro-batch is now {self._micro}, the "
-            f"global batch stays {self._batch_size}; the same batch is computed again"
+            f"out of memory at step {self._state.step}: micro-batch is now {smaller.micro}, the "
+            f"global batch stays {smaller.batch}; the same batch is computed again"
         )
 
     def _gradient_histograms(self) -> dict[str, Any]:
@@ -319,8 +346,9 @@ class TrainingLoop:
             split,
             name="val",
             context=self._recipe.context,
-            batch_size=self._recipe.eval.batch_size or self._micro,
-            stop=lambda: self._signals.requested is not None,
+            batch_size=self._recipe.eval.batch_size or self._division.micro,
+            stop=self._stopping.before_batch,
+            team=self._team,
         )
         self._pace.lap("evaluation")
         return values
@@ -341,7 +369,7 @@ class TrainingLoop:
     def _decide(self) -> None:
         """Note in the state when this was the last step."""
         state, patience = self._state, self._recipe.early_stopping.patience
-        reason = self._sinks.stop_reason(state.step)
+        reason = self._team.broadcast(self._sinks.stop_reason(state.step))
         if patience and state.stale_evaluations >= patience:
             reason = (
                 f"{self._recipe.early_stopping.metric} has not improved for "
@@ -355,29 +383,33 @@ class TrainingLoop:
     def _ending(self) -> Ending | None:
         state = self._state
         if state.finished is not None:
-            return Ending(**state.finished)
+            return Ending(state=state.finished["state"], reason=state.finished["reason"])
         if state.step >= self._stop_at:
             return Ending(state="interrupted", reason=f"stop_at = {self._stop_at} steps reached")
         return None
 
-    def _interrupted(self, signal_name: str) -> Ending:
-        self._save_unless_saved()
-        return Ending(state="interrupted", reason=f"stopped by {signal_name}")
+    def _stopped(self) -> Ending:
+        if self._stopping.failed:
+            error = self._stopping.failure
+            reason = "another rank ended the run" if error is None else error.message
+            return Ending(state="failed", reason=reason, error=error)
+        return Ending(state="interrupted", reason=f"stopped by {self._signals.requested}")
 
     # Rows ----------------------------------------------------------------------------------
 
     def _training_row(self) -> dict[str, Any]:
         state = self._state
+        window, epoch = self._totals.means()
         row: dict[str, Any] = {
             "step": state.step,
             "epoch": round(self._batches.epoch(state.sequences), 6),
             "tokens_seen": state.sequences * self._recipe.context,
-            "train/loss": self._totals.window_mean(),
+            "train/loss": window,
             "lr": state.learning_rate,
             "grad_norm": self._totals.grad_norm(),
         }
         if self._ends_epoch():
-            row["train/loss_epoch"] = self._totals.epoch_mean()
+            row["train/loss_epoch"] = epoch
         return row | dict(self._sinks.extra_metrics(state.step))
 
     def _emit(self, row: dict[str, Any], values: dict[str, float], *, is_best: bool) -> None:
@@ -455,6 +487,7 @@ class TrainingLoop:
             if self._sinks.secure is not None:
                 self._writer.flush()
                 self._sinks.secure(state.step)
+                self._team.broadcast(None, patient=True)  # storage may keep the leader for long
         self._pace.lap("checkpoint")
 
 

@@ -186,18 +186,3 @@ def prepare_engine(manager: pluggy.PluginManager, run: RunContext, tokenizer: To
 def with_steps(run: RunContext, *, total_steps: int) -> RunContext:
     """Return ``run`` with its length known; the schedule spans all of it."""
     return dataclasses.replace(run, total_steps=total_steps, schedule_steps=total_steps)
-
-
-def first_micro_batch(recipe: Recipe, resolved: dict[str, Any], *, device: str) -> int:
-    """Return the micro-batch to try first: the recipe's, the run's own, or one that may fit.
-
-    Without either, a CPU gets at most 16,384 tokens at once, which caches like; a GPU starts
-    with the whole batch and halves it when it runs out of memory.
-    """
-    batch = recipe.train.batch_size
-    wanted = recipe.train.micro_batch_size or int(resolved.get("micro_batch_size", 0))
-    if not wanted:
-        wanted = max(1, 16_384 // recipe.context) if device == "cpu" else batch
-    if batch % min(wanted, batch) == 0:
-        return min(wanted, batch)
-    return next(size for size in range(min(wanted, batch), 0, -1) if batch % size == 0)

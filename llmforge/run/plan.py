@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmforge.component import Component
+from llmforge.distributed import Place
 from llmforge.errors import RunError
 from llmforge.interfaces import RunContext
 from llmforge.plugins import load
@@ -14,6 +15,8 @@ from llmforge.recipe import Identity, Recipe, identity, run_id
 from llmforge.run.trial import TrialLink
 from llmforge.rundir import Completion, RunDirectory, RunRecord, read_completion
 from llmforge.settings import settings
+
+_ALONE = Place()
 
 IN_PROCESS_KINDS = (
     "model",
@@ -80,9 +83,13 @@ class Plan:
         }
 
     def context(
-        self, *, resolved: Mapping[str, object], notice: Callable[[str], None]
+        self,
+        *,
+        resolved: Mapping[str, object],
+        notice: Callable[[str], None],
+        place: Place = _ALONE,
     ) -> RunContext:
-        """Return what components may know about the run."""
+        """Return what components of the process at ``place`` may know about the run."""
         return RunContext(
             id=self.run_id,
             directory=self.directory.path,
@@ -96,6 +103,9 @@ class Plan:
             offline=settings().offline,
             resolved=resolved,
             notice=notice,
+            rank=place.rank,
+            world_size=place.world_size,
+            local_rank=place.local_rank,
         )
 
 

@@ -10,11 +10,19 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmforge.errors import ForgeError, Interrupted, RecipeError
+from llmforge.distributed import Alone, Team
+from llmforge.errors import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    ForgeError,
+    Interrupted,
+    RecipeError,
+)
 from llmforge.events import ArtifactWritten, Event, RunEnded, RunStarted
 from llmforge.interfaces import Engine
 from llmforge.recipe import to_toml
@@ -22,6 +30,7 @@ from llmforge.redaction import redact
 from llmforge.run.components import Components
 from llmforge.run.elsewhere import BroughtBack
 from llmforge.run.ending import completion, final_metrics, goodput, with_best
+from llmforge.run.follower import LeaderEnded
 from llmforge.run.hardware import peak_flops
 from llmforge.run.loop import Ending, Sinks, TrainingLoop
 from llmforge.run.metadata import Describer
@@ -40,6 +49,8 @@ from llmforge.rundir import Recorder, RunDirectory, RunLock, write_completion
 from llmforge.rundir.atomic import write_json, write_text
 
 log = logging.getLogger("llmforge.run")
+
+_ALONE = Alone()
 
 Finisher = Callable[[RunDirectory], Sequence[Path]]
 """Makes further artifacts of a run that has ended (its curves); returns the files."""
@@ -75,8 +86,9 @@ def start_run(
     allow_data_change: bool = False,
     finishers: Sequence[Finisher] = (),
     found: BroughtBack | None = None,
+    team: Team = _ALONE,
 ) -> RunOutcome:
-    """Train ``plan`` from where it stands until it ends.
+    """Train ``plan`` from where it stands until it ends; for the leader of the ranks.
 
     Args:
         plan: the run.
@@ -86,6 +98,8 @@ def start_run(
         allow_data_change: go on although data or tokenizer changed.
         finishers: make artifacts at the end.
         found: what storage knew of the run.
+        team: the ranks that train together, the others in
+            :func:`~llmforge.run.follower.follow_run`.
 
     Raises:
         RunLockedError: another process trains this run.
@@ -105,6 +119,7 @@ def start_run(
             reporter=reporter,
             finishers=finishers,
             notices=() if found is None else found.notices,
+            team=team,
         )
         level = plan.recipe.run.log_level
         with log_to(directory.path / plan.recipe.run.log_file, level), reporter:
@@ -123,7 +138,10 @@ class _Start:
         reporter: Reporter,
         finishers: Sequence[Finisher],
         notices: Sequence[str],
+        team: Team,
     ) -> None:
+        self._team = team
+        self._together = False  # whether all ranks have ended their steps, and wait to be told
         self._notices = notices
         self._plan = plan
         self._recorder = recorder
@@ -137,8 +155,10 @@ class _Start:
     def run(self, *, resume: Path | None, allow_data_change: bool) -> RunOutcome:
         telemetry: Telemetry | None = None
         interrupted = False
+        ended = LeaderEnded(exit_code=EXIT_FAILURE, state="failed", reason="", metrics={})
         try:
             self._recorder.start()
+            self._team.broadcast(self._recorder.record, patient=True)
             telemetry = Telemetry(
                 self._plan.directory,
                 self._plan.recipe,
@@ -148,18 +168,30 @@ class _Start:
             stage = self._prepare(telemetry, resume=resume, allow_data_change=allow_data_change)
             sampling = self._sampling(stage, telemetry)
             ending = self._train(stage, telemetry, sampling)
-            return self._finish(stage, telemetry, sampling, ending)
-        except (StopNow, Interrupted) as error:
+            outcome = self._finish(stage, telemetry, sampling, ending)
+            ended = _ended_well(outcome)
+            return outcome
+        except (StopNow, Interrupted) as stop:
             interrupted = True
-            reason = error.message if isinstance(error, Interrupted) else f"stopped by {error}"
+            reason = stop.message if isinstance(stop, Interrupted) else f"stopped by {stop}"
+            ended = replace(ended, exit_code=EXIT_INTERRUPTED, state="interrupted", reason=reason)
             self._end_early(telemetry, state="interrupted", reason=reason)
             raise Interrupted(reason, remedy="the same command goes on from here") from None
-        except BaseException as error:
+        except BaseException as caught:
+            with self._signals.deferred():
+                error = self._team.cause(caught)
             reason = redact(error.message if isinstance(error, ForgeError) else repr(error))
-            self._end_early(telemetry, state="failed", reason=reason)
-            raise
+            code = error.exit_code if isinstance(error, ForgeError) else EXIT_FAILURE
+            state = "interrupted" if code == EXIT_INTERRUPTED else "failed"
+            ended = replace(ended, exit_code=code, state=state, reason=reason)
+            self._end_early(telemetry, state=state, reason=reason)
+            if error is caught:
+                raise
+            raise error from caught
         finally:
             self._close(telemetry, interrupted=interrupted)
+            if self._together:
+                self._dismiss(ended)
 
     # Phases --------------------------------------------------------------------------------
 
@@ -174,8 +206,9 @@ class _Start:
             self._plan,
             self._components,
             recorder.record,
+            team=self._team,
             notice=self._notice,
-            check_stop=self._signals.check,
+            check_stop=self._check_stop,
             resume=resume,
             allow_data_change=allow_data_change,
         )
@@ -201,7 +234,8 @@ class _Start:
     def _train(self, stage: Stage, telemetry: Telemetry, sampling: Sampling) -> Ending:
         state, resolution = stage.point.state, stage.engine.resolution
         with contextlib.ExitStack() as stack:
-            writer = open_writer(self._plan, stage, telemetry)
+            self._team.broadcast(None, patient=True)  # the others wait for what was prepared here
+            writer = open_writer(self._plan, stage, telemetry, team=self._team)
             if writer is not None:
                 stack.enter_context(writer)
             stack.enter_context(self._system_sampler(stage, telemetry))
@@ -212,17 +246,21 @@ class _Start:
                 validation=stage.prepared.splits.get("validation"),
                 state=state,
                 total_steps=stage.total_steps,
-                micro_batch_size=stage.micro_batch_size,
+                division=stage.division,
                 writer=writer,
                 signals=self._signals,
+                team=self._team,
                 reporter=self._reporter,
                 sinks=self._sinks(stage, telemetry, sampling),
                 peak_flops=peak_flops(resolution.hardware, resolution.precision),
                 set_step=lambda step: setattr(self._recorder, "step", step),
             )
             ending = loop.run()
+            self._together = True
             with self._signals.deferred():
                 stack.close()
+        if ending.error is not None:
+            raise ending.error
         if ending.state == "interrupted" and self._signals.requested is not None:
             raise Interrupted(f"{ending.reason} at step {state.step}, checkpoint saved")
         return ending
@@ -354,6 +392,10 @@ class _Start:
         resolved = {**self._recorder.record.resolved, "micro_batch_size": size}
         self._recorder.update(resolved=resolved)
 
+    def _check_stop(self) -> None:
+        self._signals.check()
+        self._team.check_peers()
+
     def _notice(self, text: str) -> None:
         self._reporter.notice(text)
         self._recorder.notice(redact(text))
@@ -367,6 +409,14 @@ class _Start:
             telemetry.finish_uploads(seconds)
             with self._signals.deferred():
                 delete_uploaded(self._plan, telemetry.uploads)
+
+    def _dismiss(self, ended: LeaderEnded) -> None:
+        """Let the other ranks end too, the same way."""
+        with self._signals.deferred():
+            try:
+                self._team.broadcast(ended, patient=True)
+            except RuntimeError as error:
+                log.debug("a rank was gone before it was told that the run has ended: %s", error)
 
     def _end_early(self, telemetry: Telemetry | None, *, state: str, reason: str) -> None:
         """Tell and record that this start ended without finishing, as far as the disk lets it."""
@@ -416,3 +466,13 @@ class _Start:
             metrics=dict(metrics) or record.metrics,
         )
         log.debug("%s after %s: %s", state, duration(now - self._began), reason)
+
+
+def _ended_well(outcome: RunOutcome) -> LeaderEnded:
+    return LeaderEnded(
+        exit_code=EXIT_OK,
+        state=outcome.state,
+        reason=outcome.reason,
+        metrics=outcome.metrics,
+        samples=tuple(outcome.samples),
+    )

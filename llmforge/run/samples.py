@@ -35,7 +35,7 @@ class Sampling:
         run: context for the hook.
         engine: holds the model.
         tokenizer: the run's.
-        directory: where ``samples.jsonl`` lies.
+        directory: where ``samples.jsonl`` lies; None on a rank that records nothing.
         emit: takes the event.
         signals: a stop request ends the generation.
     """
@@ -48,7 +48,7 @@ class Sampling:
         run: RunContext,
         engine: Engine,
         tokenizer: Tokenizer,
-        directory: RunDirectory,
+        directory: RunDirectory | None,
         emit: Callable[[Event], None],
         signals: StopSignals,
     ) -> None:
@@ -64,6 +64,8 @@ class Sampling:
     def at(self, step: int) -> list[dict[str, Any]]:
         """Generate, write and emit the samples of ``step``, replacing earlier ones of it.
 
+        All ranks generate the same, in lockstep, and one records them.
+
         ``samples.jsonl`` gets what equal runs have in common; the seconds go to the event only.
 
         Raises:
@@ -74,6 +76,8 @@ class Sampling:
         with self._engine.gathered() as model:
             completions = self._generate(model)
         rows = [_row(step, item) for item in completions]
+        if self._directory is None:
+            return rows
         cut_rows(self._directory.samples, from_step=step)
         with self._directory.samples.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

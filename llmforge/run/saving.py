@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 from llmforge.checkpoint import (
     CheckpointWriter,
+    Crew,
     Retention,
     SavedCheckpoint,
     SelfDescription,
@@ -14,6 +16,7 @@ from llmforge.checkpoint import (
 )
 from llmforge.checkpoint.retention import apply_retention
 from llmforge.courier import settle_superseded
+from llmforge.distributed import Team
 from llmforge.events import CheckpointSaved
 from llmforge.interfaces import EngineState
 from llmforge.recipe import Recipe, to_toml
@@ -21,6 +24,7 @@ from llmforge.run.plan import Plan
 from llmforge.run.stage import Stage
 from llmforge.run.telemetry import Telemetry
 from llmforge.run.uploading import UploadWatch
+from llmforge.rundir import RunDirectory
 
 log = logging.getLogger("llmforge.run")
 
@@ -28,21 +32,50 @@ _CHECKPOINTS_AT_ONCE = 2
 _TENSORS_PER_WEIGHT = 3
 
 
-def open_writer(plan: Plan, stage: Stage, telemetry: Telemetry) -> CheckpointWriter | None:
-    """Return the writer of the run's checkpoints, None when the recipe turns them off.
+def open_writer(
+    plan: Plan, stage: Stage, telemetry: Telemetry | None, *, team: Team
+) -> CheckpointWriter | None:
+    """Return this rank's writer of the run's checkpoints, None when the recipe turns them off.
+
+    All ranks open theirs together; the leader has ``telemetry``.
 
     Raises:
         CheckpointError: the disk has no room for two checkpoints, the old one and its successor,
-            of weights and two moments each.
+            of weights and two moments each, or is not the same for all ranks.
     """
     recipe, directory = plan.recipe, plan.directory
     if not recipe.checkpoint.enabled:
         return None
-    directory.checkpoints.mkdir(exist_ok=True)
     weights = _whole_bytes(stage.engine.state())
-    preflight_space(directory.checkpoints, _CHECKPOINTS_AT_ONCE * _TENSORS_PER_WEIGHT * weights)
+    if telemetry is not None:
+        directory.checkpoints.mkdir(exist_ok=True)
+        preflight_space(directory.checkpoints, _CHECKPOINTS_AT_ONCE * _TENSORS_PER_WEIGHT * weights)
+    parent = stage.point.checkpoint
+    uploads = None if telemetry is None else telemetry.uploads
+    return CheckpointWriter(
+        directory.checkpoints,
+        description=SelfDescription(
+            recipe=to_toml(recipe.tables),
+            recipe_hash=plan.identity.hash,
+            tokenizer=directory.tokenizer,
+            world_size=team.place.world_size,
+        ),
+        retention=_retention(recipe),
+        on_saved=_teller(directory, telemetry),
+        protected=uploads.protected if uploads else tuple,
+        elsewhere=tuple if telemetry is None else telemetry.elsewhere,
+        parent=None if parent is None else parent.step,
+        crew=_crew(team, timeout=recipe.backend.timeout_seconds),
+        agree=lambda number: max(team.gather(number)),
+    )
 
+
+def _teller(
+    directory: RunDirectory, telemetry: Telemetry | None
+) -> Callable[[SavedCheckpoint], None]:
     def saved(checkpoint: SavedCheckpoint) -> None:
+        if telemetry is None:
+            return
         telemetry.sync_rows()
         log.debug("checkpoint %s saved in %.2f s", checkpoint.path.name, checkpoint.seconds)
         telemetry.event(
@@ -55,20 +88,15 @@ def open_writer(plan: Plan, stage: Stage, telemetry: Telemetry) -> CheckpointWri
             )
         )
 
-    parent, uploads = stage.point.checkpoint, telemetry.uploads
-    return CheckpointWriter(
-        directory.checkpoints,
-        description=SelfDescription(
-            recipe=to_toml(recipe.tables),
-            recipe_hash=plan.identity.hash,
-            tokenizer=directory.tokenizer,
-        ),
-        retention=_retention(recipe),
-        on_saved=saved,
-        protected=uploads.protected if uploads else tuple,
-        elsewhere=telemetry.elsewhere,
-        parent=None if parent is None else parent.step,
-    )
+    return saved
+
+
+def _crew(team: Team, *, timeout: float) -> Crew | None:
+    if team.background is None:
+        return None
+    from llmforge.checkpoint.gloo import GlooCrew
+
+    return GlooCrew(team.background, timeout=timeout)
 
 
 def delete_uploaded(plan: Plan, uploads: UploadWatch) -> None:

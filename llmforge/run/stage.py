@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmforge.distributed import Team, leader_first
+from llmforge.errors import DataError
 from llmforge.interfaces import Engine, RunContext
 from llmforge.run.components import Components
+from llmforge.run.division import Division, divide_batch
 from llmforge.run.facts import run_facts
 from llmforge.run.parts import (
     PreparedData,
     check_fingerprints,
-    first_micro_batch,
     planned_steps,
     prepare_data,
     prepare_engine,
@@ -34,7 +37,7 @@ class Stage:
         engine: model and optimizer, restored.
         point: the state to go on from.
         total_steps: planned length.
-        micro_batch_size: sequences to compute at once.
+        division: how the batch is computed.
         facts: sizes of model, data, steps and machine, for the log and trackers.
     """
 
@@ -43,7 +46,7 @@ class Stage:
     engine: Engine
     point: StartingPoint
     total_steps: int
-    micro_batch_size: int
+    division: Division
     facts: dict[str, Any]
 
     def resolved(self) -> dict[str, Any]:
@@ -55,13 +58,13 @@ class Stage:
             "compile": found.compile,
             "hardware": found.hardware,
             "reasons": list(found.reasons),
-            "micro_batch_size": self.micro_batch_size,
+            "micro_batch_size": self.division.micro,
             "data": getattr(self.prepared.data, "resolution", {}),
         }
 
     def describe(self, plan: Plan, record: RunRecord) -> list[str]:
         """Return the lines that say what is about to be trained, on what, and why so."""
-        found, train, micro = self.engine.resolution, plan.recipe.train, self.micro_batch_size
+        found, division = self.engine.resolution, self.division
         tokens = ", ".join(f"{name} {count:,}" for name, count in self.facts["tokens"].items())
         if self.point.checkpoint is not None:
             begin = f"going on from step {self.point.state.step}"
@@ -76,8 +79,7 @@ class Stage:
             f"data: {self.facts['data']}; tokens: {tokens}",
             f"model: {self.facts['parameters']:,} parameters, "
             f"vocabulary {self.facts['vocab_size']:,}",
-            f"batch {train.batch_size} = {micro} per micro-batch x {train.batch_size // micro} "
-            f"accumulated x 1 rank; {train.batch_size * plan.recipe.context:,} tokens a step",
+            f"{division}; {division.batch * plan.recipe.context:,} tokens a step",
         ]
 
 
@@ -86,6 +88,7 @@ def set_stage(
     components: Components,
     record: RunRecord,
     *,
+    team: Team,
     notice: Callable[[str], None],
     check_stop: Callable[[], None],
     resume: Path | None,
@@ -97,6 +100,7 @@ def set_stage(
         plan: the run.
         components: its components.
         record: of the run; what ``auto`` became and the fingerprints are held to.
+        team: all ranks do this together; the leader prepares the data and chooses the checkpoint.
         notice: tells the user what is worth knowing.
         check_stop: raises when a signal has arrived.
         resume: a checkpoint to go back to instead of the newest.
@@ -106,13 +110,20 @@ def set_stage(
         ForgeError: data, a component or every checkpoint is not fit for use.
         StopNow: a signal arrived.
     """
-    run = plan.context(resolved=record.resolved, notice=notice)
+    place = team.place
+    divide = partial(divide_batch, plan.recipe, ranks=place.world_size, rank=place.rank)
+    divide({}, device="cpu")  # a batch that cannot be divided ends the run before anything large
+    run = plan.context(resolved=record.resolved, notice=notice, place=place)
     components.preflight(run)
-    prepared = prepare_data(components.manager, run, plan.directory, check_stop=check_stop)
+    prepared = leader_first(
+        team,
+        lambda: prepare_data(components.manager, run, plan.directory, check_stop=check_stop),
+    )
     check_fingerprints(record.fingerprints, prepared.fingerprints, allow_change=allow_data_change)
+    _check_same_data(team, prepared)
     total = planned_steps(plan.recipe, prepared.batches)
     run = with_steps(run, total_steps=total)
-    point = starting_point(plan, resume=resume)
+    point = _shared_point(team, plan, resume=resume)
     engine = prepare_engine(components.manager, run, prepared.tokenizer)
     load_into(engine, point)
     components.restore(point.state.components)
@@ -122,7 +133,7 @@ def set_stage(
         engine=engine,
         point=point,
         total_steps=total,
-        micro_batch_size=first_micro_batch(plan.recipe, record.resolved, device=engine.device.type),
+        division=divide(record.resolved, device=engine.device.type),
         facts=run_facts(
             plan.recipe,
             model=engine.model,
@@ -131,3 +142,21 @@ def set_stage(
             total_steps=total,
         ),
     )
+
+
+def _shared_point(team: Team, plan: Plan, *, resume: Path | None) -> StartingPoint:
+    """Return where to go on; the leader chooses, which may take long, and tells the others."""
+    chosen = starting_point(plan, resume=resume) if team.place.is_leader else None
+    point = team.broadcast(chosen, patient=True)
+    assert point is not None
+    return point
+
+
+def _check_same_data(team: Team, prepared: PreparedData) -> None:
+    found = team.gather(prepared.fingerprints)
+    wrong = [str(rank) for rank, one in enumerate(found) if one != found[0]]
+    if wrong:
+        raise DataError(
+            f"data or tokenizer of rank {', '.join(wrong)} are not those of rank 0",
+            remedy="give every machine the same data; run.root must be a directory they share",
+        )

@@ -30,6 +30,7 @@ class TrainerState:
         sequences: global sample count; where in the data order the next step begins.
         window: loss sum and targets since the last logged row.
         epoch: loss sum and targets of the current epoch.
+        loss_shares: of several ranks, each one's part of both loss sums, in that order.
         grad_norm: of the last step.
         learning_rate: of the last step.
         best: best evaluation so far.
@@ -46,6 +47,7 @@ class TrainerState:
     sequences: int = 0
     window: dict[str, float] = field(default_factory=lambda: {"loss_sum": 0.0, "targets": 0})
     epoch: dict[str, float] = field(default_factory=lambda: {"loss_sum": 0.0, "targets": 0})
+    loss_shares: list[list[float]] = field(default_factory=list)
     grad_norm: float = 0.0
     learning_rate: float = 0.0
     best: Best | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from llmforge.distributed import Place, Team
 from llmforge.interfaces.backend import StepResult
 from llmforge.run.state import TrainerState
 
@@ -16,13 +17,16 @@ class LossTotals:
     Args:
         state: where the sums went on from, and where :meth:`store` writes them back.
         device: of the loss tensors.
+        team: the ranks whose losses are added up; each keeps its own share until they are read.
     """
 
-    def __init__(self, state: TrainerState, *, device: torch.device) -> None:
+    def __init__(self, state: TrainerState, *, device: torch.device, team: Team) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
+        window, epoch = _own_share(state, team.place)
         self._state = state
-        self._window = torch.tensor(state.window["loss_sum"], dtype=dtype, device=device)
-        self._epoch = torch.tensor(state.epoch["loss_sum"], dtype=dtype, device=device)
+        self._team = team
+        self._window = torch.tensor(window, dtype=dtype, device=device)
+        self._epoch = torch.tensor(epoch, dtype=dtype, device=device)
         self._grad_norm: torch.Tensor | float = state.grad_norm
 
     def add(self, result: StepResult, *, targets: int) -> None:
@@ -33,13 +37,13 @@ class LossTotals:
         self._state.window["targets"] += targets
         self._state.epoch["targets"] += targets
 
-    def window_mean(self) -> float:
-        """Return the mean loss per token since the last row, in nats."""
-        return float(self._window) / self._state.window["targets"]
+    def means(self) -> tuple[float, float]:
+        """Return the mean loss per token since the last row and in the current epoch, in nats.
 
-    def epoch_mean(self) -> float:
-        """Return the token-weighted mean loss of the current epoch, in nats."""
-        return float(self._epoch) / self._state.epoch["targets"]
+        Over all ranks, and the same on each; all of them call it.
+        """
+        window, epoch = _sums(self._shares())
+        return window / self._state.window["targets"], epoch / self._state.epoch["targets"]
 
     def grad_norm(self) -> float:
         """Return the gradient norm of the last step."""
@@ -56,7 +60,23 @@ class LossTotals:
         self._state.epoch["targets"] = 0
 
     def store(self) -> None:
-        """Write the sums and the gradient norm into the state."""
-        self._state.window["loss_sum"] = float(self._window)
-        self._state.epoch["loss_sum"] = float(self._epoch)
+        """Write the sums and the gradient norm into the state; all ranks do so together."""
+        shares = self._shares()
+        self._state.window["loss_sum"], self._state.epoch["loss_sum"] = _sums(shares)
+        self._state.loss_shares = shares if len(shares) > 1 else []
         self._state.grad_norm = self.grad_norm()
+
+    def _shares(self) -> list[list[float]]:
+        return self._team.gather([float(self._window), float(self._epoch)])
+
+
+def _sums(shares: list[list[float]]) -> tuple[float, float]:
+    # Always added in the order of ranks, so that a resumed run gets the same bits.
+    return sum(share[0] for share in shares), sum(share[1] for share in shares)
+
+
+def _own_share(state: TrainerState, place: Place) -> list[float]:
+    """Return what of the sums was this rank's; of other ranks than now the leader takes all."""
+    if len(state.loss_shares) == place.world_size:
+        return state.loss_shares[place.rank]
+    return [state.window["loss_sum"], state.epoch["loss_sum"]] if place.is_leader else [0.0, 0.0]

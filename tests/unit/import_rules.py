@@ -17,6 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "component",
         "plugins interfaces",
         "recipe",
+        "distributed",
         "events rundir",
         "checkpoint data",
         "remote",

@@ -260,10 +260,18 @@ def test_python_numbers_in_optimizer_state_travel_as_tensors_and_come_back(tmp_p
     assert entries["decay"] == pytest.approx(0.81) and type(entries["decay"]) is float
 
 
-def test_auto_is_the_single_backend_for_one_process_and_refuses_several(tmp_path: Path) -> None:
-    assert isinstance(engine_of(tmp_path, backend=Auto), _engine.SingleEngine)
-    with pytest.raises(RunError, match="found 2 processes"):
+def test_auto_is_the_single_backend_for_one_process(tmp_path: Path) -> None:
+    assert type(engine_of(tmp_path, backend=Auto)) is _engine.SingleEngine
+
+
+def test_several_processes_that_nobody_connected_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not connected"):
         engine_of(tmp_path, backend=Auto, world_size=2)
+
+
+def test_the_single_backend_refuses_several_processes(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="for one process, and there are 2"):
+        engine_of(tmp_path, backend=Single, world_size=2)
 
 
 @pytest.mark.slow

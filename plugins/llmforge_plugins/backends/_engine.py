@@ -41,7 +41,7 @@ class SingleEngine:
         self._scaler = torch.amp.GradScaler(
             self.device.type, enabled=resolution.precision == "fp16"
         )
-        self._loss = torch.compile(model.loss) if resolution.compile else model.loss
+        self._loss = self._compiled(model.loss)
         self._parameters = [parameter for _, parameter in model.named_parameters()]
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
         self._loss_sum = torch.zeros((), device=self.device)
@@ -49,12 +49,7 @@ class SingleEngine:
     def accumulate(self, batch: Batch, *, targets: int, seed: int, last: bool) -> None:
         """Add the gradients of one micro-batch; ``targets`` divides the loss."""
         del last  # there is nobody to exchange gradients with
-        torch.manual_seed(seed)
-        with out_of_memory():
-            with self._autocast():
-                loss_sum, _ = self._loss(self._on_device(batch))
-            self._scaler.scale(loss_sum / targets).backward()
-        self._loss_sum += loss_sum.detach()
+        self._backward(batch, divisor=targets, seed=seed)
 
     def discard(self) -> None:
         """Drop all gradients and sums accumulated since the last step."""
@@ -125,6 +120,17 @@ class SingleEngine:
         if self._scaler.is_enabled() and "scaler" in state.values:
             self._scaler.load_state_dict(dict(state.values["scaler"]))
         self.discard()
+
+    def _backward(self, batch: Batch, *, divisor: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        with out_of_memory():
+            with self._autocast():
+                loss_sum, _ = self._loss(self._on_device(batch))
+            self._scaler.scale(loss_sum / divisor).backward()
+        self._loss_sum += loss_sum.detach()
+
+    def _compiled(self, loss: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tensor]]:
+        return torch.compile(loss) if self.resolution.compile else loss
 
     def _clip(self) -> Tensor:
         """Return the norm of all gradients, scaling them down to the largest one allowed."""

@@ -27,6 +27,8 @@ def resolve(run: RunContext) -> Resolution:
     """
     kept = run.resolved
     device, why_device = _device(run.train.device, kept)
+    if run.world_size > 1 and device.type == "cuda":
+        device, why_device = _own_device(run, device, why_device)
     precision, why_precision = _precision(run.train.precision, device, kept)
     compile_, why_compile = _compile(run, device, kept)
     return Resolution(
@@ -50,6 +52,19 @@ def _device(asked: str, kept: Mapping[str, Any]) -> tuple[torch.device, str]:
     if torch.backends.mps.is_available():
         return torch.device("mps"), "device mps: Apple's GPU"
     return torch.device("cpu"), "device cpu: no GPU is available"
+
+
+def _own_device(run: RunContext, device: torch.device, why: str) -> tuple[torch.device, str]:
+    """Return the GPU of one of several processes: that of its number on its machine."""
+    asked = run.train.device
+    if asked.startswith("cuda:"):
+        raise RunError(
+            f"train.device '{asked}' is one GPU, but each of {run.world_size} processes needs one",
+            remedy='set train.device = "cuda", and choose with CUDA_VISIBLE_DEVICES',
+        )
+    own = torch.device("cuda", run.local_rank)
+    _check_device(own)
+    return own, why.replace(str(device), "cuda, a GPU for each process")
 
 
 def _indexed(device: torch.device) -> torch.device:

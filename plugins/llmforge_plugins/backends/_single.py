@@ -16,7 +16,13 @@ from llmforge_plugins.backends._resolve import resolve
 
 
 class SingleBackend:
-    """Implements :class:`llmforge.interfaces.Backend` for one device."""
+    """Implements :class:`llmforge.interfaces.Backend` for one device.
+
+    Attributes:
+        engine: what drives the model; another class for a backend that only differs in that.
+    """
+
+    engine = SingleEngine
 
     def __init__(self, run: RunContext) -> None:
         self._run = run
@@ -42,7 +48,7 @@ class SingleBackend:
         recompute(cast("nn.Module", model), self._run.train.activation_checkpointing)
         cast("nn.Module", model).to(device)
         model.train()
-        return SingleEngine(
+        return self.engine(
             model,
             optimizer_factory(list(model.named_parameters())),
             schedule,

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import llmforge
 from llmforge import Component, hookimpl
-from llmforge.errors import RunError
 from llmforge.interfaces import Backend, RunContext
 
 
 class Auto(Component, kind="backend"):
-    """The backend that fits how the run was started: ``single`` for one process."""
+    """The backend that fits how the run was started: ``single``, or ``ddp`` for several."""
 
     class Options(llmforge.Options):
         """Options of ``[backend.auto]``: none."""
 
     @hookimpl
     def forge_build_backend(self, run: RunContext) -> Backend:
-        """Build the backend for ``run.world_size`` processes.
-
-        Raises:
-            RunError: the run was started as several processes, which no built-in backend serves.
-        """
-        if run.world_size != 1:
-            raise RunError(
-                f"backend 'auto' found {run.world_size} processes, but can serve only one",
-                remedy="start a single process, or name a distributed backend",
-            )
+        """Build the backend for ``run.world_size`` processes."""
         from llmforge_plugins.backends._single import SingleBackend
 
-        return SingleBackend(run)
+        if run.world_size == 1:
+            return SingleBackend(run)
+        from llmforge_plugins.backends._ddp import DdpBackend
+
+        return DdpBackend(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import llmforge
 from llmforge import Component, hookimpl
+from llmforge.errors import RunError
 from llmforge.interfaces import Backend, RunContext
 
 
@@ -15,7 +16,16 @@ class Single(Component, kind="backend"):
 
     @hookimpl
     def forge_build_backend(self, run: RunContext) -> Backend:
-        """Build the backend for the device and numbers that ``run.train`` asks for."""
+        """Build the backend for the device and numbers that ``run.train`` asks for.
+
+        Raises:
+            RunError: the run was started as several processes.
+        """
+        if run.world_size > 1:
+            raise RunError(
+                f"backend 'single' is for one process, and there are {run.world_size}",
+                remedy="--set backend.name=auto chooses one for several",
+            )
         from llmforge_plugins.backends._single import SingleBackend
 
         return SingleBackend(run)

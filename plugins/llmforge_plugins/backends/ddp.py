@@ -1,0 +1,21 @@
+"""The backend ``ddp``."""
+
+from __future__ import annotations
+
+import llmforge
+from llmforge import Component, hookimpl
+from llmforge.interfaces import Backend, RunContext
+
+
+class Ddp(Component, kind="backend"):
+    """Several processes, each with the whole model and a share of every batch."""
+
+    class Options(llmforge.Options):
+        """Options of ``[backend.ddp]``: none; device and precision are ``[train]``'s."""
+
+    @hookimpl
+    def forge_build_backend(self, run: RunContext) -> Backend:
+        """Build the backend of this process, one of ``run.world_size``."""
+        from llmforge_plugins.backends._ddp import ddp_or_single
+
+        return ddp_or_single(run)
