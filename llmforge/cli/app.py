@@ -81,6 +81,12 @@ OWN = {
         ),
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
         Command("data", "llmforge.cli.data:app", "Download and tokenise data.", _PREPARING),
+        Command(
+            "plan",
+            "llmforge.cli.plan:plan",
+            "Say what RECIPE needs: parameters, memory by backend, what fits.",
+            _PREPARING,
+        ),
         Command("models", "llmforge.cli.models:app", "Models and their presets.", _PREPARING),
         Command(
             "plugins", "llmforge.cli.plugins:app", "List, explain and create plugins.", _PREPARING
