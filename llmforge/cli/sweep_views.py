@@ -126,8 +126,9 @@ def print_status(out: Console, sweep: Sweep) -> None:
     ledger = sweep.ledger()
     trials = ledger.trials()
     summary = _summary(sweep, trials)
-    out.print(sweep.id, style="bold")
-    out.print(f"  {_counts_text(summary)} of {sweep.recipe.sweep.max_trials} points")
+    tried = len({trial.number for trial in trials})
+    begun = f"{tried} of {sweep.recipe.sweep.max_trials} points begun"
+    out.print(f"{sweep.id}: {begun}", style="bold")
     if ledger.stopped:
         out.print(f"  {ledger.stopped}")
     for trial in trials:
@@ -137,7 +138,7 @@ def print_status(out: Console, sweep: Sweep) -> None:
             step = max(trial.curve, default=0)
             out.print(f"  running: {trial.run.get('id', '')}, step {step}, {where}")
     _print_best(out, sweep, summary)
-    out.print(f"  go on:    forge sweep resume {sweep.id}")
+    out.print(f"  go on     forge sweep resume {sweep.id}")
 
 
 def print_list(out: Console, sweeps: Sequence[Sweep]) -> None:
@@ -231,7 +232,7 @@ def write_table(path: Path, sweep: Sweep) -> None:
             if path.suffix == ".json":
                 json.dump(rows, file, indent=1)
                 return
-            flat = [{**row, **row.pop("parameters")} for row in rows]
+            flat = [row | row.pop("parameters") for row in rows]
             names = list(dict.fromkeys(name for row in flat for name in row))
             writer = csv.DictWriter(file, fieldnames=names, restval="", lineterminator="\n")
             writer.writeheader()
@@ -242,15 +243,16 @@ def write_table(path: Path, sweep: Sweep) -> None:
 
 def _print_best(out: Console, sweep: Sweep, summary: Summary) -> None:
     best, trial = summary.best, summary.best_trial
+    counts = {"trials": _counts_text(summary)}
     if best is None or trial is None:
-        out.print("  no trial is completed yet")
+        print_section(out, "", {"best": "no trial is completed yet", **counts})
         return
     spread = "" if summary.spread is None else f" +- {summary.spread:.4f}"
     values = {
         "best": f"{sweep.recipe.sweep.metric} {number(best.value)}{spread} ({_name(trial)})",
         "with": _parameters_text(sweep, trial),
         "run": trial.run.get("id", ""),
-        "trials": _counts_text(summary),
+        **counts,
     }
     if sweep.directory.best.exists():
         values["train it"] = f"forge train {sweep.directory.best}"

@@ -207,6 +207,7 @@ def test_trials_are_exported_as_a_table() -> None:
     assert len(rows) == 14
     assert rows[-1]["reason"] == "<out of memory>"
     assert rows[0]["model.transformer.width"] == "64"
+    assert "parameters" not in rows[0]
     said("export", "s-", "-o", "t.json")
     assert len(json.loads(Path("t.json").read_text(encoding="utf-8"))) == 14
 
