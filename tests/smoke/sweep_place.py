@@ -11,6 +11,9 @@ from forge_process import RECIPE, ForgeProcess, Workplace
 
 from llmforge.rundir import RunDirectory
 
+PATIENCE_SECONDS = 900.0
+"""For a sweep of four trials on a machine that is busy with other things."""
+
 SWEEP = """
 [sweep]
 id = "s"
@@ -49,7 +52,7 @@ class SweepPlace(Workplace):
 
     def sweep(self, *arguments: str, expect: int = 0) -> str:
         """Run ``forge sweep`` to its end; return what it printed."""
-        return self.begin(*arguments).finish(expect=expect).output
+        return self.begin(*arguments).finish(expect=expect, within=PATIENCE_SECONDS).output
 
     def trials(self) -> list[dict[str, Any]]:
         """Return the trials as ``forge sweep show --json`` has them."""

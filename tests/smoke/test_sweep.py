@@ -7,17 +7,26 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from forge_process import ForgeProcess
+from forge_process import ForgeProcess, environment
 from sweep_place import SWEEP, SweepPlace
 
 from llmforge.insight.metrics import metric_rows
+
+ALONE = ("unshare", "--pid", "--fork", "--mount-proc")
+"""Runs a command that sees no process but its own, as another container or machine does."""
+APART = shutil.which("unshare") and not subprocess.run([*ALONE, "true"], check=False).returncode
+
+pytestmark = pytest.mark.timeout(900)
 
 KEPT = ("number", "repeat", "state", "value", "run", "steps", "parameters")
 """What a sweep that was disturbed has in common with one that was not."""
@@ -176,6 +185,37 @@ def test_two_workers_do_every_trial_once(tmp_path: Path, undisturbed: SweepPlace
     assert {trial["state"] for trial in trials} == {"completed"}
     assert len({trial["run"] for trial in trials}) == 4
     assert trials[0]["value"] == undisturbed.trials()[0]["value"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not APART, reason="needs the right to make a process namespace")
+def test_a_trial_of_a_machine_that_died_is_taken_over_when_its_lease_ends(
+    tmp_path: Path, undisturbed: SweepPlace
+) -> None:
+    """The other machine is a process namespace: its processes cannot be seen from here."""
+    place = SweepPlace(tmp_path / "place", {"sweep.lease_seconds": "5"})
+    arguments = [sys.executable, "-m", "llmforge", "sweep", "recipe.toml"]
+    other = subprocess.Popen(
+        [*ALONE, *arguments, "--set", "sweep.lease_seconds=5"],
+        cwd=place.path,
+        env=environment(place),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 60
+    while not list(place.path.glob("runs/tune_*/metrics.jsonl")):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    for process in [psutil.Process(other.pid), *psutil.Process(other.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    other.wait()
+    assert [trial["state"] for trial in place.trials()] == ["running"]
+    began = time.monotonic()
+    place.sweep()
+    assert time.monotonic() - began > 5
+    assert_same(place, undisturbed)
+    assert place.trials()[0]["attempts"] == 2
 
 
 @pytest.mark.slow
