@@ -211,11 +211,15 @@ def test_a_trial_of_a_machine_that_died_is_taken_over_when_its_lease_ends(
             process.kill()
     other.wait()
     assert [trial["state"] for trial in place.trials()] == ["running"]
-    began = time.monotonic()
-    place.sweep()
-    assert time.monotonic() - began > 5
-    assert_same(place, undisturbed)
-    assert place.trials()[0]["attempts"] == 2
+    place.sweep()  # it begins other trials until the lease is over
+    trials = place.trials()
+    assert trials[0]["attempts"] == 2
+    assert {trial["state"] for trial in trials} <= {"completed", "pruned"}
+    first, wanted = trials[0], undisturbed.trials()[0]
+    assert first["value"] == wanted["value"]
+    assert (
+        place.run_of(first).metrics.read_bytes() == undisturbed.run_of(wanted).metrics.read_bytes()
+    )
 
 
 @pytest.mark.slow
