@@ -31,8 +31,14 @@ def resumed(setup: Setup, directory: Path) -> dict[str, Any]:
     other.load_state(middle)
     loaded = differing(whole_state(other), middle)
     again = train(other, range(2, STEPS))
-    end = differing(whole_state(other), whole_state(whole))
-    return {"curve": curve, "again": again, "loaded": loaded, "end": end}
+    last = whole_state(other)
+    return {
+        "curve": curve,
+        "again": again,
+        "loaded": loaded,
+        "end": differing(last, whole_state(whole)),
+        "embedding": last.model["embedding.weight"],
+    }
 
 
 def reading(setup: Setup, directory: Path) -> dict[str, Any]:

@@ -71,8 +71,8 @@ class Setup:
         return self.backend + "".join(f"-{value}" for value in self.options.values())
 
 
-def make_model(**changes: Any) -> TransformerModel:
-    """Return a transformer whose parameters do not divide evenly among ranks."""
+def make_model(*, frozen: tuple[str, ...] = (), **changes: Any) -> TransformerModel:
+    """Return a transformer whose parameters do not divide evenly among ranks, some ``frozen``."""
     fields: dict[str, Any] = {"layers": 3, "width": 20, "heads": 2, "kv_heads": 2}
     fields |= {"context": CONTEXT, **changes}
     fields.setdefault(
@@ -84,6 +84,8 @@ def make_model(**changes: Any) -> TransformerModel:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4.0)
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
     return model
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from engine_checks import STEPS, discarding, looking, reading, resumed
-from engine_ranks import Setup, make_engine, run_ranks, train, whole_state
+from engine_ranks import Setup, make_engine, make_model, run_ranks, train, whole_state
 
 from llmforge.cli.logs import show_logs
 from llmforge.interfaces import EngineState
@@ -37,6 +37,10 @@ OFFLOADED = {
         "config": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},
     },
 }
+FROZEN = {
+    key: Setup("deepspeed", {"stage": key[0]}, key[1], model={"frozen": ("embedding.weight",)})
+    for key in ((1, "bf16"), (2, "fp32"), (3, "bf16"))
+}
 RECOMPUTED = {"activation_checkpointing": "full"}
 LOOKED_AT = [(0, "bf16"), (1, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]
 """One of each of DeepSpeed's optimizers."""
@@ -49,7 +53,13 @@ def tolerance(stage: int, precision: str) -> float:
 
 def work(rank: int, directory: Path) -> None:
     said = io.StringIO()
-    found: dict[str, Any] = {"curves": {}, "states": {}, "checks": {}, "offloaded": {}}
+    found: dict[str, Any] = {
+        "curves": {},
+        "states": {},
+        "checks": {},
+        "offloaded": {},
+        "frozen": {},
+    }
     log = logging.FileHandler(directory / f"log-{rank}.txt")
     logging.getLogger("llmforge").addHandler(log)
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -67,6 +77,8 @@ def work(rank: int, directory: Path) -> None:
         for name, options in OFFLOADED.items():
             setup = Setup("deepspeed", options, model=DROPOUT)
             found["offloaded"][name] = resumed(setup, directory)
+        for key in FROZEN:
+            found["frozen"][key] = resumed(FROZEN[key], directory)
         found["recomputed"] = {
             stage: train(
                 make_engine(
@@ -161,6 +173,14 @@ def test_what_is_offloaded_is_saved_and_resumed_with_equal_bits(
         assert result["again"] == result["curve"]
         for mine, theirs in zip(result["curve"], rank["curves"][stage, "fp32"][2:], strict=True):
             assert mine == pytest.approx(theirs, rel=2e-5)
+
+
+@pytest.mark.parametrize("key", FROZEN, ids=engine_name)
+def test_frozen_weights_keep_their_bits(key: tuple[int, str], found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        result = rank["frozen"][key]
+        assert (result["loaded"], result["end"]) == ([], [])
+        assert torch.equal(result["embedding"], make_model().embedding.weight)
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

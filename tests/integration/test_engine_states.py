@@ -162,3 +162,11 @@ def test_states_of_two_ranks_are_resumed_by_four_and_back(tmp_path: Path) -> Non
         if writer[1] != resumer[1] and str(writer[0]) == str(resumer[0])
     ]
     check(pairs, table(tmp_path, pairs))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_four_ranks_go_on_with_equal_bits(precision: str, tmp_path: Path) -> None:
+    pairs = [(place, place) for place in ((setup, 4) for setup in engines(precision, alone=False))]
+    check(pairs, table(tmp_path, pairs))

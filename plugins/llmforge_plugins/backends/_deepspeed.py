@@ -17,7 +17,15 @@ from llmforge_plugins.backends._deepspeed_config import build_config
 from llmforge_plugins.backends._deepspeed_engine import PlainEngine, ZeroEngine
 from llmforge_plugins.backends._deepspeed_import import captured_output, import_deepspeed
 from llmforge_plugins.backends._group import require_group
-from llmforge_plugins.backends._resolve import resolve
+from llmforge_plugins.backends._resolve import explained, resolve
+
+_SHARED = (
+    "each holds everything",
+    "each holds its share of the optimizer's state",
+    "each holds its share of the optimizer's state and of gradients",
+    "each holds its share of the optimizer's state, of gradients and of weights",
+)
+"""What ranks share, by stage."""
 
 
 class DeepSpeedBackend:
@@ -59,7 +67,7 @@ class DeepSpeedBackend:
         deepspeed = import_deepspeed(resolution.device)
         model = model_factory()
         module = cast("nn.Module", model)
-        recompute(module, run.train.activation_checkpointing)
+        recomputed = recompute(module, run.train.activation_checkpointing)
         if resolution.compile:
             for block in blocks(module):
                 block.compile()  # one by one: gathering happens between them
@@ -71,10 +79,16 @@ class DeepSpeedBackend:
         )
         # DeepSpeed casts the weights before it takes its fp32 copy: the exact ones are put back
         exact = {name: p.detach().clone() for name, p in model.named_parameters()}
+        optimized = {name for name, p in model.named_parameters() if p.requires_grad}
         model.train()
         engine = self._initialize(deepspeed, model, optimizer_factory, config, resolution.device)
         common: dict[str, Any] = {
-            "resolution": resolution,
+            "resolution": explained(
+                resolution,
+                f"ZeRO stage {self._options.stage} over {run.world_size} ranks: "
+                f"{_SHARED[self._options.stage]}",
+                recomputed=recomputed,
+            ),
             "grad_clip": run.train.grad_clip,
             "engine": engine,
             "world_size": run.world_size,
@@ -88,6 +102,7 @@ class DeepSpeedBackend:
             stage=self._options.stage,
             rank=run.rank,
             model_factory=model_factory,
+            frozen={name: exact[name] for name in exact.keys() - optimized},
             **common,
         )
         zero.set_weights(exact)

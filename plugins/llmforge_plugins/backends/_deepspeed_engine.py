@@ -92,6 +92,7 @@ class ZeroEngine(PlainEngine):
         stage: 1, 2 or 3.
         rank: of this process.
         model_factory: builds the model again, for whole weights under stage 3.
+        frozen: exact weights of what no optimizer steps, by name, in host memory.
     """
 
     def __init__(
@@ -103,9 +104,11 @@ class ZeroEngine(PlainEngine):
         stage: int,
         rank: int,
         model_factory: Callable[[], LanguageModel],
+        frozen: dict[str, Tensor],
         **common: Any,
     ) -> None:
         super().__init__(model, optimizer, schedule, **common)
+        self._frozen = frozen
         self._model_factory = model_factory
         self._sharded_weights = stage == 3
         parameters = dict(model.named_parameters())
@@ -187,6 +190,7 @@ class ZeroEngine(PlainEngine):
         with torch.no_grad():
             for name, tensor in whole.items():
                 tensor.copy_(state.model[name])
+            self._set_frozen()
             for group, parts in self._groups.items():
                 with self._zero.flat(group, write=True) as flat:
                     self._load_group(flat, parts, keys, state.optimizer)
@@ -210,9 +214,18 @@ class ZeroEngine(PlainEngine):
 
     def _whole(self) -> dict[str, Tensor]:
         """Return what no optimizer steps and every rank holds: buffers and frozen weights."""
-        parts = {part.name for part in self._zero.parts}
+        weights = {name for name, _ in self.model.named_parameters()}
         held = _state.model_state(self.model)
-        return {name: tensor for name, tensor in held.items() if name not in parts}
+        return self._frozen | {name: held[name] for name in held.keys() - weights}
+
+    def _set_frozen(self) -> None:
+        """Make the frozen weights of the model the exact ones. All ranks together."""
+        import deepspeed
+
+        own = dict(self.model.named_parameters())
+        for name, exact in self._frozen.items():
+            with deepspeed.zero.GatheredParameters([own[name]], modifier_rank=0):
+                own[name].data.copy_(exact)
 
     def _put(
         self,

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.distributed.tensor import DTensor
 
 from llmforge.errors import RunError
 from llmforge.interfaces import Engine, LanguageModel, RunContext
@@ -23,7 +24,7 @@ from llmforge_plugins.backends._allocator import keep_freed_memory
 from llmforge_plugins.backends._blocks import blocks, recompute
 from llmforge_plugins.backends._fsdp_engine import FsdpEngine
 from llmforge_plugins.backends._group import require_group
-from llmforge_plugins.backends._resolve import resolve
+from llmforge_plugins.backends._resolve import explained, resolve
 
 
 class FsdpBackend:
@@ -73,7 +74,7 @@ class FsdpBackend:
             torch.cuda.set_device(device)
         model = model_factory()
         module = cast("nn.Module", model)
-        recompute(module, self._run.train.activation_checkpointing)
+        recomputed = recompute(module, self._run.train.activation_checkpointing)
         if resolution.compile:
             for block in blocks(module):
                 block.compile()  # one by one: gathering happens between them
@@ -82,11 +83,18 @@ class FsdpBackend:
         self._shard(module, mesh, bf16=resolution.precision == "bf16")
         register_fsdp_forward_method(module, "loss")
         model.train()
+        held = sum(cast("DTensor", p).to_local().numel() for _, p in model.named_parameters())
+        whole = sum(p.numel() for _, p in model.named_parameters())
         return FsdpEngine(
             model,
             optimizer_factory(list(model.named_parameters())),
             schedule,
-            resolution=resolution,
+            resolution=explained(
+                resolution,
+                f"fully sharded over {mesh.size()} ranks: this one holds {held:,} of {whole:,} "
+                "weights, their gradients and optimizer state",
+                recomputed=recomputed,
+            ),
             grad_clip=self._run.train.grad_clip,
             mesh=mesh,
             reshard_after_forward=self._reshard_after_forward,

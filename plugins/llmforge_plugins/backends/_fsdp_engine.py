@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -48,7 +48,6 @@ class FsdpEngine(SingleEngine):
         reduce_every_micro_batch: bool,
     ) -> None:
         super().__init__(model, optimizer, schedule, resolution=resolution, grad_clip=grad_clip)
-        self._loss = model.loss  # its blocks are compiled, not the whole
         self._mesh = mesh
         self._root = cast("FSDPModule", model)
         self._sharded = [
@@ -142,6 +141,9 @@ class FsdpEngine(SingleEngine):
                 else:
                     own.copy_(state.model[name])
         self.discard()
+
+    def _compiled(self, loss: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tensor]]:
+        return loss  # its blocks are compiled, one by one
 
     def _clip(self) -> Tensor:
         """Return the norm over all ranks, scaling gradients down to the largest one allowed."""

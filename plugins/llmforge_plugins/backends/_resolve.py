@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 from collections.abc import Mapping
@@ -38,6 +39,14 @@ def resolve(run: RunContext) -> Resolution:
         hardware=_hardware(device),
         reasons=(why_device, why_precision, why_compile),
     )
+
+
+def explained(resolution: Resolution, *reasons: str, recomputed: int = 0) -> Resolution:
+    """Return a resolution with more to say: ``reasons``, and how many blocks are recomputed."""
+    if recomputed:
+        blocks = f"{recomputed} block{'s' if recomputed != 1 else ''}"
+        reasons = (*reasons, f"activations of {blocks} are computed again for the backward pass")
+    return dataclasses.replace(resolution, reasons=resolution.reasons + reasons)
 
 
 def _device(asked: str, kept: Mapping[str, Any]) -> tuple[torch.device, str]:

@@ -12,7 +12,7 @@ from llmforge.interfaces import Engine, LanguageModel, RunContext
 from llmforge_plugins.backends._allocator import keep_freed_memory
 from llmforge_plugins.backends._blocks import recompute
 from llmforge_plugins.backends._engine import SingleEngine
-from llmforge_plugins.backends._resolve import resolve
+from llmforge_plugins.backends._resolve import explained, resolve
 
 
 class SingleBackend:
@@ -45,13 +45,13 @@ class SingleBackend:
         elif device.type == "cuda":
             torch.cuda.set_device(device)
         model = model_factory()
-        recompute(cast("nn.Module", model), self._run.train.activation_checkpointing)
+        recomputed = recompute(cast("nn.Module", model), self._run.train.activation_checkpointing)
         cast("nn.Module", model).to(device)
         model.train()
         return self.engine(
             model,
             optimizer_factory(list(model.named_parameters())),
             schedule,
-            resolution=resolution,
+            resolution=explained(resolution, recomputed=recomputed),
             grad_clip=self._run.train.grad_clip,
         )
