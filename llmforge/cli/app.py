@@ -82,6 +82,12 @@ OWN = {
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
         Command("data", "llmforge.cli.data:app", "Download and tokenise data.", _PREPARING),
         Command(
+            "launch",
+            "llmforge.cli.launch:app",
+            "Write a job file that trains a recipe on Slurm or Kubernetes.",
+            _PREPARING,
+        ),
+        Command(
             "plan",
             "llmforge.cli.plan:plan",
             "Say what RECIPE needs: parameters, memory by backend, what fits.",

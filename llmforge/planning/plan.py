@@ -10,6 +10,7 @@ from llmforge.planning.parts import vocabulary_size
 from llmforge.planning.strategies import STRATEGIES, Case, DeviceMemory
 from llmforge.planning.trace import FakeTraining, ModelSizes, StepMemory
 from llmforge.recipe import Recipe
+from llmforge.recipe.schema import TrainTable
 
 HEADROOM = 0.1
 """Share of a device's memory left for what no tensor tells of: the context of CUDA, buffers of
@@ -125,7 +126,7 @@ def plan_memory(
         spread.row(
             name,
             ranks=1 if name == _ALONE else ranks,
-            wanted=recipe.train.micro_batch_size or 1,
+            train=recipe.train,
             usable=usable,
         )
         for name in STRATEGIES
@@ -154,9 +155,10 @@ class _Spread:
         self._sizes = training.sizes()
         self._traced: dict[tuple[int, bool], StepMemory] = {}
 
-    def row(self, name: str, *, ranks: int, wanted: int, usable: int) -> Row:
-        """Return what ``name`` needs at about ``wanted`` sequences at once, and what fits."""
+    def row(self, name: str, *, ranks: int, train: TrainTable, usable: int) -> Row:
+        """Return what ``name`` needs with about the micro-batch of ``train``, and what fits."""
         share = self._batch // ranks
+        wanted = train.micro_batch_size or share // (train.accumulation or share) or 1
         sizes = [size for size in range(1, share + 1) if share % size == 0]
         shown = max(size for size in sizes if size <= wanted)
         too_much = bisect_right(

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
     UnsupportedOperatorException,
 )
+from torch.utils.checkpoint import checkpoint
 
 from llmforge.errors import RunError
 from llmforge.planning import ledger
@@ -107,6 +109,7 @@ class FakeTraining:
         with self._fake():
             with torch.device(device):
                 self.model = build_model(recipe, vocabulary)
+            _recompute(self.module, recipe.train.activation_checkpointing)
             self.module.train()
             self.optimizer = build_optimizer(recipe, list(self.model.named_parameters()))
         self._ledger = MemoryLedger(vocabulary=vocabulary)
@@ -209,6 +212,15 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
         key=lambda stack: sum(p.numel() for block in stack for p in block.parameters()),
         default=[],
     )
+
+
+def _recompute(model: nn.Module, asked: Literal["none", "full"] | int) -> None:
+    """Let blocks keep their inputs only, as ``train.activation_checkpointing`` asks."""
+    chosen = [] if asked == "none" else blocks_of(model)[:: 1 if asked == "full" else asked]
+    for block in chosen:
+        block.forward = partial(
+            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+        )
 
 
 def _tensors(state: Any) -> list[torch.Tensor]:

@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "remote",
         "courier",
         "run",
-        "sweeps generation evaluation export serve insight planning api testing",
+        "sweeps generation evaluation export serve insight planning clusters api testing",
         "cli",
         "__main__",
     )

@@ -66,12 +66,19 @@ class NoFakes:
     def __exit__(self, *_: object) -> None: ...
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "changes"),
+    [
+        ("fp32", {}),
+        ("bf16", {}),
+        ("fp32", {"optimizer__name": "muon"}),
+        ("bf16", {"train__activation_checkpointing": "full"}),
+    ],
+)
 def test_a_step_takes_from_the_allocator_what_was_predicted(
-    precision: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
+    precision: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = recipe(optimizer__name=optimizer)
+    source = recipe(**changes)
     predicted = traced(source, precision).step(8, accumulates=True)
     monkeypatch.setattr(trace, "FakeTensorMode", NoFakes)
     real: list[trace.StepMemory] = []
@@ -118,6 +125,15 @@ def test_a_step_of_one_micro_batch_has_no_gradients_while_activations_are_many()
     once, again = (training.step(8, accumulates=flag) for flag in (False, True))
     assert once.gradients < again.gradients
     assert once.total < again.total
+
+
+def test_blocks_that_are_computed_again_keep_their_inputs_only() -> None:
+    kept, second, none = (
+        traced(recipe(train__activation_checkpointing=asked)).step(8, accumulates=True)
+        for asked in ("none", 2, "full")
+    )
+    assert none.activations < second.activations < kept.activations
+    assert (none.weights, none.optimizer) == (kept.weights, kept.optimizer)
 
 
 def test_a_ledger_counts_a_storage_once_and_until_it_is_freed() -> None:
@@ -222,6 +238,13 @@ def test_the_batch_stays_the_same_over_any_number_of_ranks() -> None:
         assert row.largest * (row.accumulated or 0) * row.ranks == 8
     with pytest.raises(UsageError, match="8 sequences cannot be shared among 3 ranks"):
         planned(recipe(), ranks=3)
+
+
+def test_the_micro_batch_may_follow_from_the_accumulation() -> None:
+    plan = planned(recipe(train__accumulation=2), ranks=2)
+    assert {row.strategy: row.micro_batch for row in plan.rows} == {
+        name: 4 if name == "single" else 2 for name in STRATEGIES
+    }
 
 
 def test_the_table_fits_a_terminal_and_tells_the_sizes() -> None:
