@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from llmforge.distributed.environment import Place, find_place, first_host
@@ -88,6 +91,16 @@ def test_variables_that_make_no_sense_are_told(
     given = {name: text for name, text in {**TORCHRUN, **changes}.items() if text is not None}
     with pytest.raises(UsageError, match=message):
         find_place(given)
+
+
+def test_a_process_that_is_alone_imports_no_torch_for_it() -> None:
+    code = (
+        "import sys; from llmforge.distributed import find_place, join;"
+        "team = join(find_place({}));"
+        "assert team.broadcast(3) == 3 and team.gather(4) == [4] and team.vote().ask(15) == 15;"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_what_torch_reads_is_set_and_nothing_is_replaced() -> None:

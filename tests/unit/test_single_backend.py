@@ -17,6 +17,7 @@ from llmforge.errors import CheckpointError, RunError
 from llmforge.interfaces import EngineState
 from llmforge.testing import make_component, run_context
 from llmforge_plugins.backends import _engine
+from llmforge_plugins.backends._auto import count_weights, fits
 from llmforge_plugins.backends.auto import Auto
 from llmforge_plugins.backends.single import Single
 from llmforge_plugins.optimizers.adamw import AdamW
@@ -267,6 +268,16 @@ def test_auto_is_the_single_backend_for_one_process(tmp_path: Path) -> None:
 def test_several_processes_that_nobody_connected_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not connected"):
         engine_of(tmp_path, backend=Auto, world_size=2)
+
+
+def test_auto_shards_a_model_that_does_not_fit_whole() -> None:
+    gibibyte = 2**30
+    assert fits(1_200_000_000, memory=80 * gibibyte)
+    assert not fits(7_000_000_000, memory=80 * gibibyte)
+
+
+def test_weights_are_counted_without_memory_for_them() -> None:
+    assert count_weights(lambda: torch.nn.Linear(2**22, 2**22, bias=False)) == 2**44
 
 
 def test_the_single_backend_refuses_several_processes(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from llmforge.interfaces import Backend, RunContext
 
 
 class Auto(Component, kind="backend"):
-    """The backend that fits how the run was started: ``single``, or ``ddp`` for several."""
+    """The backend that fits how the run was started: ``single`` for one process.
+
+    For several it is ``ddp``, or ``fsdp`` where the model does not fit on a GPU whole.
+    """
 
     class Options(llmforge.Options):
         """Options of ``[backend.auto]``: none."""
@@ -20,6 +23,6 @@ class Auto(Component, kind="backend"):
 
         if run.world_size == 1:
             return SingleBackend(run)
-        from llmforge_plugins.backends._ddp import DdpBackend
+        from llmforge_plugins.backends._auto import AutoBackend
 
-        return DdpBackend(run)
+        return AutoBackend(run)
