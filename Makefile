@@ -8,6 +8,9 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PYTEST ?= $(BIN)/python -m pytest
 RECIPE ?= recipes/wikitext_tiny.toml
+# Tests run in that many processes, with one PyTorch thread each.
+JOBS ?= 2
+SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: demo test test-full lint types docs build clean
 
@@ -24,11 +27,13 @@ $(VENV)/.dev: $(VENV)/.base
 demo: $(VENV)/.base
 	$(BIN)/forge train $(RECIPE)
 
+test test-full: export OMP_NUM_THREADS ?= 1
+
 test: $(VENV)/.dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow"
 
 test-full: $(VENV)/.dev
-	$(PYTEST)
+	$(PYTEST) $(SIDE_BY_SIDE)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
