@@ -170,7 +170,7 @@ class Workplace:
     def result(self) -> dict[str, str]:
         """Return hashes of all that a run killed and resumed must have in common with others."""
         newest = self.checkpoints[-1]
-        files = [newest / "model.safetensors", newest / "optimizer.safetensors", self.run.metrics]
+        files = [*sorted(newest.glob("*.safetensors")), self.run.metrics]
         files += [self.run.samples] if self.run.samples.exists() else []
         hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
         return {"checkpoint": newest.name, **hashes}
