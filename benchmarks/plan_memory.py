@@ -1,12 +1,13 @@
 """How far ``forge plan`` is from the memory that real steps take.
 
-    python benchmarks/plan_memory.py [--markdown] [--device cuda]
+    python benchmarks/plan_memory.py [--markdown] [--device cuda] [--ranks 2]
 
 Each case is traced, then trained for two steps of two micro-batches by the real backend, in
 processes of their own. ``allocated`` is the peak of what PyTorch's allocator gave out: by its
 profiler's memory events on a CPU, ``torch.cuda.max_memory_allocated`` on CUDA. ``held`` is the peak
 of what the process took from the machine for it: resident memory on a CPU, above what a toy model
-left behind, and ``torch.cuda.max_memory_reserved`` on CUDA.
+left behind, and ``torch.cuda.max_memory_reserved`` on CUDA. With ``--ranks`` one case is spread
+over as many processes in every way there is, and the fullest of them counts.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import itertools
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +32,22 @@ TOY = {
     "model.transformer.width": "64",
     "model.transformer.heads": "2",
     "model.transformer.context": "32",
+    "train.micro_batch_size": "1",
 }
+STRATEGIES: dict[str, dict[str, str]] = {
+    "single": {"backend.name": "single"},
+    "ddp": {"backend.name": "ddp"},
+    "fsdp": {"backend.name": "fsdp"},
+    "fsdp, reduce each": {
+        "backend.name": "fsdp",
+        "backend.fsdp.reduce_every_micro_batch": "true",
+    },
+    **{
+        f"deepspeed {stage}": {"backend.name": "deepspeed", "backend.deepspeed.stage": str(stage)}
+        for stage in range(4)
+    },
+}
+"""Recipe keys of what ``forge plan`` calls a strategy."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--case", help=argparse.SUPPRESS)  # a child's work
     arguments = parser.parse_args()
     if arguments.case is not None:
@@ -77,16 +95,25 @@ def main() -> None:
     _print_row(names, widths, edge, gap)
     if arguments.markdown:
         print("|---|---|---:|---:|---:|---:|---:|")
-    for case in CPU if arguments.device == "cpu" else CUDA:
+    for name, strategy, case in _cases(arguments.device, arguments.ranks):
         for precision in ("fp32", "bf16"):
-            keys = _keys(case, precision, arguments.device)
-            predicted = _predicted(keys, case.micro_batch, arguments.device)
-            row = [case.name, precision, _megabytes(predicted)]
+            keys = _keys(case, precision, arguments.device, arguments.ranks)
+            predicted = _predicted(keys, strategy, arguments.device, arguments.ranks)
+            row = [name, precision, _megabytes(predicted)]
             for measure in ("allocated", "held"):
-                work = {"keys": keys, "micro_batch": case.micro_batch, "measure": measure}
-                measured = _in_child(work)
+                work = {"keys": keys | STRATEGIES[strategy], "measure": measure}
+                measured = _in_children(work, arguments.ranks)
                 row += [_megabytes(measured), f"{predicted / measured - 1:+.1%}"]
             _print_row(row, widths, edge, gap)
+
+
+def _cases(device: str, ranks: int) -> Iterator[tuple[str, str, Case]]:
+    """Yield (what a row is called, the strategy, the case)."""
+    cases = CPU if device == "cpu" else CUDA
+    if ranks == 1:
+        yield from ((case.name, "single", case) for case in cases)
+    else:
+        yield from ((name, name, cases[-1]) for name in STRATEGIES if name != "single")
 
 
 def _print_row(values: Sequence[str], widths: Sequence[int], edge: str, gap: str) -> None:
@@ -101,14 +128,14 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def _keys(case: Case, precision: str, device: str) -> dict[str, str]:
+def _keys(case: Case, precision: str, device: str, ranks: int) -> dict[str, str]:
     return {
         **case.keys,
         "train.precision": json.dumps(precision),
         "train.device": json.dumps(device),
         "train.compile": "false",
         "train.micro_batch_size": str(case.micro_batch),
-        "train.batch_size": str(case.micro_batch * ACCUMULATED),
+        "train.batch_size": str(case.micro_batch * ACCUMULATED * ranks),
     }
 
 
@@ -118,24 +145,40 @@ def _recipe(keys: dict[str, str]) -> Any:
     return load_recipe("custom_nano", overrides=[f"{key}={text}" for key, text in keys.items()])
 
 
-def _predicted(keys: dict[str, str], micro_batch: int, device: str) -> int:
+def _predicted(keys: dict[str, str], strategy: str, device: str, ranks: int) -> int:
     from llmforge.planning.plan import plan_memory
 
-    plan = plan_memory(_recipe(keys), memory_limit=1 << 50, device=device)
-    row = next(row for row in plan.rows if row.strategy == "single")
-    assert row.micro_batch == micro_batch
+    plan = plan_memory(_recipe(keys), memory_limit=1 << 50, device=device, ranks=ranks)
+    row = next(row for row in plan.rows if row.strategy == strategy)
+    assert str(row.micro_batch) == keys["train.micro_batch_size"]
     return row.memory.total
 
 
-def _in_child(work: dict[str, Any]) -> int:
-    done = subprocess.run(
-        [sys.executable, __file__, "--case", json.dumps(work)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "FORGE_OFFLINE": "1"},
-    )
-    return int(json.loads(done.stdout.splitlines()[-1]))
+def _in_children(work: dict[str, Any], ranks: int) -> int:
+    """Do ``work`` in as many processes as there are ranks; return the most that one took."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    children = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--case", json.dumps(work)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "FORGE_OFFLINE": "1",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            },
+        )
+        for rank in range(ranks)
+    ]
+    printed = [child.communicate()[0] for child in children]
+    assert not any(child.returncode for child in children)
+    return max(int(text.splitlines()[-1]) for text in printed)
 
 
 def _measured(work: dict[str, Any]) -> int:
@@ -143,17 +186,18 @@ def _measured(work: dict[str, Any]) -> int:
     import psutil
     import torch
 
-    keys, micro_batch = work["keys"], work["micro_batch"]
-    allocated = work["measure"] == "allocated"
-    _train(keys | TOY, 1)  # so that imports, threads and code of kernels are there already
-    if json.loads(keys["train.device"]) == "cuda":
-        _train(keys, micro_batch)
+    keys, allocated = work["keys"], work["measure"] == "allocated"
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if _on_gpu(keys) else "gloo")
+    _train(keys | TOY)  # so that imports, threads and code of kernels are there already
+    if _on_gpu(keys):
+        _train(keys)
         peak = torch.cuda.max_memory_allocated if allocated else torch.cuda.max_memory_reserved
         return int(peak())
     if allocated:
-        return _peak_given_out(lambda: _train(keys, micro_batch))
+        return _peak_given_out(lambda: _train(keys))
     before = psutil.Process().memory_info().rss
-    _train(keys, micro_batch)
+    _train(keys)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 
@@ -170,9 +214,14 @@ def _peak_given_out(work: Callable[[], None]) -> int:
     return max(itertools.accumulate(sizes))
 
 
-def _train(keys: dict[str, str], micro_batch: int) -> None:
+def _on_gpu(keys: dict[str, str]) -> bool:
+    return keys["train.device"] == '"cuda"'
+
+
+def _train(keys: dict[str, str]) -> None:
     import torch
 
+    from llmforge.distributed.environment import find_place
     from llmforge.plugins import build_manager
     from llmforge.run.parts import prepare_engine
     from llmforge.run.plan import make_plan
@@ -181,12 +230,11 @@ def _train(keys: dict[str, str], micro_batch: int) -> None:
     plan, vocabulary = make_plan(recipe), int(keys["tokenizer.bpe.vocab_size"])
     components = plan.components()
     used = [components[kind][0] for kind in ("model", "optimizer", "schedule", "backend")]
-    engine = prepare_engine(
-        build_manager(used),
-        plan.context(resolved={}, notice=print),
-        SimpleNamespace(vocab_size=vocabulary),
+    context = plan.context(
+        resolved={}, notice=lambda text: print(text, file=sys.stderr), place=find_place()
     )
-    ids = torch.randint(vocabulary, (micro_batch, recipe.context))
+    engine = prepare_engine(build_manager(used), context, SimpleNamespace(vocab_size=vocabulary))
+    ids = torch.randint(vocabulary, (recipe.train.micro_batch_size or 1, recipe.context))
     for step in range(STEPS):
         for index in range(ACCUMULATED):
             engine.accumulate(

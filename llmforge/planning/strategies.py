@@ -12,7 +12,7 @@ ones lie beside the optimizer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -21,6 +21,8 @@ from llmforge.planning.trace import ModelSizes, StepMemory
 _FP32 = 4
 _REDUCED_AT_ONCE = 500_000_000
 """Gradients that DeepSpeed collects before it exchanges them (``reduce_bucket_size``)."""
+_WHOLE_AT_ONCE = 1_000_000_000
+"""Weights that DeepSpeed lets be whole before it frees some (``stage3_max_live_parameters``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +77,8 @@ class Case:
         return min(whole, self.sizes.parameters) * self.width
 
 
-def replicated(case: Case) -> DeviceMemory:
-    """Everything on every device: one process, or data parallelism."""
+def alone(case: Case) -> DeviceMemory:
+    """Everything on one device."""
     step = case.step
     return DeviceMemory(
         weights=step.weights + step.copies,
@@ -87,16 +89,30 @@ def replicated(case: Case) -> DeviceMemory:
     )
 
 
+def replicated(case: Case) -> DeviceMemory:
+    """Everything on every device, and the buckets in which DDP exchanges the gradients.
+
+    The buckets are there all the time; gradients of micro-batches before the last lie beside them.
+    """
+    buckets = case.sizes.parameters * _FP32
+    one = alone(case)
+    return replace(one, gradients=one.gradients + buckets)
+
+
 def fully_sharded(case: Case, *, each: bool) -> DeviceMemory:
-    """Shards of everything; whole gradients until the exchange, which is after ``each`` or the last
-    micro-batch."""
+    """Shards of everything, and whole gradients until the exchange.
+
+    That is after ``each`` micro-batch or after the last one, layer by layer, so that whole ones
+    make room for shards.
+    """
     step, sizes = case.step, case.sizes
+    if case.ranks == 1:
+        return alone(case)
+    whole = sizes.parameters * _FP32
     exchanged = each or not case.accumulates
-    shard = case.share(sizes.parameters * _FP32)
-    whole = case.gathered if exchanged else sizes.parameters * _FP32
     return DeviceMemory(
         weights=case.share(step.weights) + case.gathered,
-        gradients=shard + whole if case.ranks > 1 else step.gradients,
+        gradients=case.share(whole) + case.gathered if exchanged else whole,
         optimizer=case.share(step.optimizer),
         activations=step.activations,
         logits=step.logits,
@@ -104,13 +120,14 @@ def fully_sharded(case: Case, *, each: bool) -> DeviceMemory:
 
 
 def zero(case: Case, *, stage: int) -> DeviceMemory:
-    """DeepSpeed's ZeRO at ``stage`` 1, 2 or 3; its stage 0 is plain data parallelism."""
+    """DeepSpeed's ZeRO at ``stage`` 1, 2 or 3; stage 0 keeps all, without buckets."""
     step, count = case.step, case.sizes.parameters
     bucket = min(_REDUCED_AT_ONCE, count) * case.width
+    gathered = min(_WHOLE_AT_ONCE, count) * case.width if case.ranks > 1 else 0
     accumulated = count * _FP32
     return DeviceMemory(
-        weights=case.share(case.narrow) + case.gathered if stage == 3 else case.narrow,
-        gradients=accumulated if stage == 1 else case.share(accumulated) + bucket,
+        weights=case.share(case.narrow) + gathered if stage == 3 else case.narrow,
+        gradients=bucket + (accumulated if stage == 1 else case.share(accumulated)),
         optimizer=case.share(step.optimizer + count * _FP32),
         activations=step.activations,
         logits=step.logits,
@@ -119,11 +136,11 @@ def zero(case: Case, *, stage: int) -> DeviceMemory:
 
 STRATEGIES: Mapping[str, Callable[[Case], DeviceMemory]] = MappingProxyType(
     {
-        "single": replicated,
+        "single": alone,
         "ddp": replicated,
         "fsdp": partial(fully_sharded, each=False),
         "fsdp, reduce each": partial(fully_sharded, each=True),
-        "deepspeed 0": replicated,
+        "deepspeed 0": alone,
         **{f"deepspeed {stage}": partial(zero, stage=stage) for stage in (1, 2, 3)},
     }
 )

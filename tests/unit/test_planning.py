@@ -182,21 +182,24 @@ def spread(ranks: int, *, width: int = 2, accumulates: bool = True) -> dict[str,
 def test_each_stage_leaves_less_on_a_rank_and_the_activations_alone() -> None:
     found = spread(8)
     stages = [found[f"deepspeed {stage}"] for stage in range(4)]
-    assert stages[0] == found["ddp"]
+    assert stages[0] == found["single"]
     assert stages[1].optimizer < stages[0].optimizer / 4  # fp32 weights are there, too
-    assert stages[3].weights < stages[2].weights == stages[1].weights < stages[0].weights
+    assert stages[2].weights == stages[1].weights < stages[0].weights
     assert stages[3].gradients == stages[2].gradients < stages[1].gradients
-    assert stages[1].gradients == stages[0].gradients
-    totals = [stage.total for stage in stages]
+    # so few weights that DeepSpeed frees none of the whole ones
+    assert stages[3].weights == pytest.approx(stages[2].weights * 9 / 8, abs=8)
+    totals = [stage.total for stage in stages[:3]]
     assert totals == sorted(totals, reverse=True)
     assert len({(row.activations, row.logits) for row in found.values()}) == 1
-    assert found["single"] == found["ddp"]
+    beside = found["ddp"].gradients - found["single"].gradients
+    assert beside == found["single"].gradients  # the buckets, as large as all gradients
+    assert found["ddp"].total == found["single"].total + beside
 
 
 def test_whole_gradients_stay_on_a_rank_while_fsdp_accumulates() -> None:
     found = spread(8)
     kept, exchanged = found["fsdp"], found["fsdp, reduce each"]
-    assert kept.gradients > 2 * exchanged.gradients
+    assert kept.gradients > 1.5 * exchanged.gradients
     assert kept.weights == exchanged.weights < found["ddp"].weights
     alone = spread(8, accumulates=False)
     assert alone["fsdp"] == alone["fsdp, reduce each"]
