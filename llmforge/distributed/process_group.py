@@ -213,12 +213,12 @@ class ProcessGroupTeam:
             shown = self._store.add(_FIRST, 1) != 1
         except RuntimeError:
             shown = not self.place.is_leader
-        log.debug("what the connection to the other ranks said: %s", error)
+        said = str(error).partition("\n")[0].rpartition("] ")[2]  # without gloo's source file
         lost = PeerFailed(
             error.message
             if isinstance(error, RankLost)
             else f"rank {self.place.rank} lost another: it was killed, or did not answer within "
-            f"{self._timeout:g} s",
+            f"{self._timeout:g} s ({said})",
             remedy="the last checkpoint is untouched; the same command goes on from it",
         )
         lost.shown = shown or leave_word(str(lost))

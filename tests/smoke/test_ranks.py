@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -170,9 +172,59 @@ def test_an_error_of_one_rank_ends_all_and_is_told_once_with_its_rank(tmp_path: 
     assert workplace.record["exit_reason"].startswith("train.device 'cuda'")
 
 
-def _free_port() -> int:
-    import socket
+SHARDED = {
+    "fsdp": {"backend.name": "fsdp"},
+    "zero-3": {"backend.name": "deepspeed", "backend.deepspeed.stage": "3"},
+}
 
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Workplace]:
+    """Return a function from a sharding backend to a run that nothing disturbed."""
+    known: dict[str, Workplace] = {}
+
+    def trained(name: str) -> Workplace:
+        if name not in known:
+            known[name] = Workplace(tmp_path_factory.mktemp(name), SHARDED[name])
+            known[name].train(*TWO)
+        return known[name]
+
+    return trained
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("event", ["kill a rank", "kill the launcher", "stop a rank"])
+@pytest.mark.parametrize("backend", list(SHARDED))
+def test_runs_in_shards_go_on_to_the_same_end(
+    tmp_path: Path, sharded: Callable[[str], Workplace], backend: str, event: str
+) -> None:
+    workplace = Workplace(tmp_path, SHARDED[backend])
+    process = workplace.start(*TWO)
+    assert process.wait_for(MIDDLE)
+    ranks = pids(process)
+    if event == "kill the launcher":
+        process.kill()
+    elif event == "kill a rank":
+        send(process, signal.SIGKILL, rank=1)
+        process.finish(expect=1)
+    else:
+        send(process, signal.SIGTERM, rank=1)
+        process.finish(expect=75)
+    wait_until_gone(ranks)
+    workplace.train(*TWO)
+    assert ended(workplace) == ended(sharded(backend))
+
+
+def ended(workplace: Workplace) -> dict[str, bytes]:
+    """Return what runs in shards that end alike have in common."""
+    shards = sorted(workplace.checkpoints[-1].glob("*.safetensors"))
+    assert len(shards) == 4
+    files = [*shards, workplace.run.metrics, workplace.run.samples]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

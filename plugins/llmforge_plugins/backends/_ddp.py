@@ -88,6 +88,11 @@ class DdpBackend(SingleBackend):
 
     engine = DdpEngine
 
+    def reasons(self) -> tuple[str, ...]:
+        """Return where weights, gradients and optimizer state are."""
+        ranks = self._run.world_size
+        return (f"ddp: weights, gradients and optimizer state whole on each of {ranks} ranks",)
+
     def prepare(
         self,
         model_factory: Callable[[], LanguageModel],

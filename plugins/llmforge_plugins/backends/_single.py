@@ -27,6 +27,10 @@ class SingleBackend:
     def __init__(self, run: RunContext) -> None:
         self._run = run
 
+    def reasons(self) -> tuple[str, ...]:
+        """Return what is to be said of the engine besides device and precision."""
+        return ()
+
     def prepare(
         self,
         model_factory: Callable[[], LanguageModel],
@@ -52,6 +56,6 @@ class SingleBackend:
             model,
             optimizer_factory(list(model.named_parameters())),
             schedule,
-            resolution=explained(resolution, recomputed=recomputed),
+            resolution=explained(resolution, *self.reasons(), recomputed=recomputed),
             grad_clip=self._run.train.grad_clip,
         )
