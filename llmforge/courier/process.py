@@ -35,15 +35,14 @@ from llmforge.courier.preflight import ask_trackers
 from llmforge.courier.uploads import Uploads
 from llmforge.errors import ForgeError, Problem
 from llmforge.events import CheckpointUploaded, Event, RunStarted
-from llmforge.interfaces import RunContext
 from llmforge.plugins import build_manager, load
 from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.redaction import RedactingStream, redact_values
 from llmforge.remote import recipe_remote
 from llmforge.rundir import RunDirectory, is_locked, read_record
+from llmforge.rundir.context import run_context
 from llmforge.rundir.kept import KeptCheckpoint
 from llmforge.rundir.uploads import UploadRecord
-from llmforge.settings import settings
 
 ORPHAN_SECONDS = 20.0
 """How long a courier goes on when the training process is gone, for uploads and then trackers."""
@@ -77,7 +76,7 @@ class CourierProcess:
         components = build_trackers(recipe)
         found = ask_trackers(
             components,
-            _context(self._directory, recipe),
+            run_context(self._directory, recipe),
             strict=recipe.tracker.on_error == "raise",
         )
         if found.problems:
@@ -257,19 +256,6 @@ def _leave_to_the_next(directory: RunDirectory) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, name="await-successor", daemon=True).start()
-
-
-def _context(directory: RunDirectory, recipe: Recipe) -> RunContext:
-    return RunContext(
-        id=directory.id,
-        directory=directory.path,
-        cache=settings().cache,
-        config=recipe.tables,
-        train=recipe.train,
-        seed=recipe.run.seed,
-        context=recipe.context,
-        offline=settings().offline,
-    )
 
 
 def _as_dict(problem: Problem) -> dict[str, str]:

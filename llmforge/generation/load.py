@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.rundir import RunDirectory
-from llmforge.settings import settings
+from llmforge.rundir.context import run_context
 
 if TYPE_CHECKING:
     import torch
@@ -178,17 +177,8 @@ def _context(
 ) -> RunContext:
     inside = checkpoint.path.parent.name == "checkpoints"
     directory = RunDirectory(checkpoint.path.parents[1] if inside else checkpoint.path)
-    context = RunContext(
-        id=directory.id,
-        directory=directory.path,
-        cache=settings().cache,
-        config=recipe.tables,
-        train=recipe.train,
-        seed=recipe.run.seed,
-        context=recipe.context,
-        offline=settings().offline,
-    )
-    return context if notice is None else dataclasses.replace(context, notice=notice)
+    told = {} if notice is None else {"notice": notice}
+    return run_context(directory, recipe, **told)
 
 
 def _weights(

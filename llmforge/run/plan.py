@@ -14,7 +14,7 @@ from llmforge.plugins import load
 from llmforge.recipe import Identity, Recipe, identity, run_id
 from llmforge.run.trial import TrialLink
 from llmforge.rundir import Completion, RunDirectory, RunRecord, read_completion
-from llmforge.settings import settings
+from llmforge.rundir.context import run_context
 
 _ALONE = Place()
 
@@ -90,17 +90,11 @@ class Plan:
         place: Place = _ALONE,
     ) -> RunContext:
         """Return what components of the process at ``place`` may know about the run."""
-        return RunContext(
-            id=self.run_id,
-            directory=self.directory.path,
-            cache=settings().cache,
-            config=self.recipe.tables,
-            train=self.recipe.train,
-            seed=self.recipe.run.seed,
-            context=self.recipe.context,
+        return run_context(
+            self.directory,
+            self.recipe,
             total_steps=self.recipe.train.max_steps or 0,
             schedule_steps=self.recipe.train.max_steps or 0,
-            offline=settings().offline,
             resolved=resolved,
             notice=notice,
             rank=place.rank,
