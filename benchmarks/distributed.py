@@ -317,7 +317,7 @@ def _bare_zero(stage: int, precision: str, device: Any) -> Callable[[int], Any]:
 
 def train_rounds(kind: str, arguments: argparse.Namespace) -> list[tuple[float, float]]:
     """Return seconds per step of a bare start and of a ``forge train``, round by round."""
-    steps = max(arguments.steps, 10 * WARMUP)
+    steps = max(arguments.steps, 3 * WARMUP)
     rounds = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
