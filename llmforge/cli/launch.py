@@ -11,7 +11,9 @@ import typer
 from llmforge.cli import shortcuts
 from llmforge.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True, help="Write a job file that trains a recipe on a cluster.")
+app = typer.Typer(
+    no_args_is_help=True, help="Write a job file that trains a recipe on Slurm or Kubernetes."
+)
 
 Source = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file or the name of a shipped recipe.")

@@ -44,7 +44,7 @@ def plan(
     preset: shortcuts.Preset = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what RECIPE needs: parameters, arithmetic, memory by backend, the micro-batch that fits.
+    """Say what RECIPE needs: parameters, memory by backend, what fits.
 
     Nothing is trained or allocated: a step of the recipe's own model and optimizer is traced
     with tensors that have no content.
