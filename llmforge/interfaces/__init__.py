@@ -16,7 +16,7 @@ from llmforge.interfaces.backend import (
 )
 from llmforge.interfaces.data import Data, TokenData, TokenShard
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
-from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel
+from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel, model_blocks
 from llmforge.interfaces.run import RunContext
 from llmforge.interfaces.storage import Progress, Storage, public_url
 from llmforge.interfaces.sweep import Dimension, Direction, Point, Space, Sweeper, Tie
@@ -54,6 +54,7 @@ __all__ = [
     "TrackedCheckpoint",
     "TrackedRun",
     "flat_part",
+    "model_blocks",
     "public_url",
     "whole_shape",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Parameter
+    from torch.nn import Module, Parameter
 
 IGNORE_INDEX = -100
 """Target value of positions that are not scored (the convention of PyTorch's cross-entropy)."""
@@ -83,3 +83,24 @@ class LanguageModel(Protocol):
     def eval(self) -> Any:
         """Switch to evaluation behaviour."""
         ...
+
+
+def model_blocks(model: Module) -> list[Module]:
+    """Return the layers a model is a stack of: of its module lists, the one with most weights.
+
+    They are what is sharded, compiled, recomputed and planned one by one. Lists within a layer do
+    not count. A model without such a list has no blocks.
+    """
+    from torch.nn import ModuleList
+
+    stacks: list[list[Module]] = []
+    inside: set[Module] = set()
+    for module in model.modules():
+        if isinstance(module, ModuleList) and module not in inside:
+            stacks.append(list(module))
+            inside.update(part for layer in module for part in layer.modules())
+    return max(stacks, key=_weights, default=[])
+
+
+def _weights(stack: list[Module]) -> int:
+    return sum(parameter.numel() for layer in stack for parameter in layer.parameters())

@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils.checkpoint import checkpoint
 
 from llmforge.errors import RunError
+from llmforge.interfaces import model_blocks
 from llmforge.planning import ledger
 from llmforge.planning.ledger import MemoryLedger
 from llmforge.planning.parts import build_model, build_optimizer
@@ -129,7 +130,7 @@ class FakeTraining:
     def sizes(self) -> ModelSizes:
         """Return what does not depend on the batch."""
         parameters = sum(parameter.numel() for _, parameter in self.model.named_parameters())
-        blocks = [sum(p.numel() for p in block.parameters()) for block in blocks_of(self.module)]
+        blocks = [sum(p.numel() for p in block.parameters()) for block in model_blocks(self.module)]
         return ModelSizes(
             parameters=parameters,
             largest_block=max(blocks, default=0),
@@ -204,19 +205,9 @@ class FakeTraining:
             ) from error
 
 
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the layers a model is a stack of: its module list with most weights, or nothing."""
-    stacks = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return max(
-        stacks,
-        key=lambda stack: sum(p.numel() for block in stack for p in block.parameters()),
-        default=[],
-    )
-
-
 def _recompute(model: nn.Module, asked: Literal["none", "full"] | int) -> None:
     """Let blocks keep their inputs only, as ``train.activation_checkpointing`` asks."""
-    chosen = [] if asked == "none" else blocks_of(model)[:: 1 if asked == "full" else asked]
+    chosen = [] if asked == "none" else model_blocks(model)[:: 1 if asked == "full" else asked]
     for block in chosen:
         block.forward = partial(
             checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False

@@ -11,7 +11,8 @@ from test_single_backend import assert_equal_bits, copied, engine_of, train_step
 from torch import nn
 from transformer_parts import small_model, tokens
 
-from llmforge_plugins.backends._blocks import blocks, recompute
+from llmforge.interfaces import model_blocks
+from llmforge_plugins.backends._blocks import recompute
 
 
 def test_blocks_are_the_heaviest_list_and_not_one_inside_a_layer() -> None:
@@ -19,8 +20,8 @@ def test_blocks_are_the_heaviest_list_and_not_one_inside_a_layer() -> None:
     model = nn.Module()
     model.small = nn.ModuleList([nn.Linear(2, 2)])
     model.layers = nn.ModuleList(layers)
-    assert blocks(model) == layers
-    assert blocks(nn.Linear(3, 3)) == []
+    assert model_blocks(model) == layers
+    assert model_blocks(nn.Linear(3, 3)) == []
 
 
 @pytest.mark.parametrize(("asked", "count"), [("none", 0), ("full", 3), (1, 3), (2, 2), (5, 1)])

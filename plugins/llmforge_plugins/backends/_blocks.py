@@ -1,4 +1,4 @@
-"""The repeated layers of a model: what is sharded, compiled and recomputed one by one."""
+"""Computing the blocks of a model again in the backward pass, and compiling them one by one."""
 
 from __future__ import annotations
 
@@ -9,23 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the layers a model is a stack of: of its module lists, the one with most weights.
-
-    Lists within a layer do not count. A model without such a list has no blocks.
-    """
-    stacks: list[list[nn.Module]] = []
-    inside: set[nn.Module] = set()
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and module not in inside:
-            stacks.append(list(module))
-            inside.update(part for layer in module for part in layer.modules())
-    return max(stacks, key=_weights, default=[])
-
-
-def _weights(stack: list[nn.Module]) -> int:
-    return sum(parameter.numel() for layer in stack for parameter in layer.parameters())
+from llmforge.interfaces import model_blocks
 
 
 def recompute(model: nn.Module, asked: Literal["none", "full"] | int) -> int:
@@ -43,11 +27,17 @@ def recompute(model: nn.Module, asked: Literal["none", "full"] | int) -> int:
     """
     if asked == "none":
         return 0
-    chosen = blocks(model)[:: 1 if asked == "full" else asked]
+    chosen = model_blocks(model)[:: 1 if asked == "full" else asked]
     for block in chosen:
         # on the instance: names, hooks and state stay the block's own
         block.forward = partial(_forward, block, block.forward)
     return len(chosen)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile a sharded model block by block: gathering happens between them."""
+    for block in model_blocks(model):
+        block.compile()
 
 
 def _forward(block: nn.Module, forward: Any, *args: Any, **keywords: Any) -> Any:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from llmforge.errors import RunError
 from llmforge.interfaces import Batch, Engine, LanguageModel, RunContext
-from llmforge_plugins.backends._allocator import keep_freed_memory
-from llmforge_plugins.backends._blocks import blocks, recompute
+from llmforge_plugins.backends._blocks import compile_blocks, recompute
 from llmforge_plugins.backends._deepspeed_config import build_config
 from llmforge_plugins.backends._deepspeed_engine import PlainEngine, ZeroEngine
 from llmforge_plugins.backends._deepspeed_import import captured_output, import_deepspeed
 from llmforge_plugins.backends._group import require_group
-from llmforge_plugins.backends._resolve import explained, resolve
+from llmforge_plugins.backends._needs import refuse_fp16
+from llmforge_plugins.backends._resolve import explained, resolve, take_device
 
 _SHARED = (
     "each holds everything",
@@ -53,24 +53,15 @@ class DeepSpeedBackend:
         """
         run = self._run
         resolution = resolve(run)
-        if resolution.precision == "fp16":
-            raise RunError(
-                "backend 'deepspeed' has no loss scaling, which fp16 needs",
-                remedy='set train.precision = "bf16", or backend.name = "ddp"',
-            )
-        device = torch.device(resolution.device)
-        if device.type == "cpu":
-            keep_freed_memory()
-        elif device.type == "cuda":
-            torch.cuda.set_device(device)
+        refuse_fp16(resolution, backend="deepspeed")
+        take_device(resolution)
         require_group(run)
         deepspeed = import_deepspeed(resolution.device)
         model = model_factory()
         module = cast("nn.Module", model)
         recomputed = recompute(module, run.train.activation_checkpointing)
         if resolution.compile:
-            for block in blocks(module):
-                block.compile()  # one by one: gathering happens between them
+            compile_blocks(module)
         config = build_config(
             run,
             self._options,

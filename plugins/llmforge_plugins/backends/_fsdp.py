@@ -18,13 +18,12 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from llmforge.errors import RunError
-from llmforge.interfaces import Engine, LanguageModel, RunContext
-from llmforge_plugins.backends._allocator import keep_freed_memory
-from llmforge_plugins.backends._blocks import blocks, recompute
+from llmforge.interfaces import Engine, LanguageModel, RunContext, model_blocks
+from llmforge_plugins.backends._blocks import compile_blocks, recompute
 from llmforge_plugins.backends._fsdp_engine import FsdpEngine
 from llmforge_plugins.backends._group import require_group
-from llmforge_plugins.backends._resolve import explained, resolve
+from llmforge_plugins.backends._needs import refuse_fp16
+from llmforge_plugins.backends._resolve import explained, resolve, take_device
 
 
 class FsdpBackend:
@@ -62,22 +61,13 @@ class FsdpBackend:
             RunError: this machine lacks what the recipe asks for, or needs fp16.
         """
         resolution = resolve(self._run)
-        if resolution.precision == "fp16":
-            raise RunError(
-                "backend 'fsdp' has no loss scaling, which fp16 needs",
-                remedy='set train.precision = "bf16", or backend.name = "ddp"',
-            )
-        device = torch.device(resolution.device)
-        if device.type == "cpu":
-            keep_freed_memory()
-        elif device.type == "cuda":
-            torch.cuda.set_device(device)
+        refuse_fp16(resolution, backend="fsdp")
+        device = take_device(resolution)
         model = model_factory()
         module = cast("nn.Module", model)
         recomputed = recompute(module, self._run.train.activation_checkpointing)
         if resolution.compile:
-            for block in blocks(module):
-                block.compile()  # one by one: gathering happens between them
+            compile_blocks(module)
         require_group(self._run)
         mesh = init_device_mesh(device.type, (self._run.world_size,))
         self._shard(module, mesh, bf16=resolution.precision == "bf16")
@@ -113,7 +103,7 @@ class FsdpBackend:
                 CPUOffloadPolicy(pin_memory=pinned) if self._cpu_offload else OffloadPolicy()
             ),
         }
-        for block in blocks(module):
+        for block in model_blocks(module):
             fully_shard(block, reshard_after_forward=self._reshard_after_forward, **policy)
         fully_shard(module, **policy)
         for part in module.modules():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from llmforge.errors import Problem
-from llmforge.interfaces import RunContext
+from llmforge.errors import Problem, RunError
+from llmforge.interfaces import Resolution, RunContext
 
 _WHOLE_MATRICES = {"muon"}
 """Optimizers whose update of a matrix needs all of it."""
+
+_NO_SCALING = "backend '{backend}' has no loss scaling, which fp16 needs"
+_USE_BF16 = 'set train.precision = "bf16", or backend.name = "ddp"'
 
 
 def sharding_problems(run: RunContext, *, backend: str) -> list[Problem]:
@@ -25,8 +28,18 @@ def sharding_problems(run: RunContext, *, backend: str) -> list[Problem]:
         problems.append(
             Problem(
                 key="train.precision",
-                message=f"backend '{backend}' has no loss scaling, which fp16 needs",
-                remedy='set train.precision = "bf16", or backend.name = "ddp"',
+                message=_NO_SCALING.format(backend=backend),
+                remedy=_USE_BF16,
             )
         )
     return problems
+
+
+def refuse_fp16(resolution: Resolution, *, backend: str) -> None:
+    """Refuse what ``precision = "auto"`` may become, which :func:`sharding_problems` cannot see.
+
+    Raises:
+        RunError: it is fp16.
+    """
+    if resolution.precision == "fp16":
+        raise RunError(_NO_SCALING.format(backend=backend), remedy=_USE_BF16)

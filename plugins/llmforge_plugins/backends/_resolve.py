@@ -13,6 +13,7 @@ import torch
 
 from llmforge.errors import RunError
 from llmforge.interfaces import Resolution, RunContext
+from llmforge_plugins.backends._allocator import keep_freed_memory
 
 _STEPS_WORTH_COMPILING = 2_000  # a compilation takes tens of seconds to minutes
 
@@ -47,6 +48,16 @@ def explained(resolution: Resolution, *reasons: str, recomputed: int = 0) -> Res
         blocks = f"{recomputed} block{'s' if recomputed != 1 else ''}"
         reasons = (*reasons, f"activations of {blocks} are computed again for the backward pass")
     return dataclasses.replace(resolution, reasons=resolution.reasons + reasons)
+
+
+def take_device(resolution: Resolution) -> torch.device:
+    """Make this process ready to compute on the device of ``resolution`` and return that."""
+    device = torch.device(resolution.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    elif device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def _device(asked: str, kept: Mapping[str, Any]) -> tuple[torch.device, str]:

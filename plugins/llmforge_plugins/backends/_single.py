@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from llmforge.interfaces import Engine, LanguageModel, RunContext
-from llmforge_plugins.backends._allocator import keep_freed_memory
 from llmforge_plugins.backends._blocks import recompute
 from llmforge_plugins.backends._engine import SingleEngine
-from llmforge_plugins.backends._resolve import explained, resolve
+from llmforge_plugins.backends._resolve import explained, resolve, take_device
 
 
 class SingleBackend:
@@ -43,11 +41,7 @@ class SingleBackend:
             RunError: the recipe asks for a device or precision this machine does not have.
         """
         resolution = resolve(self._run)
-        device = torch.device(resolution.device)
-        if device.type == "cpu":
-            keep_freed_memory()
-        elif device.type == "cuda":
-            torch.cuda.set_device(device)
+        device = take_device(resolution)
         model = model_factory()
         recomputed = recompute(cast("nn.Module", model), self._run.train.activation_checkpointing)
         cast("nn.Module", model).to(device)
