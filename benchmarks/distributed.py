@@ -418,6 +418,9 @@ def _bare_rank(rank: int, arguments: argparse.Namespace, folder: Path) -> None:
         stamps.append(time.time())
     if rank == 0:
         arguments.json.write_text(json.dumps(stamps), encoding="utf-8")
+    # Gloo's threads may still give back tensors of DeepSpeed's last gather, which aborts a
+    # process whose interpreter is already ending.
+    os._exit(0)
 
 
 if __name__ == "__main__":

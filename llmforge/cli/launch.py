@@ -78,20 +78,14 @@ def slurm(
     force: Force = False,
 ) -> None:
     """Write a batch script for sbatch; interrupted, it saves and goes back into the queue."""
-    from llmforge.clusters import job as jobs
+    from llmforge.clusters.job import make_job
     from llmforge.clusters.slurm import batch_script
-    from llmforge.recipe import parse_set
 
-    found = jobs.checked_recipe(
+    job = make_job(
         recipe,
         profile=profile,
-        overrides=[parse_set(text) for text in assignments or ()],
-        world_size=nodes * max(1, gpus_per_node),
-    )
-    job = jobs.Job(
-        recipe=recipe,
-        arguments=_arguments(profile, assignments),
-        name=jobs.check_name(job_name or jobs.job_name(found)),
+        assignments=assignments or (),
+        name=job_name,
         nodes=nodes,
         gpus_per_node=gpus_per_node,
         grace=grace,
@@ -138,19 +132,22 @@ def k8s(
     force: Force = False,
 ) -> None:
     """Write a manifest for kubectl: an Indexed Job whose pods save and come back."""
-    from llmforge.clusters import job as jobs
+    from llmforge.clusters.job import make_job
     from llmforge.clusters.kubernetes import Pods, manifest
     from llmforge.recipe import parse_set
     from llmforge.recipe.show import as_text
 
-    overrides = [parse_set(text) for text in assignments or ()]
-    found = jobs.checked_recipe(
+    job = make_job(
         recipe,
         profile=profile,
-        overrides=overrides,
-        world_size=nodes * max(1, gpus_per_node),
+        assignments=assignments or (),
+        name=job_name,
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        grace=grace,
+        setup=setup or (),
     )
-    if claim is None and found.storage.url is None:
+    if claim is None and job.recipe.storage.url is None:
         raise UsageError(
             "checkpoints would end with their pod",
             remedy="give --claim NAME, a volume that outlives it, or set storage.url",
@@ -160,24 +157,11 @@ def k8s(
             f"{nodes} pods need one run directory",
             remedy="give --claim NAME, a volume that can be mounted by many at once",
         )
-    job = jobs.Job(
-        recipe=recipe,
-        arguments=(),
-        name=jobs.check_name(job_name or jobs.job_name(found)),
-        nodes=nodes,
-        gpus_per_node=gpus_per_node,
-        grace=grace,
-        setup=setup or (),
-    )
+    overrides = [parse_set(text) for text in assignments or ()]
     resolved = as_text(recipe, profile=profile, overrides=overrides, defaults=False)
     pods = Pods(image=image, claim=claim, secrets=secrets or (), retries=retries)
     text = manifest(job, pods, recipe=resolved)
     _write(text, output, force=force, then="kubectl apply -f")
-
-
-def _arguments(profile: str | None, assignments: list[str] | None) -> list[str]:
-    chosen = [] if profile is None else ["--profile", profile]
-    return [*chosen, *(part for text in assignments or () for part in ("--set", text))]
 
 
 def _write(text: str, output: Path | None, *, force: bool, then: str) -> None:

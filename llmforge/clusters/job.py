@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmforge.errors import UsageError
-from llmforge.recipe import Override, Recipe, load_recipe
+from llmforge.recipe import Recipe, load_recipe, parse_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,9 @@ class Job:
     """A training to start on a cluster.
 
     Attributes:
-        recipe: it, as ``forge train`` takes it.
-        arguments: further ones of ``forge train``.
+        source: the recipe, as ``forge train`` takes it.
+        arguments: the options of ``forge train`` that it was read with.
+        recipe: what they come to.
         name: of the job: lower-case letters, digits and hyphens.
         nodes: machines.
         gpus_per_node: GPUs and processes on each; with 0, one process on the CPU of each.
@@ -24,13 +25,14 @@ class Job:
         setup: shell lines that run first on every machine.
     """
 
-    recipe: str
+    source: str
     arguments: Sequence[str]
+    recipe: Recipe
     name: str
-    nodes: int = 1
-    gpus_per_node: int = 1
-    grace: int = 300
-    setup: Sequence[str] = ()
+    nodes: int
+    gpus_per_node: int
+    grace: int
+    setup: Sequence[str]
 
     @property
     def processes_per_node(self) -> int:
@@ -43,37 +45,63 @@ class Job:
         return self.nodes * self.processes_per_node
 
 
-def checked_recipe(
-    source: str, *, profile: str | None, overrides: Sequence[Override], world_size: int
-) -> Recipe:
-    """Return the recipe, found to be sound and to have a batch for ``world_size`` processes.
+def make_job(
+    source: str,
+    *,
+    profile: str | None,
+    assignments: Sequence[str],
+    name: str | None,
+    nodes: int,
+    gpus_per_node: int,
+    grace: int,
+    setup: Sequence[str],
+) -> Job:
+    """Return a job whose recipe is sound and has a batch for all its processes.
+
+    Args:
+        source: the recipe.
+        profile: of the recipe.
+        assignments: ``KEY=VALUE``, as ``--set`` takes them.
+        name: of the job; None for the recipe's.
+        nodes: machines.
+        gpus_per_node: of each.
+        grace: seconds to save in.
+        setup: shell lines to run first.
 
     Raises:
-        RecipeError: it is not sound.
-        UsageError: its batch cannot be shared out.
+        RecipeError: the recipe is not sound.
+        UsageError: its batch cannot be shared out, or the name cannot be a job's.
     """
-    recipe = load_recipe(source, profile=profile, overrides=list(overrides))
+    overrides = [parse_set(text) for text in assignments]
+    recipe = load_recipe(source, profile=profile, overrides=overrides)
+    chosen = [] if profile is None else ["--profile", profile]
+    job = Job(
+        source=source,
+        arguments=[*chosen, *(part for text in assignments for part in ("--set", text))],
+        recipe=recipe,
+        name=_checked_name(_job_name(recipe) if name is None else name),
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        grace=grace,
+        setup=setup,
+    )
     batch = recipe.train.batch_size
-    if batch % world_size:
+    if batch % job.world_size:
         raise UsageError(
-            f"a batch of {batch} sequences cannot be shared among {world_size} processes",
-            remedy=f"set train.batch_size to a multiple of {world_size}, or take other nodes",
+            f"a batch of {batch} sequences cannot be shared among {job.world_size} processes",
+            remedy=f"set train.batch_size to a multiple of {job.world_size}, or take other nodes",
         )
-    return recipe
+    return job
 
 
-def job_name(recipe: Recipe) -> str:
+def _job_name(recipe: Recipe) -> str:
     """Return a name for a job that trains ``recipe``: what clusters take as a host name."""
     text = recipe.run.id or recipe.source.stem
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:50].strip("-") or "forge"
 
 
-def check_name(name: str) -> str:
-    """Accept a name that every cluster takes.
-
-    Raises:
-        UsageError: it is none.
-    """
+def _checked_name(name: str) -> str:
+    """Return a name that every cluster takes."""
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?", name):
         raise UsageError(
             f"'{name}' cannot name a job", remedy="lower-case letters, digits and hyphens, up to 50"

@@ -143,7 +143,7 @@ def manifest(job: Job, pods: Pods, *, recipe: str) -> str:
 
 def _script(job: Job) -> str:
     """Return what a pod runs; ``exec`` so that signals reach forge itself."""
-    command = ["forge", "train", _RECIPE, *job.arguments]
+    command = ["forge", "train", _RECIPE]
     launched = shlex.join(command)
     if job.world_size > 1:
         launched += f" --nproc-per-node {job.processes_per_node}"

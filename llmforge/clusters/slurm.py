@@ -48,7 +48,7 @@ def batch_script(job: Job, *, directives: Mapping[str, str | None]) -> str:
         job: what to train on how many machines.
         directives: further options of ``sbatch``; those that are None are left out.
     """
-    command = shlex.join(["forge", "train", job.recipe, *job.arguments])
+    command = shlex.join(["forge", "train", job.source, *job.arguments])
     setup = "".join(f"{line}\n" for line in job.setup)
     head = "".join(f"#SBATCH {line}\n" for line in _directives(job, directives))
     body = _BODY.format(setup=setup, command=command, requeue=EXIT_INTERRUPTED)

@@ -1,16 +1,32 @@
-"""What is written when a start of a run ends: final metrics, completion, goodput."""
+"""How a start of a run ends, and what is written then: metrics, completion, goodput."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from llmforge.run.loop import Ending
+from llmforge.errors import ForgeError
 from llmforge.run.plan import Plan
 from llmforge.run.state import TrainerState
 from llmforge.rundir import Completion, RunRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the steps ended, on all ranks at the same one.
+
+    Attributes:
+        state: of ``run.json``.
+        reason: in words.
+        error: what ``sinks.failure`` returned on this rank, for the caller to raise.
+    """
+
+    state: str
+    reason: str
+    error: ForgeError | None = None
 
 
 def final_metrics(

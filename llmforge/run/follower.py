@@ -14,12 +14,13 @@ from llmforge.checkpoint import CheckpointWriter
 from llmforge.distributed import Team
 from llmforge.errors import EXIT_OK, PeerFailed, RunError
 from llmforge.run.components import Components
-from llmforge.run.loop import Sinks, TrainingLoop
+from llmforge.run.loop import TrainingLoop
 from llmforge.run.plan import Plan
 from llmforge.run.report import Reporter
 from llmforge.run.samples import Sampling
 from llmforge.run.saving import open_writer
 from llmforge.run.signals import StopNow, StopSignals
+from llmforge.run.sinks import Sinks
 from llmforge.run.stage import Stage, set_stage
 from llmforge.run.telemetry import log_to
 from llmforge.rundir import RunDirectory, RunRecord

@@ -7,9 +7,7 @@ the device and are read at logging, evaluation and checkpoint steps only.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,18 +16,21 @@ from llmforge.checkpoint import CheckpointWriter, SaveRequest
 from llmforge.data.batches import TrainBatches
 from llmforge.data.split import TokenSplit
 from llmforge.distributed import Team
-from llmforge.errors import ForgeError, TrainingError
-from llmforge.events import EvaluationEnded, Event, HistogramsLogged, MetricsLogged
+from llmforge.errors import TrainingError
+from llmforge.events import HistogramsLogged
 from llmforge.interfaces import Engine
 from llmforge.recipe import Recipe
 from llmforge.recipe.schema import interval_steps
 from llmforge.run.division import Division
+from llmforge.run.ending import Ending
 from llmforge.run.evaluation import evaluate
 from llmforge.run.histograms import histograms
 from llmforge.run.pace import Pace
 from llmforge.run.report import Reporter
+from llmforge.run.rows import Rows
 from llmforge.run.seeds import TRAINING, derive
 from llmforge.run.signals import StopNow, StopSignals
+from llmforge.run.sinks import Sinks
 from llmforge.run.state import Best, TrainerState
 from llmforge.run.stopping import Stopping
 from llmforge.run.totals import LossTotals
@@ -37,51 +38,6 @@ from llmforge.run.totals import LossTotals
 log = logging.getLogger("llmforge.run")
 
 _MEMORY = "docs/troubleshooting.md#memory"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How the steps ended, on all ranks at the same one.
-
-    Attributes:
-        state: of ``run.json``.
-        reason: in words.
-        error: what ``sinks.failure`` returned on this rank, for the caller to raise.
-    """
-
-    state: str
-    reason: str
-    error: ForgeError | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sinks:
-    """Where the loop's results go; all return at once.
-
-    Attributes:
-        row: takes the deterministic row and the timing row of a step.
-        event: takes an event for callbacks and the courier.
-        samples: generates and records samples at a step; None when there is nothing to sample.
-        micro_batch: told the micro-batch that turned out to fit; keeps it for the next start.
-        extra_metrics: asks components for further values at a step.
-        stop_reason: asks components whether to stop.
-        failure: returns what ends the run once it is saved, such as a tracker's failure, or None.
-        secure: waits until the checkpoint of a step is in storage; None, on all ranks, when
-            nothing waits.
-        component_state: asks components for the state to keep.
-        metadata: makes a checkpoint's ``metadata.json`` from the state.
-    """
-
-    row: Callable[[Mapping[str, Any], Mapping[str, Any]], None]
-    event: Callable[[Event], None]
-    samples: Callable[[int], object] | None
-    micro_batch: Callable[[int], None]
-    extra_metrics: Callable[[int], Mapping[str, float]]
-    stop_reason: Callable[[int], str | None]
-    failure: Callable[[], ForgeError | None]
-    secure: Callable[[int], None] | None
-    component_state: Callable[[], dict[str, Any]]
-    metadata: Callable[[TrainerState], dict[str, Any]]
 
 
 class TrainingLoop:
@@ -155,6 +111,16 @@ class TrainingLoop:
             tokens_per_step=self._targets,
             peak_tokens_per_second=peak_flops
             and peak_flops * division.ranks / engine.model.flops_per_token(),
+        )
+        self._rows = Rows(
+            recipe,
+            state=state,
+            epoch=batches.epoch,
+            totals=self._totals,
+            pace=self._pace,
+            sinks=sinks,
+            reporter=reporter,
+            stop_at=self._stop_at,
         )
 
     def run(self) -> Ending:
@@ -290,18 +256,14 @@ class TrainingLoop:
         if not state.boundary_done:
             self._boundary()
         elif state.row is not None:
-            evaluated = {
-                name: value for name, value in state.last_evaluation.items() if name in state.row
-            }
-            is_best = state.best is not None and state.best.step == state.step
-            self._tell(state.row, evaluated, {}, is_best=is_best, now=time.time())
+            self._rows.tell_again(state.row)
             self._sample_if_due()
 
     def _boundary(self) -> None:
         state = self._state
         state.boundary_done = False
         self._require_finite()
-        row = self._training_row()
+        row = self._rows.training(ends_epoch=self._ends_epoch())
         values: dict[str, float] = {}
         is_best = False
         if self._validation is not None and self._evaluation_is_due():
@@ -322,7 +284,7 @@ class TrainingLoop:
         self._decide()
         if is_best or _divides(self._save_every, state.step) or state.finished:
             self._save(is_best=is_best, required=bool(state.finished))
-        self._emit(row, values, is_best=is_best)
+        self._rows.emit(row, values, is_best=is_best)
         self._sample_if_due()
 
     def _sample_if_due(self) -> None:
@@ -394,59 +356,6 @@ class TrainingLoop:
             reason = "another rank ended the run" if error is None else error.message
             return Ending(state="failed", reason=reason, error=error)
         return Ending(state="interrupted", reason=f"stopped by {self._signals.requested}")
-
-    # Rows ----------------------------------------------------------------------------------
-
-    def _training_row(self) -> dict[str, Any]:
-        state = self._state
-        window, epoch = self._totals.means()
-        row: dict[str, Any] = {
-            "step": state.step,
-            "epoch": round(self._batches.epoch(state.sequences), 6),
-            "tokens_seen": state.sequences * self._recipe.context,
-            "train/loss": window,
-            "lr": state.learning_rate,
-            "grad_norm": self._totals.grad_norm(),
-        }
-        if self._ends_epoch():
-            row["train/loss_epoch"] = epoch
-        return row | dict(self._sinks.extra_metrics(state.step))
-
-    def _emit(self, row: dict[str, Any], values: dict[str, float], *, is_best: bool) -> None:
-        timing = self._pace.row(row["step"])
-        self._sinks.row(row, timing)
-        speed = {
-            f"speed/{name}": value
-            for name, value in timing.items()
-            if name not in ("step", "time", "eta_seconds")
-        }
-        self._tell(row, values, speed, is_best=is_best, now=timing["time"])
-        if values:
-            self._reporter.evaluation(row["step"], values, is_best=is_best)
-        self._reporter.step(row, timing, total=self._stop_at)
-        self._pace.lap("logging")
-
-    def _tell(
-        self,
-        row: Mapping[str, Any],
-        evaluated: Mapping[str, float],
-        speed: Mapping[str, Any],
-        *,
-        is_best: bool,
-        now: float,
-    ) -> None:
-        """Give the events of a row out; trackers that have them already get none of it again."""
-        step = row["step"]
-        numbers = {
-            name: value for name, value in row.items() if name != "step" and name not in evaluated
-        }
-        self._sinks.event(MetricsLogged(step=step, values={**numbers, **speed}, time=now))
-        if evaluated:
-            self._sinks.event(
-                EvaluationEnded(
-                    step=step, split="validation", values=evaluated, time=now, is_best=is_best
-                )
-            )
 
     # Checkpoints ---------------------------------------------------------------------------
 

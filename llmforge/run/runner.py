@@ -23,24 +23,24 @@ from llmforge.errors import (
     Interrupted,
     RecipeError,
 )
-from llmforge.events import ArtifactWritten, Event, RunEnded, RunStarted
+from llmforge.events import ArtifactWritten, Event, RunEnded
 from llmforge.interfaces import Engine
 from llmforge.recipe import to_toml
 from llmforge.redaction import redact
 from llmforge.run.components import Components
 from llmforge.run.elsewhere import BroughtBack
-from llmforge.run.ending import completion, final_metrics, goodput, with_best
+from llmforge.run.ending import Ending, completion, final_metrics, goodput, with_best
 from llmforge.run.follower import LeaderEnded
 from llmforge.run.hardware import peak_flops
-from llmforge.run.loop import Ending, Sinks, TrainingLoop
+from llmforge.run.loop import TrainingLoop
 from llmforge.run.metadata import Describer
-from llmforge.run.naming import tracker_tags
 from llmforge.run.opening import disk_errors_told, open_record
 from llmforge.run.plan import Plan
 from llmforge.run.report import Reporter, duration
 from llmforge.run.samples import Sampling
 from llmforge.run.saving import delete_uploaded, open_writer
 from llmforge.run.signals import StopNow, StopSignals
+from llmforge.run.sinks import Sinks
 from llmforge.run.stage import Stage, set_stage
 from llmforge.run.system import SystemProbe, SystemSampler
 from llmforge.run.telemetry import Telemetry, log_to
@@ -302,29 +302,12 @@ class _Start:
     # What the phases use -------------------------------------------------------------------
 
     def _tell_start(self, stage: Stage, telemetry: Telemetry) -> None:
-        record, point, trial = self._recorder.record, stage.point, self._plan.trial
-        telemetry.event(
-            RunStarted(
-                run_id=self._plan.run_id,
-                attempt=record.attempt,
-                restart=record.restarts,
-                directory=str(self._plan.directory.path.absolute()),
-                config=self._plan.recipe.tables,
-                facts={
-                    **stage.facts,
-                    "name": record.name,
-                    "tags": tracker_tags(self._plan.recipe, run_id=self._plan.run_id),
-                    "resolved": record.resolved,
-                    "provenance": record.provenance,
-                    **({} if trial is None else {"sweep": trial.sweep_id}),
-                },
-                resumed_from=None if point.checkpoint is None else point.state.step,
-            )
-        )
+        state, trial = stage.point.state, self._plan.trial
+        telemetry.event(stage.started(self._plan, self._recorder.record))
         if trial is not None:
             telemetry.event(trial.started(self._plan.run_id))
         telemetry.event(ArtifactWritten(name="recipe", path="recipe.toml", type="recipe"))
-        telemetry.begin(point.state.step, point.state.row)
+        telemetry.begin(state.step, state.row)
         telemetry.begin_uploads()
 
     def _sampling(self, stage: Stage, telemetry: Telemetry) -> Sampling:

@@ -10,10 +10,12 @@ from typing import Any
 
 from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
+from llmforge.events import RunStarted
 from llmforge.interfaces import Engine, RunContext
 from llmforge.run.components import Components
 from llmforge.run.division import Division, divide_batch
 from llmforge.run.facts import run_facts
+from llmforge.run.naming import tracker_tags
 from llmforge.run.parts import (
     PreparedData,
     check_fingerprints,
@@ -81,6 +83,26 @@ class Stage:
             f"vocabulary {self.facts['vocab_size']:,}",
             f"{division}; {division.batch * plan.recipe.context:,} tokens a step",
         ]
+
+    def started(self, plan: Plan, record: RunRecord) -> RunStarted:
+        """Return the event that tells trackers and callbacks all about this start."""
+        sweep = {} if plan.trial is None else {"sweep": plan.trial.sweep_id}
+        return RunStarted(
+            run_id=plan.run_id,
+            attempt=record.attempt,
+            restart=record.restarts,
+            directory=str(plan.directory.path.absolute()),
+            config=plan.recipe.tables,
+            facts={
+                **self.facts,
+                "name": record.name,
+                "tags": tracker_tags(plan.recipe, run_id=plan.run_id),
+                "resolved": record.resolved,
+                "provenance": record.provenance,
+                **sweep,
+            },
+            resumed_from=None if self.point.checkpoint is None else self.point.state.step,
+        )
 
 
 def set_stage(
