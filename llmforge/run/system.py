@@ -64,6 +64,7 @@ class SystemProbe:
             "gpu_memory_gb": (total - free) / _GIGA,
             "gpu_memory_percent": 100 * (total - free) / total,
             "gpu_memory_allocated_gb": torch.cuda.memory_allocated(self._gpu) / _GIGA,
+            "gpu_memory_peak_gb": torch.cuda.max_memory_allocated(self._gpu) / _GIGA,
         }
         if self._has_utilisation:
             values["gpu_percent"] = float(torch.cuda.utilization(self._gpu))

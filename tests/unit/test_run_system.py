@@ -151,9 +151,11 @@ def test_a_gpu_is_read_where_there_is_one(
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (6_000_000_000, 8_000_000_000))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 1_500_000_000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 3_500_000_000)
     monkeypatch.setattr(torch.cuda, "utilization", utilisation)
     values = SystemProbe(disk=tmp_path, device="cuda:0").read()
     assert values["system/gpu_memory_gb"] == 2.0
     assert values["system/gpu_memory_percent"] == 25.0
     assert values["system/gpu_memory_allocated_gb"] == 1.5
+    assert values["system/gpu_memory_peak_gb"] == 3.5
     assert values.get("system/gpu_percent") == (87.0 if measurable else None)
