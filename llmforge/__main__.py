@@ -11,7 +11,7 @@ import signal
 import sys
 from types import FrameType
 
-from llmforge.distributed.launched import end_code
+from llmforge.distributed.launched import end_code, end_process
 from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -24,18 +24,18 @@ def main() -> None:
             signal.signal(number, _stop)
     from llmforge.cli.app import main as run
 
+    code = EXIT_OK
     try:
         run()
     except SystemExit as end:
-        if isinstance(end.code, int):
-            sys.exit(end_code(end.code))
-        raise
-    else:
-        end_code(EXIT_OK)
+        if not isinstance(end.code, int):
+            raise
+        code = end.code
     finally:
         # What the run came to is decided; only the interpreter's own end is left to interrupt.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+    end_process(end_code(code))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

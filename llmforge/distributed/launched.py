@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import os
 import signal
@@ -9,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from llmforge.errors import EXIT_INTERRUPTED, EXIT_LOCKED, EXIT_OK, EXIT_USAGE
 
@@ -24,6 +27,7 @@ LAUNCHER = "FORGE_LAUNCHER_PID"
 LOST = "lost"
 """File among the endings in which a process says that it lost the others."""
 
+_CONNECTED = "llmforge.distributed.process_group"
 _TORCHRUN = "TORCHELASTIC_RUN_ID"
 _ORDERLY = frozenset({EXIT_OK, EXIT_USAGE, EXIT_LOCKED, EXIT_INTERRUPTED})
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -56,6 +60,22 @@ def end_code(code: int) -> int:
     name = f"{CODE}{os.environ.get('RANK', '0')}"
     (Path(folder) / name).write_text(str(code), encoding="ascii")
     return EXIT_OK
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with ``code``, after what is registered with :mod:`atexit`.
+
+    One that was connected to others ends without the interpreter's taking itself apart: a thread
+    of gloo that still has a tensor to give back would abort it in the middle of that, and a run
+    that is complete would be told as killed (pytorch/pytorch#190489).
+    """
+    if _CONNECTED not in sys.modules:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # its reader is gone
+            stream.flush()
+    os._exit(code)
 
 
 def die_with_launcher() -> None:

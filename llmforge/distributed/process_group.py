@@ -171,7 +171,7 @@ class ProcessGroupTeam:
     def leave(self) -> None:
         """Cut the connections."""
         if self._groups is not None:
-            self._groups = None
+            self._groups = self.background = None
             dist.destroy_process_group()
 
     @property
