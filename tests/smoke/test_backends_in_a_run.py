@@ -14,8 +14,9 @@ from forge_process import ForgeProcess, Workplace
 pytest.importorskip("deepspeed")
 
 LENGTH = {"train.max_steps": "24", "train.log_every": "1", "checkpoint.every": "4"}
-FSDP = ("--nproc-per-node", "2", "--set", "backend.name=fsdp")
-ZERO = ("--nproc-per-node", "2", "--set", "backend.name=deepspeed")
+TWO = ("--nproc-per-node", "2")
+FSDP = (*TWO, "--set", "backend.name=fsdp")
+ZERO = (*TWO, "--set", "backend.name=deepspeed")
 SHARDED: Mapping[str, tuple[str, ...]] = {
     "fsdp": FSDP,
     "zero-3": (*ZERO, "--set", "backend.deepspeed.stage=3"),
@@ -68,6 +69,24 @@ def test_a_run_handed_from_backend_to_backend_ends_as_if_it_never_moved(tmp_path
         assert mine["tokens_seen"] == other["tokens_seen"]
         for key in other.keys() & {"train/loss", "grad_norm", "val/loss"}:
             assert mine[key] == pytest.approx(other[key], rel=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "arguments",
+    [("--set", "backend.name=ddp", *TWO), FSDP, (*ZERO, "--set", "backend.deepspeed.stage=2")],
+    ids=["ddp", "fsdp", "zero-2"],
+)
+def test_compiled_blocks_learn_the_same(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    # compiled kernels draw other random numbers
+    short = LENGTH | {"train.max_steps": "8", "model.transformer.dropout": "0.0"}
+    eager, compiled = Workplace(tmp_path / "eager", short), Workplace(tmp_path / "compiled", short)
+    eager.train()
+    process = compiled.train(*arguments, "--set", "train.compile=true")
+    assert ", compiled: " in process.output
+    for mine, other in zip(compiled.rows, eager.rows, strict=True):
+        assert mine["train/loss"] == pytest.approx(other["train/loss"], rel=2e-5)
 
 
 @pytest.mark.slow

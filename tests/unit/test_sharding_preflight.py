@@ -46,6 +46,14 @@ def test_fp16_is_refused(component: Any, tmp_path: Path) -> None:
     assert problem.key == "train.precision"
 
 
+def test_compiling_is_refused_only_where_weights_are_gathered_by_hooks(tmp_path: Path) -> None:
+    (problem,) = problems(DeepSpeed, tmp_path, {"stage": 3}, compile=True)
+    assert problem.key == "train.compile"
+    assert "auto" in problem.remedy
+    assert problems(DeepSpeed, tmp_path, {"stage": 2}, compile=True) == []
+    assert problems(DeepSpeed, tmp_path, {"stage": 3}, compile="auto") == []
+
+
 @pytest.mark.parametrize(
     ("config", "key", "says"),
     [

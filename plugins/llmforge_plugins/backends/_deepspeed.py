@@ -16,8 +16,8 @@ from llmforge_plugins.backends._deepspeed_config import build_config
 from llmforge_plugins.backends._deepspeed_engine import PlainEngine, ZeroEngine
 from llmforge_plugins.backends._deepspeed_import import captured_output, import_deepspeed
 from llmforge_plugins.backends._group import require_group
-from llmforge_plugins.backends._needs import refuse_fp16
-from llmforge_plugins.backends._resolve import explained, resolve, take_device
+from llmforge_plugins.backends._needs import STAGE_3_IS_EAGER, refuse_fp16
+from llmforge_plugins.backends._resolve import eager, explained, resolve, take_device
 
 _SHARED = (
     "each holds everything",
@@ -53,6 +53,8 @@ class DeepSpeedBackend:
         """
         run = self._run
         resolution = resolve(run)
+        if self._options.stage == 3:
+            resolution = eager(resolution, STAGE_3_IS_EAGER)
         refuse_fp16(resolution, backend="deepspeed")
         take_device(resolution)
         require_group(run)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 _LOGGER = "DeepSpeed"
+_DISTUTILS = "Distutils was imported before Setuptools|Setuptools is replacing distutils"
 _RENAMED = r"`torch\.distributed\.\w+` is deprecated"
 _log = logging.getLogger("llmforge.deepspeed")
 
@@ -26,6 +27,8 @@ def import_deepspeed(device: str) -> ModuleType:
         warnings.simplefilter("ignore")  # of packages it still imports by their old names
         import deepspeed
 
+    # setuptools, which PyTorch's compiler imports later than DeepSpeed imports distutils
+    warnings.filterwarnings("ignore", message=_DISTUTILS, category=UserWarning)
     # its collectives are called by names that newer PyTorch releases warn about at every call
     warnings.filterwarnings("ignore", message=_RENAMED, category=FutureWarning)
     logger = logging.getLogger(_LOGGER)

@@ -8,6 +8,9 @@ from llmforge.interfaces import Resolution, RunContext
 _WHOLE_MATRICES = {"muon"}
 """Optimizers whose update of a matrix needs all of it."""
 
+STAGE_3_IS_EAGER = "torch.compile cannot follow how ZeRO stage 3 gathers weights"
+"""It compiles the hooks that gather, again and again, up to its limit, and gives up on them."""
+
 _NO_SCALING = "backend '{backend}' has no loss scaling, which fp16 needs"
 _USE_BF16 = 'set train.precision = "bf16", or backend.name = "ddp"'
 

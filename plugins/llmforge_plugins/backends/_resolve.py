@@ -50,6 +50,14 @@ def explained(resolution: Resolution, *reasons: str, recomputed: int = 0) -> Res
     return dataclasses.replace(resolution, reasons=resolution.reasons + reasons)
 
 
+def eager(resolution: Resolution, why: str) -> Resolution:
+    """Return a resolution without compilation, which ``auto`` knows no reason against."""
+    if not resolution.compile:
+        return resolution
+    reasons = [text for text in resolution.reasons if not text.startswith("compile ")]
+    return dataclasses.replace(resolution, compile=False, reasons=(*reasons, f"compile no: {why}"))
+
+
 def take_device(resolution: Resolution) -> torch.device:
     """Make this process ready to compute on the device of ``resolution`` and return that."""
     device = torch.device(resolution.device)

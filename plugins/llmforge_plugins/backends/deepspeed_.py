@@ -10,7 +10,7 @@ import llmforge
 from llmforge import Component, hookimpl
 from llmforge.errors import Problem
 from llmforge.interfaces import Backend, RunContext
-from llmforge_plugins.backends._needs import sharding_problems
+from llmforge_plugins.backends._needs import STAGE_3_IS_EAGER, sharding_problems
 
 Place = Literal["none", "cpu", "nvme"]
 
@@ -57,6 +57,9 @@ class DeepSpeed(Component, kind="backend"):
     def forge_preflight(self, run: RunContext) -> list[Problem]:
         """Check DeepSpeed's own keys and what offloading needs, before step 0."""
         problems = sharding_problems(run, backend="deepspeed")
+        if self.options.stage == 3 and run.train.compile is True:
+            remedy = 'set train.compile = "auto", or backend.deepspeed.stage = 2'
+            problems.append(Problem(key="train.compile", message=STAGE_3_IS_EAGER, remedy=remedy))
         if not self.missing_packages():
             from llmforge_plugins.backends._deepspeed_config import config_problems
 
