@@ -101,7 +101,7 @@ class SimulatedTrials:
             path = self._directory / f"{run_id}.json"
             state = json.loads(path.read_bytes()) if path.exists() else {"step": 0, "trained": 0}
             final = loss_at(job.parameters, 1.0, repeat=job.repeat)
-            if state["step"] >= self._steps:
+            if state.get("completed"):
                 return ended("completed", value=final, reused=True)
             if reason := self._failing(job.parameters):
                 return ended("failed", reason=reason)
@@ -109,6 +109,7 @@ class SimulatedTrials:
                 # as in a real run, the newest evaluation is told again after a resume
                 reason = self._report(job, progress, state["step"])
                 if state["step"] >= self._steps:
+                    write_json(path, {**state, "completed": True}, durable=False)
                     return ended("completed", value=final)
                 if reason is not None:
                     return ended("pruned", reason=reason)
