@@ -122,7 +122,8 @@ def fully_sharded(case: Case, *, each: bool) -> DeviceMemory:
 def zero(case: Case, *, stage: int) -> DeviceMemory:
     """DeepSpeed's ZeRO at ``stage`` 1, 2 or 3; stage 0 keeps all, without buckets."""
     step, count = case.step, case.sizes.parameters
-    bucket = min(_REDUCED_AT_ONCE, count) * case.width
+    # stage 3 collects them in the precision of the exchange, which is fp32
+    bucket = min(_REDUCED_AT_ONCE, count) * (_FP32 if stage == 3 else case.width)
     gathered = min(_WHOLE_AT_ONCE, count) * case.width if case.ranks > 1 else 0
     accumulated = count * _FP32
     return DeviceMemory(

@@ -186,7 +186,9 @@ def test_each_stage_leaves_less_on_a_rank_and_the_activations_alone() -> None:
     assert stages[0] == found["single"]
     assert stages[1].optimizer < stages[0].optimizer / 4  # fp32 weights are there, too
     assert stages[2].weights == stages[1].weights < stages[0].weights
-    assert stages[3].gradients == stages[2].gradients < stages[1].gradients
+    assert stages[2].gradients < stages[1].gradients
+    # a bucket of fp32 gradients instead of bf16 ones
+    assert stages[3].gradients == stages[2].gradients + stages[2].weights
     # so few weights that DeepSpeed frees none of the whole ones
     assert stages[3].weights == pytest.approx(stages[2].weights * 9 / 8, abs=8)
     totals = [stage.total for stage in stages[:3]]
