@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from llmforge.errors import ForgeError
 from llmforge.sweeps.ledger import Ledger
 from llmforge.sweeps.processes import is_gone
-from llmforge.sweeps.trials import Attempt, Result
+from llmforge.sweeps.trials import Attempt, Result, Trial
 from llmforge.sweeps.work import Done, Goal, Start, Wait, next_work, why_prune
 
 _BEATS_PER_LEASE = 4
@@ -127,8 +127,7 @@ class Worker:
         """
         self._ledger.settle()
         while not self._asked():
-            trials = self._ledger.trials()
-            work = next_work(self._goal, trials, is_dead=self._lives.is_dead)
+            work = self._next()
             if isinstance(work, Done):
                 return work
             if isinstance(work, Wait):
@@ -140,6 +139,13 @@ class Worker:
             if entry is not None:
                 self._work(work, entry)
         return None
+
+    def _next(self) -> Start | Wait | Done:
+        trials = self._ledger.trials()
+        dead = self._lives.dead_among(trials)
+        if dead:  # what they wrote between the reading and their end counts
+            trials = self._ledger.trials()
+        return next_work(self._goal, trials, is_dead=lambda attempt: attempt.entry in dead)
 
     def _work(self, work: Start, entry: int) -> None:
         job = Job(
@@ -203,6 +209,11 @@ class Lives:
     def __init__(self, lease_seconds: float) -> None:
         self._lease = lease_seconds
         self._seen: dict[int, tuple[float, float]] = {}
+
+    def dead_among(self, trials: Sequence[Trial]) -> set[int]:
+        """Return the running attempts, by entry, whose processes are gone."""
+        running = [trial.last for trial in trials if trial.state == "running"]
+        return {attempt.entry for attempt in running if self.is_dead(attempt)}
 
     def is_dead(self, attempt: Attempt) -> bool:
         """Return whether the process that works on ``attempt`` is gone."""

@@ -95,11 +95,10 @@ def main() -> None:
             "value": trial.value,
             "curve": trial.curve,
             "run": trial.run["id"],
-            "completions": [
-                "reused" if item.result.reused else "trained"
+            "completions": sum(
+                item.result is not None and item.result.outcome == "completed"
                 for item in trial.attempts
-                if item.result is not None and item.result.outcome == "completed"
-            ],
+            ),
             "attempts": len(trial.attempts),
         }
         for trial in open_ledger(place, study).trials()

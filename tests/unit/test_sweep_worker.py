@@ -10,7 +10,7 @@ import pytest
 from sweep_parts import BATCH, GRID, SPACE, make_goal, open_ledger, told
 
 from llmforge.interfaces import Dimension, Space
-from llmforge.sweeps.trials import Trial, points
+from llmforge.sweeps.trials import Attempt, Result, Trial, points
 from llmforge.sweeps.work import Done, Goal
 from llmforge.sweeps.worker import Worker
 from llmforge.testing import SimulatedTrials
@@ -35,6 +35,26 @@ def test_a_sweep_tries_its_points_and_says_why_it_is_done(tmp_path: Path) -> Non
     assert [trial.value for trial in found] == pytest.approx(
         [level(trial.parameters) + 3 * 2.718281828**-4 for trial in found]
     )
+
+
+def test_what_a_process_wrote_last_counts_when_it_is_found_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goal, other = make_goal(max_trials=1), open_ledger(tmp_path)
+    parameters = goal.sweeper.propose(0, [])
+    assert parameters is not None
+    other.begin(0, 0, 0, parameters)
+
+    def ends(attempt: Attempt) -> bool:
+        """Finish the trial after it was read as running, and before its process is looked at."""
+        other.finish(attempt.entry, Result(outcome="completed", value=1.0))
+        return True
+
+    worker = Worker(goal, open_ledger(tmp_path), SimulatedTrials(tmp_path / "s"))
+    monkeypatch.setattr(worker._lives, "is_dead", ends)
+    worker.run()
+    (trial,) = trials(tmp_path)
+    assert (trial.state, len(trial.attempts)) == ("completed", 1)
 
 
 def test_the_same_command_again_does_nothing(tmp_path: Path) -> None:
