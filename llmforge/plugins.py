@@ -114,7 +114,7 @@ def _check_hooks(manager: pluggy.PluginManager) -> None:
         near = closest(unknown[0], known)
         raise PluginError(
             f"{label} implements {unknown[0]}, which is no hook of llmforge",
-            remedy=f"did you mean {near}?" if near else "docs/hooks.md lists the hooks",
+            remedy=f"did you mean {near}?" if near else "docs/reference/hooks.md lists the hooks",
         ) from error
 
 

@@ -27,7 +27,7 @@ def list_models(
 
     rows: list[dict[str, Any]] = []
     for name in sorted(entries("model")):
-        # A model that has presets says so by a class method; see docs/plugins.md.
+        # A model that has presets says so by a class method; see docs/how-to/write-a-plugin.md.
         describe = getattr(load("model", name), "presets", None)
         presets = describe(vocab_size=vocab_size) if describe else {"": {}}
         rows += [{"model": name, "preset": preset, **sizes} for preset, sizes in presets.items()]

@@ -166,7 +166,7 @@ def open_sweep(
         problem = Problem(
             key="sweep",
             message="the recipe has no [sweep] table",
-            remedy=f'add [sweep] with name = "..." ({names}) and [sweep.space]; see docs/sweeps.md',
+            remedy=f'add [sweep] with name = "..." ({names}) and [sweep.space]; see docs/how-to/sweep.md',
         )
         raise RecipeError([problem], source=str(source))
     check_trials(recipe, source, profile=profile, overrides=overrides)

@@ -15,7 +15,7 @@ from llmforge.cli.app import app
 ROOT = Path(__file__).parents[2]
 OF_PLUGINS = {"hello", "acme"}
 """Commands of the packages the pages take as examples."""
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def documented() -> list[tuple[str, str, bool]]:

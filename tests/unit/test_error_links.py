@@ -15,7 +15,7 @@ def links() -> set[str]:
     """Return every ``docs/page.md`` and ``docs/page.md#heading`` written in the code."""
     found: set[str] = set()
     for path in SOURCES:
-        found |= set(re.findall(r"docs/\w+\.md(?:#[\w-]+)?", path.read_text(encoding="utf-8")))
+        found |= set(re.findall(r"docs/[\w/-]+\.md(?:#[\w-]+)?", path.read_text(encoding="utf-8")))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Every hook has a section in docs/hooks.md with its arguments, and a test that names it."""
+"""Every hook has a section in docs/reference/hooks.md with its arguments, and a test of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmforge.events import EVENT_TYPES
 from llmforge.plugins import build_manager
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "hooks.md").read_text(encoding="utf-8")
 
 HOOKS = [name for name in vars(hookspecs) if name.startswith(hookspecs.HOOK_PREFIX)]
 
@@ -80,7 +80,7 @@ def arguments(hook: str) -> list[str]:
 def section(hook: str) -> str:
     """Return the text of a hook's section, its heading included."""
     found = re.search(rf"^### {hook}\(.*?(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/hooks.md has no section '### {hook}(...)'"
+    assert found, f"docs/reference/hooks.md has no section '### {hook}(...)'"
     return found[0]
 
 

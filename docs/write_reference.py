@@ -1,6 +1,6 @@
-"""Writes the reference pages from the code: ``python docs/reference.py`` (``--check`` compares).
+"""Writes the reference pages from the code: ``python docs/write_reference.py`` (``--check`` compares).
 
-``cli.md`` comes from the commands' help by typer's own generator, ``recipes.md`` from the option
+``reference/cli.md`` comes from the commands' help by typer's own generator, ``reference/recipe.md`` from the option
 models. A test runs the check, so a page never tells of an option that is not there.
 """
 
@@ -147,7 +147,7 @@ def _type(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-PAGES = {"recipes.md": recipes_page, "cli.md": cli_page}
+PAGES = {"reference/recipe.md": recipes_page, "reference/cli.md": cli_page}
 
 
 def main(arguments: list[str]) -> int:
@@ -160,7 +160,7 @@ def main(arguments: list[str]) -> int:
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
     if stale:
-        print(f"out of date: {', '.join(stale)}; run: python docs/reference.py")
+        print(f"out of date: {', '.join(stale)}; run: python docs/write_reference.py")
     return 1 if stale else 0
 
 
