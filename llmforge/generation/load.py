@@ -15,6 +15,7 @@ from llmforge.errors import RecipeError, UsageError
 from llmforge.generation.address import locate
 from llmforge.generation.weights import fill, load_legacy_weights, load_weights
 from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
+from llmforge.matmul_speed import measure_matmul_speed
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.rundir import RunDirectory
@@ -98,6 +99,8 @@ def load_checkpoint(
 
     place = resolve_device(device)
     number_format = resolve_dtype(dtype, place)
+    if place == "cpu" and number_format == "bf16" and (slow := measure_matmul_speed().slowdown()):
+        run.notice(f"--dtype bf16 costs time on this CPU, fp32 does not: {slow}")
 
     with torch.device(place):
         tokenizer: Tokenizer = call_factory(

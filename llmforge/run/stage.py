@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
 from llmforge.events import RunStarted
 from llmforge.interfaces import Engine, RunContext
+from llmforge.run.bf16 import RESOLVED, slow_bf16, with_matmul_speed
 from llmforge.run.components import Components
 from llmforge.run.division import Division, divide_batch
 from llmforge.run.facts import run_facts
@@ -54,12 +55,14 @@ class Stage:
     def resolved(self) -> dict[str, Any]:
         """Return what ``auto`` became, for the run's record."""
         found = self.engine.resolution
+        speed = self.run.matmul_speed
         return {
             "device": found.device,
             "precision": found.precision,
             "compile": found.compile,
             "hardware": found.hardware,
             "reasons": list(found.reasons),
+            **({} if speed is None else {RESOLVED: asdict(speed)}),
             "micro_batch_size": self.division.micro,
             "data": getattr(self.prepared.data, "resolution", {}),
         }
@@ -146,7 +149,10 @@ def set_stage(
     total = planned_steps(plan.recipe, prepared.batches)
     run = with_steps(run, total_steps=total)
     point = _shared_point(team, plan, resume=resume)
+    run = with_matmul_speed(run, team=team)
     engine = prepare_engine(components.manager, run, prepared.tokenizer)
+    if team.place.is_leader and (warning := slow_bf16(run, engine.resolution)):
+        notice(warning)
     load_into(engine, point)
     components.restore(point.state.components)
     return Stage(

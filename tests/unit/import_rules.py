@@ -13,7 +13,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors",
-        "options hookspecs installed redaction settings run_root",
+        "options hookspecs installed matmul_speed redaction settings run_root",
         "component",
         "plugins interfaces",
         "recipe",

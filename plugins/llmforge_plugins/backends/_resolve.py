@@ -31,7 +31,7 @@ def resolve(run: RunContext) -> Resolution:
     device, why_device = _device(run.train.device, kept)
     if run.world_size > 1 and device.type == "cuda":
         device, why_device = _own_device(run, device, why_device)
-    precision, why_precision = _precision(run.train.precision, device, kept)
+    precision, why_precision = _precision(run, device, kept)
     compile_, why_compile = _compile(run, device, kept)
     return Resolution(
         device=str(device),
@@ -120,7 +120,8 @@ def _check_device(device: torch.device) -> None:
     )
 
 
-def _precision(asked: str, device: torch.device, kept: Mapping[str, Any]) -> tuple[str, str]:
+def _precision(run: RunContext, device: torch.device, kept: Mapping[str, Any]) -> tuple[str, str]:
+    asked = run.train.precision
     if asked == "fp16" and device.type != "cuda":
         raise RunError(
             f"train.precision 'fp16' needs a CUDA device, but the device is {device}",
@@ -130,17 +131,15 @@ def _precision(asked: str, device: torch.device, kept: Mapping[str, Any]) -> tup
         return asked, f"precision {asked}: as the recipe says"
     if "precision" in kept:
         return kept["precision"], f"precision {kept['precision']}: as before the resume"
+    native = run.bf16_is_native(device)
     if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) >= (8, 0):
+        if native:
             return "bf16", "precision bf16: native on this GPU"
         return "fp16", "precision fp16: this GPU has no native bf16"
-    if device.type == "cpu" and _cpu_has_bf16():
-        return "bf16", "precision bf16: native on this CPU"
-    return "fp32", f"precision fp32: no native bf16 on this {device.type}"
-
-
-def _cpu_has_bf16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    measured = f" ({run.matmul_speed})" if run.matmul_speed and device.type == "cpu" else ""
+    if native:
+        return "bf16", f"precision bf16: native on this {device.type.upper()}{measured}"
+    return "fp32", f"precision fp32: no native bf16 on this {device.type.upper()}{measured}"
 
 
 def _compile(run: RunContext, device: torch.device, kept: Mapping[str, Any]) -> tuple[bool, str]:
