@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmforge.hookspecs import hookimpl
     from llmforge.interfaces import RunContext
     from llmforge.options import IDENTITY, MACHINE, SAFE, Options
+    from llmforge.plugins import load_component
     from llmforge.settings import credential
     from llmforge.sweeps.api import SweepResult, sweep
 
@@ -37,6 +38,7 @@ _HOMES = {
     "credential": "llmforge.settings",
     "generate": "llmforge.api",
     "hookimpl": "llmforge.hookspecs",
+    "load_component": "llmforge.plugins",
     "load_run": "llmforge.api",
     "sweep": "llmforge.sweeps.api",
     "train": "llmforge.api",
@@ -58,6 +60,7 @@ __all__ = [
     "credential",
     "generate",
     "hookimpl",
+    "load_component",
     "load_run",
     "sweep",
     "train",

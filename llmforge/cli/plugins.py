@@ -73,7 +73,8 @@ def show(
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What recipes will select it by.")],
     kind: Annotated[
-        str, typer.Option("--kind", "-k", metavar="KIND", help="What the component is.")
+        str,
+        typer.Option("--kind", "-k", metavar="KIND", help="Any kind, or command."),
     ] = "tracker",
     directory: Annotated[
         Path, typer.Option("--dir", "-d", metavar="DIR", help="Where to put the package.")
