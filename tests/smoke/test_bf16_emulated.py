@@ -52,3 +52,14 @@ def test_bf16_that_is_asked_for_is_computed_and_its_price_named(tmp_path: Path) 
     assert "--dtype bf16 costs time on this CPU" in asked.finish(expect=0).output
     plain = workplace.forge("generate", "tiny", "--prompt", "a")
     assert "--dtype" not in plain.finish(expect=0).output
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_muon_in_fp32_resumes_to_equal_bits(tmp_path: Path) -> None:
+    settings = {"train.precision": "auto", "optimizer.name": "muon", "train.max_steps": "9"}
+    straight = Workplace(tmp_path / "straight", settings)
+    straight.train()
+    stopped = Workplace(tmp_path / "stopped", settings)
+    stopped.train("--set", "train.stop_at=4")
+    stopped.train()
+    assert stopped.result() == straight.result()
