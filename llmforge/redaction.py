@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote
 
+from llmforge.printable import printable
+
 HIDDEN = "***"
 """Stands where a secret was."""
 
@@ -103,11 +105,11 @@ def redact_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats log records, tracebacks included, without secrets."""
+    """Formats log records, tracebacks included, without secrets and control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line or lines of one record."""
-        return redact(super().format(record))
+        return printable(redact(super().format(record)))
 
 
 class RedactingStream:
@@ -143,7 +145,7 @@ def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     text = "".join(traceback.format_exception(kind, error, trace))
-    sys.stderr.write(redact(text))
+    sys.stderr.write(printable(redact(text)))
 
 
 def _known() -> Iterator[str]:
