@@ -132,6 +132,8 @@ class Layers:
                         self.remove(other)
 
     def _forget(self, path: KeyPath) -> None:
+        if path not in self.origins:  # then nothing below it is either
+            return
         for known in [key for key in self.origins if key[: len(path)] == path]:
             del self.origins[known]
             self._layer_of.pop(known, None)
