@@ -270,7 +270,7 @@ def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
     ]
     if file is not None:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--prompts-file {file} cannot be read: {error}") from error
         found = [line for line in lines if line.strip()]

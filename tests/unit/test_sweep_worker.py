@@ -62,9 +62,12 @@ def test_what_a_process_wrote_last_counts_when_it_is_found_gone(
 class Raw:
     """Proposes values as a generator of random numbers makes them; a sweeper of somebody else."""
 
-    prune = staticmethod(lambda point, others: None)
+    def prune(self, point: Point, others: Sequence[Point]) -> str | None:
+        del point, others
+        return None
 
     def propose(self, number: int, history: Sequence[Point]) -> Mapping[str, Any]:
+        del history
         generator = random.Random(number)
         return {
             item.key: generator.uniform(item.low, item.high)
