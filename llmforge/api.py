@@ -324,13 +324,13 @@ def _started(
     if team.place.is_leader:
         with RunLock(plan.root, plan.run_id):
             # A run that another process trains is told at once, before torch is imported.
-            found = _elsewhere(plan, reporter) if resume is None else None
+            found = _elsewhere(plan, reporter, team.place) if resume is None else None
     team.assemble(timeout=plan.recipe.backend.timeout_seconds, device=plan.recipe.train.device)
     done = plan.completion() if resume is None and team.place.is_leader else None
     done = team.broadcast(done, patient=True)
     if done is not None:
         return _skipped(plan, done)
-    checkpoint = _located(plan, resume, reporter)
+    checkpoint = None if resume is None else _located(plan, resume, reporter, team.place)
     if not team.place.is_leader:
         return _followed(plan, checkpoint, allow_data_change, signals=signals, team=team)
     # Imported here: this is where torch comes in, and a skipped run does without it. A signal that
@@ -386,19 +386,20 @@ def _followed(
     )
 
 
-def _located(plan: Plan, resume: str | None, reporter: Reporter) -> Path | None:
-    if resume is None:
-        return None
+def _located(plan: Plan, resume: str, reporter: Reporter, place: Place) -> Path:
     from llmforge.generation import locate
+    from llmforge.run.preflight import require_ready_here
 
+    require_ready_here(plan, place=place)  # it may have to be fetched
     return locate(resume, root=plan.root, say=reporter.say).path
 
 
-def _elsewhere(plan: Plan, reporter: Reporter) -> BroughtBack | None:
+def _elsewhere(plan: Plan, reporter: Reporter, place: Place) -> BroughtBack | None:
     """Fetch what storage has and this machine has not, None when the recipe has no storage.
 
     Raises:
-        RecipeError: a package or credentials that the storage needs are missing.
+        RecipeError: a package or credentials that the storage needs are missing, or this machine
+            cannot train the run.
     """
     if plan.recipe.storage.url is None:
         return None
@@ -410,8 +411,13 @@ def _elsewhere(plan: Plan, reporter: Reporter) -> BroughtBack | None:
     if not plan.recipe.storage.resume:
         return None
     from llmforge.run.elsewhere import bring_back
+    from llmforge.run.preflight import require_ready_here
 
-    return bring_back(plan, say=reporter.say)
+    return bring_back(
+        plan,
+        say=reporter.say,
+        require_ready=lambda: require_ready_here(plan, place=place),
+    )
 
 
 def _curves() -> Callable[[RunDirectory], Sequence[Path]]:

@@ -56,6 +56,11 @@ class ForgeError(Exception):
         self.message = message
         self.remedy = remedy
 
+    @property
+    def reason(self) -> str:
+        """What is wrong, in one line: what ``run.json`` and trackers say of a run that failed."""
+        return self.message
+
     def __str__(self) -> str:
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
 
@@ -75,6 +80,14 @@ class RecipeError(ForgeError):
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
         super().__init__(f"{source}: {count}" if source else count)
         self.problems = tuple(problems)
+
+    @property
+    def reason(self) -> str:
+        """Every problem, without where it was written and its remedy."""
+        heads = (f"{item.key}: " if item.key else "" for item in self.problems)
+        return "; ".join(
+            head + item.message for head, item in zip(heads, self.problems, strict=True)
+        )
 
     def __str__(self) -> str:
         return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)])

@@ -42,7 +42,9 @@ def evaluate(
     from llmforge.cli.common import emit_json, error_console, run_root
     from llmforge.evaluation import evaluate_checkpoint, record_evaluation, run_of
     from llmforge.generation import locate
+    from llmforge.generation.load import require_device
 
+    require_device(device, dtype)
     found = locate(checkpoint, root=run_root(root), say=error_console().print)
     result = evaluate_checkpoint(
         found,

@@ -192,19 +192,25 @@ class _Job:
     as_json: bool
 
     def run(self, prompts: Sequence[str], *, device: str, dtype: str, weights: Path | None) -> None:
-        from llmforge.generation import changed_options, locate
-        from llmforge.generation.load import load_checkpoint
+        from llmforge.generation import changed_options, open_checkpoint
 
         address, root = self._address()
-        found = locate(address, root=root, say=_note)
-        loaded = load_checkpoint(found, device=device, dtype=dtype, weights=weights, notice=_note)
+        loaded = open_checkpoint(
+            address,
+            root=root,
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            notice=_note,
+            say=_note,
+        )
         keys = self.recipe.generation if self.recipe else loaded.recipe.generation
         selection = self.recipe.generator if self.recipe else loaded.recipe.selected("generation")
         selection = changed_options(selection, self.changes)
         converse = interactive() and not self.as_json
         if not prompts and (self.recipe or not converse):
             prompts = keys.prompts
-        _note(f"{loaded.run.id} at step {found.step}, {loaded.device}, {loaded.dtype}")
+        _note(f"{loaded.run.id} at step {loaded.checkpoint.step}, {loaded.device}, {loaded.dtype}")
         if prompts:
             self._print(loaded, selection, keys, prompts)
         elif converse:

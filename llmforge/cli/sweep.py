@@ -71,11 +71,30 @@ def run(
         given.append(Override(("sweep", "max_trials"), max_trials, "--max-trials"))
     sweep = open_sweep(recipe, profile=profile, overrides=given)
     if dry_run:
+        _require_ready(sweep)
         echo(f"{recipe}: ready to sweep as {sweep.id}")
         for dimension in sweep.space.dimensions:
             echo(f"  {dimension.key}: {_range_text(dimension)}")
         return
     _work(sweep, workers)
+
+
+def _require_ready(sweep: Sweep) -> None:
+    """Look for what would keep the trials from training here, with one of them.
+
+    Raises:
+        RecipeError: with all that was found.
+    """
+    from llmforge.distributed import Place
+    from llmforge.recipe.trials import MOST_CORNERS
+    from llmforge.run.plan import make_plan
+    from llmforge.run.preflight import require_all_ready
+
+    point = next(iter(sweep.space.corners(at_most=MOST_CORNERS)))
+    plan = make_plan(sweep.trial(sweep.space.with_ties(point)))
+    require_all_ready(
+        plan, place=Place(), notice=lambda text: typer.echo(f"forge: {text}", err=True)
+    )
 
 
 @app.command()

@@ -156,7 +156,7 @@ def train(
             done = plan.completion() if resume is None else None
             if done is not None or dry_run:
                 if team.place.is_leader:
-                    _say_done(plan) if done is not None else _describe(plan)
+                    _say_done(plan) if done is not None else _check(plan, nproc_per_node, nnodes)
                 return
             if launching:
                 from llmforge.distributed.launch import Launch
@@ -283,7 +283,25 @@ def _carry_on_uploads(plan: Plan, *, attempt: int) -> None:
         echo(f"  later:          forge uploads push-all {plan.run_id}")
 
 
-def _describe(plan: Plan) -> None:
+def _check(plan: Plan, nproc_per_node: int | None, nnodes: int) -> None:
+    """Look for what would keep the run from training here, and say what it is made of.
+
+    Raises:
+        RecipeError: with all that was found.
+    """
+    from llmforge.distributed import Place, find_place
+    from llmforge.run.preflight import require_all_ready
+
+    place = find_place()
+    if nproc_per_node is not None or nnodes > 1:
+        local = nproc_per_node or 1
+        place = Place(
+            rank=nnodes * local - 1,
+            local_rank=local - 1,  # the one that needs most GPUs
+            world_size=nnodes * local,
+            local_world_size=local,
+        )
+    require_all_ready(plan, place=place, notice=lambda text: typer.echo(f"forge: {text}", err=True))
     recipe = plan.recipe
     echo(f"{recipe.source}: ready to train as {plan.run_id}")
     echo(f"  directory: {plan.directory.path}")

@@ -190,7 +190,7 @@ class ProcessGroupTeam:
             # An error that all ranks meet is the leader's to tell, who has no rank to name.
             time.sleep(_FOLLOWERS_HESITATE_SECONDS)
         code = error.exit_code if isinstance(error, ForgeError) else EXIT_FAILURE
-        text = error.message if isinstance(error, ForgeError) else repr(error)
+        text = error.reason if isinstance(error, ForgeError) else repr(error)
         try:
             if self._store.add(_FIRST, 1) != 1:
                 return self._peer_failed(error)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmforge.component import Component
-from llmforge.errors import RecipeError
+from llmforge.errors import Problem
 from llmforge.interfaces import RunContext
 from llmforge.plugins import build_manager, collect
 from llmforge.run.plan import Plan
@@ -16,7 +16,6 @@ class Components:
     """Fresh instances of the plan's components, and the run's one plugin manager."""
 
     def __init__(self, plan: Plan) -> None:
-        self._source = str(plan.recipe.source)
         self._all: list[Component] = [
             component for selected in plan.components().values() for component in selected
         ]
@@ -24,17 +23,12 @@ class Components:
             self._all.append(plan.trial.watcher)
         self.manager = build_manager(self._all)
 
-    def preflight(self, run: RunContext) -> None:
-        """Look for what would stop a component later.
-
-        Raises:
-            RecipeError: with everything that was found.
-        """
+    def preflight(self, run: RunContext) -> list[Problem]:
+        """Return everything that would stop a component later."""
         problems = [problem for item in self._all for problem in item.missing_packages()]
         for found in self.manager.hook.forge_preflight(run=run):
             problems += found
-        if problems:
-            raise RecipeError(problems, source=self._source)
+        return problems
 
     def restore(self, states: Mapping[str, Any]) -> None:
         """Give each component back the state it had in the checkpoint."""

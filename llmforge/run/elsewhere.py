@@ -33,7 +33,9 @@ class BroughtBack:
     notices: tuple[str, ...] = ()
 
 
-def bring_back(plan: Plan, *, say: Callable[[str], None]) -> BroughtBack:
+def bring_back(
+    plan: Plan, *, say: Callable[[str], None], require_ready: Callable[[], None]
+) -> BroughtBack:
     """Fetch what storage has of the run and this machine has not: its completion, or a checkpoint.
 
     Only for the process that holds the run's lock. Nothing here is replaced before what comes
@@ -42,8 +44,11 @@ def bring_back(plan: Plan, *, say: Callable[[str], None]) -> BroughtBack:
     Args:
         plan: the run; its recipe has a ``storage.url``.
         say: told what is fetched, which may take long.
+        require_ready: called before a checkpoint is fetched; raises when this machine cannot
+            train the run.
 
     Raises:
+        ForgeError: what ``require_ready`` raised.
         RunError: storage has another recipe's run of this id, or a later attempt.
         StorageError: storage does not answer and there is no checkpoint here to go on from.
         CheckpointError: there are checkpoints in storage, none is sound, and none is here.
@@ -68,7 +73,10 @@ def bring_back(plan: Plan, *, say: Callable[[str], None]) -> BroughtBack:
         if not begun and _bring_completion(plan, remote):
             say(f"completed elsewhere; its results are in {remote.url}")
             return BroughtBack(newest)
-        return BroughtBack(newest, _bring_checkpoint(plan, remote, here=here, say=say))
+        return BroughtBack(
+            newest,
+            _bring_checkpoint(plan, remote, here=here, say=say, require_ready=require_ready),
+        )
     except StorageError as error:
         if here is None:
             remedies = [text for text in (error.remedy, _NO_LOOK) if text]
@@ -114,9 +122,16 @@ def _bring_completion(plan: Plan, remote: RemoteRun) -> bool:
 
 
 def _bring_checkpoint(
-    plan: Plan, remote: RemoteRun, *, here: int | None, say: Callable[[str], None]
+    plan: Plan,
+    remote: RemoteRun,
+    *,
+    here: int | None,
+    say: Callable[[str], None],
+    require_ready: Callable[[], None],
 ) -> tuple[str, ...]:
     newer = [commit for commit in remote.commits() if here is None or commit.step > here]
+    if newer:
+        require_ready()
     notices = []
     for commit in reversed(newer):
         _check_identity(plan, remote, commit.recipe_hash)

@@ -16,6 +16,7 @@ from llmforge.errors import EXIT_OK, PeerFailed, RunError
 from llmforge.run.components import Components
 from llmforge.run.loop import TrainingLoop
 from llmforge.run.plan import Plan
+from llmforge.run.preflight import require_ready
 from llmforge.run.report import Reporter
 from llmforge.run.samples import Sampling
 from llmforge.run.saving import open_writer
@@ -123,12 +124,14 @@ def _take_place(
     allow_data_change: bool,
 ) -> tuple[Stage, Sampling]:
     components = Components(plan)
+    notice = _Quiet().notice
+    require_ready(plan, components, resolved=record.resolved, team=team, notice=notice)
     stage = set_stage(
         plan,
         components,
         record,
         team=team,
-        notice=_Quiet().notice,
+        notice=notice,
         check_stop=signals.check,
         resume=resume,
         allow_data_change=allow_data_change,

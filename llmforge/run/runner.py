@@ -21,7 +21,6 @@ from llmforge.errors import (
     EXIT_OK,
     ForgeError,
     Interrupted,
-    RecipeError,
 )
 from llmforge.events import ArtifactWritten, Event, RunEnded
 from llmforge.interfaces import Engine
@@ -36,6 +35,7 @@ from llmforge.run.loop import TrainingLoop
 from llmforge.run.metadata import Describer
 from llmforge.run.opening import disk_errors_told, open_record
 from llmforge.run.plan import Plan
+from llmforge.run.preflight import require_ready
 from llmforge.run.report import Reporter, duration
 from llmforge.run.samples import Sampling
 from llmforge.run.saving import delete_uploaded, open_writer
@@ -180,7 +180,7 @@ class _Start:
         except BaseException as caught:
             with self._signals.deferred():
                 error = self._team.cause(caught)
-            reason = redact(error.message if isinstance(error, ForgeError) else repr(error))
+            reason = redact(error.reason if isinstance(error, ForgeError) else repr(error))
             code = error.exit_code if isinstance(error, ForgeError) else EXIT_FAILURE
             state = "interrupted" if code == EXIT_INTERRUPTED else "failed"
             ended = replace(ended, exit_code=code, state=state, reason=reason)
@@ -201,6 +201,16 @@ class _Start:
         recorder, recipe = self._recorder, self._plan.recipe
         for text in self._notices:
             self._notice(text)
+        require_ready(
+            self._plan,
+            self._components,
+            resolved=recorder.record.resolved,
+            team=self._team,
+            notice=self._notice,
+            also=telemetry.tracker_problems,
+        )
+        for notice in telemetry.tracker_notices():
+            self._notice(notice)
         self._reporter.phase("preparing data")
         stage = set_stage(
             self._plan,
@@ -221,10 +231,6 @@ class _Start:
             metrics=with_best(recorder.record.metrics, stage.point.state),
             total_steps=recipe.train.extend_to or stage.total_steps,
         )
-        if problems := telemetry.tracker_problems():
-            raise RecipeError(problems, source=str(recipe.source))
-        for notice in telemetry.tracker_notices():
-            self._notice(notice)
         self._signals.check()
         for line in stage.describe(self._plan, recorder.record):
             self._reporter.say(line)

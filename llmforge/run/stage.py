@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +120,8 @@ def set_stage(
 ) -> Stage:
     """Prepare data and engine, and restore the newest sound checkpoint.
 
+    :func:`~llmforge.run.preflight.require_ready` comes first.
+
     Args:
         plan: the run.
         components: its components.
@@ -136,10 +137,7 @@ def set_stage(
         StopNow: a signal arrived.
     """
     place = team.place
-    divide = partial(divide_batch, plan.recipe, ranks=place.world_size, rank=place.rank)
-    divide({}, device="cpu")  # a batch that cannot be divided ends the run before anything large
     run = plan.context(resolved=record.resolved, notice=notice, place=place)
-    components.preflight(run)
     prepared = leader_first(
         team,
         lambda: prepare_data(components.manager, run, plan.directory, check_stop=check_stop),
@@ -161,7 +159,13 @@ def set_stage(
         engine=engine,
         point=point,
         total_steps=total,
-        division=divide(record.resolved, device=engine.device.type),
+        division=divide_batch(
+            plan.recipe,
+            record.resolved,
+            device=engine.device.type,
+            ranks=place.world_size,
+            rank=place.rank,
+        ),
         facts=run_facts(
             plan.recipe,
             model=engine.model,

@@ -163,3 +163,14 @@ def test_a_storage_that_does_not_answer_is_no_reason_to_begin_anew(
     assert "--set storage.resume=false" in output
     assert "Traceback" not in output
     assert not workplace.run.path.exists()
+
+
+def test_no_checkpoint_is_fetched_where_the_run_cannot_be_trained(
+    tmp_path: Path, stopped: Workplace
+) -> None:
+    workplace = stopped.copy(tmp_path / "here")
+    lose_machine(workplace)
+    output = workplace.train_here("--set", "train.device=cuda:99", expect=2)
+    assert "train.device: 'cuda:99' is not available" in output
+    assert "fetching" not in output
+    assert not workplace.run.checkpoints.exists()

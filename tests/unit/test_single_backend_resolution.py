@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmforge.errors import RunError
+from llmforge.errors import RecipeError
 from llmforge.interfaces import MatmulSpeed, Resolution
 from llmforge.testing import run_context
 from llmforge_plugins.backends import _resolve
@@ -75,10 +75,10 @@ def test_long_runs_on_cuda_are_compiled_and_short_ones_not(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
 def test_a_device_that_is_not_there_is_refused(device: str, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=f"train.device '{device}' is not available"):
+    with pytest.raises(RecipeError, match=f"train.device: '{device}' is not available"):
         resolved(tmp_path, {"device": device})
 
 
 def test_fp16_on_a_cpu_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="'fp16' needs a CUDA device"):
+    with pytest.raises(RecipeError, match=r"train\.precision: 'fp16' needs"):
         resolved(tmp_path, {"precision": "fp16"})

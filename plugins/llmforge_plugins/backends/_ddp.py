@@ -102,8 +102,8 @@ class DdpBackend(SingleBackend):
         """Build the model on every rank, alike.
 
         Raises:
-            RunError: the recipe asks for a device or precision this machine does not have, or the
-                ranks are not connected.
+            RecipeError: the recipe asks for a device or precision this machine does not have.
+            RunError: the ranks are not connected.
         """
         if not dist.is_initialized() or dist.get_world_size() != self._run.world_size:
             raise RunError(

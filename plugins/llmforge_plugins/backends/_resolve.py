@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from llmforge.errors import RunError
+from llmforge.errors import Problem, RecipeError
 from llmforge.interfaces import Resolution, RunContext
 from llmforge_plugins.backends._allocator import keep_freed_memory
 
@@ -25,7 +25,7 @@ def resolve(run: RunContext) -> Resolution:
     says ``auto``, so that a resume never changes the numbers.
 
     Raises:
-        RunError: the recipe asks for what this machine cannot do.
+        RecipeError: the recipe asks for what this machine cannot do.
     """
     kept = run.resolved
     device, why_device = _device(run.train.device, kept)
@@ -86,12 +86,19 @@ def _own_device(run: RunContext, device: torch.device, why: str) -> tuple[torch.
     """Return the GPU of one of several processes: that of its number on its machine."""
     asked = run.train.device
     if asked.startswith("cuda:"):
-        raise RunError(
-            f"train.device '{asked}' is one GPU, but each of {run.world_size} processes needs one",
-            remedy='set train.device = "cuda", and choose with CUDA_VISIBLE_DEVICES',
+        raise _refusal(
+            "train.device",
+            f"'{asked}' is one GPU, but each of {run.world_size} processes needs one",
+            'set train.device = "cuda", and choose with CUDA_VISIBLE_DEVICES',
         )
     own = torch.device("cuda", run.local_rank)
-    _check_device(own)
+    if not _is_available(own):
+        raise _refusal(
+            "train.device",
+            f"process {run.local_rank + 1} of this machine has no GPU: {_cuda_found()}",
+            "start no more processes on a machine than it has GPUs (--nproc-per-node), "
+            'or set train.device = "cpu"',
+        )
     return own, why.replace(str(device), "cuda, a GPU for each process")
 
 
@@ -110,22 +117,30 @@ def _is_available(device: torch.device) -> bool:
 def _check_device(device: torch.device) -> None:
     if _is_available(device):
         return
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    found = f"{count} CUDA device{'s' if count != 1 else ''}"
-    if device.type == "mps":
-        found = "no Apple GPU"
-    raise RunError(
-        f"train.device '{device}' is not available: PyTorch finds {found}",
-        remedy='set train.device = "auto", or install a PyTorch build for your GPU',
+    found = "PyTorch finds no Apple GPU" if device.type == "mps" else _cuda_found()
+    raise _refusal(
+        "train.device",
+        f"'{device}' is not available: {found}",
+        'set it to "auto", or install a PyTorch build for your GPU',
     )
+
+
+def _cuda_found() -> str:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"PyTorch finds {count} CUDA device{'s' if count != 1 else ''}"
+
+
+def _refusal(key: str, message: str, remedy: str) -> RecipeError:
+    return RecipeError([Problem(key=key, message=message, remedy=remedy)])
 
 
 def _precision(run: RunContext, device: torch.device, kept: Mapping[str, Any]) -> tuple[str, str]:
     asked = run.train.precision
     if asked == "fp16" and device.type != "cuda":
-        raise RunError(
-            f"train.precision 'fp16' needs a CUDA device, but the device is {device}",
-            remedy='set train.precision = "auto"',
+        raise _refusal(
+            "train.precision",
+            f"'fp16' needs a CUDA device, but the device is {device}",
+            'set it to "auto"',
         )
     if asked != "auto":
         return asked, f"precision {asked}: as the recipe says"
