@@ -52,7 +52,7 @@ def test_the_list_has_kind_name_package_and_target() -> None:
     assert lines[0] == ["kind", "name", "package", "target"]
     (cosine,) = [line for line in lines if line[1] == "cosine"]
     assert cosine[0] == "schedule"
-    assert cosine[2] == "llmforge"
+    assert cosine[2] == "llmforge-train"
     assert cosine[-1] == "llmforge_plugins.schedules.cosine:Cosine"
 
 
