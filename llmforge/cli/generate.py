@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmforge.cli.common import emit_json, error_console, interactive, run_root
+from llmforge.cli.common import emit_json, error_console, interactive, run_or_newest, run_root
 from llmforge.errors import UsageError
 from llmforge.printable import decoded, printable
 
@@ -223,16 +223,13 @@ class _Job:
 
     def _address(self) -> tuple[str, Path]:
         """Return what to sample from, and where runs are: flags, then the recipe, then defaults."""
-        from llmforge.rundir import newest_run
-
         root, address = self.root, self.checkpoint
         if self.recipe is not None:
             root = root or Path(self.recipe.run.root).expanduser()  # FORGE_RUN_ROOT is in it
             address = address or self.recipe.generation.checkpoint
         root = run_root(root)
         if address is None:
-            address = newest_run(root).id
-            _note(f"no run was named: taking the newest, {address}")
+            address = run_or_newest(root, None).id
         return address, root
 
     def _seed(self, keys: GenerationKeys) -> int:

@@ -174,8 +174,9 @@ class _Start:
         except (StopNow, Interrupted) as stop:
             interrupted = True
             reason = stop.message if isinstance(stop, Interrupted) else f"stopped by {stop}"
-            ended = replace(ended, exit_code=EXIT_INTERRUPTED, state="interrupted", reason=reason)
-            self._end_early(telemetry, state="interrupted", reason=reason)
+            state = self._signals.state
+            ended = replace(ended, exit_code=EXIT_INTERRUPTED, state=state, reason=reason)
+            self._end_early(telemetry, state=state, reason=reason)
             raise Interrupted(reason, remedy="the same command goes on from here") from None
         except BaseException as caught:
             with self._signals.deferred():

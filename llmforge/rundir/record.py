@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 HEARTBEAT_SECONDS = 5.0
 HEARTBEAT_STALE_SECONDS = 60.0
 
-State = Literal["running", "completed", "early-stopped", "interrupted", "failed"]
+State = Literal["running", "completed", "early-stopped", "pruned", "interrupted", "failed"]
 FINISHED: tuple[str, ...] = ("completed", "early-stopped")
 
 
