@@ -199,7 +199,7 @@ class _Start:
     def _prepare(
         self, telemetry: Telemetry, *, resume: Path | None, allow_data_change: bool
     ) -> Stage:
-        recorder, recipe = self._recorder, self._plan.recipe
+        recorder = self._recorder
         for text in self._notices:
             self._notice(text)
         require_ready(
@@ -230,7 +230,7 @@ class _Start:
             resolved=stage.resolved(),
             fingerprints=stage.prepared.fingerprints,
             metrics=with_best(recorder.record.metrics, stage.point.state),
-            total_steps=recipe.train.extend_to or stage.total_steps,
+            total_steps=stage.last_step,
         )
         self._signals.check()
         for line in stage.describe(self._plan, recorder.record):
@@ -252,7 +252,7 @@ class _Start:
                 batches=stage.prepared.batches,
                 validation=stage.prepared.splits.get("validation"),
                 state=state,
-                total_steps=stage.total_steps,
+                last_step=stage.last_step,
                 division=stage.division,
                 writer=writer,
                 signals=self._signals,

@@ -19,9 +19,9 @@ from llmforge.run.naming import tracker_tags
 from llmforge.run.parts import (
     PreparedData,
     check_fingerprints,
-    planned_steps,
     prepare_data,
     prepare_engine,
+    run_length,
     with_steps,
 )
 from llmforge.run.plan import Plan
@@ -38,7 +38,7 @@ class Stage:
         prepared: tokens and batches.
         engine: model and optimizer, restored.
         point: the state to go on from.
-        total_steps: planned length.
+        last_step: where the run ends, extended or not.
         division: how the batch is computed.
         facts: sizes of model, data, steps and machine, for the log and trackers.
     """
@@ -47,7 +47,7 @@ class Stage:
     prepared: PreparedData
     engine: Engine
     point: StartingPoint
-    total_steps: int
+    last_step: int
     division: Division
     facts: dict[str, Any]
 
@@ -144,9 +144,11 @@ def set_stage(
     )
     check_fingerprints(record.fingerprints, prepared.fingerprints, allow_change=allow_data_change)
     _check_same_data(team, prepared)
-    total = planned_steps(plan.recipe, prepared.batches)
-    run = with_steps(run, total_steps=total)
+    planned, last_step = run_length(plan.recipe, prepared.batches.epochs)
+    run = with_steps(run, total_steps=planned)
     point = _shared_point(team, plan, resume=resume)
+    if plan.recipe.train.extend_to is not None:
+        point.state.reopen(until=last_step)
     run = with_matmul_speed(run, team=team)
     engine = prepare_engine(components.manager, run, prepared.tokenizer)
     if team.place.is_leader and (warning := slow_bf16(run, engine.resolution)):
@@ -158,7 +160,7 @@ def set_stage(
         prepared=prepared,
         engine=engine,
         point=point,
-        total_steps=total,
+        last_step=last_step,
         division=divide_batch(
             plan.recipe,
             record.resolved,
@@ -171,7 +173,7 @@ def set_stage(
             model=engine.model,
             prepared=prepared,
             resolution=engine.resolution,
-            total_steps=total,
+            last_step=last_step,
         ),
     )
 
