@@ -47,7 +47,7 @@ a JSON Schema for editors.
 **Scope.** What a change of a key means for an existing run: *identity* makes another run, *safe*
 (logging, names, budgets) and *machine* (where and how it runs) go on with the same one.
 
-**Intervals** are numbers of steps, or `"1 epoch"`.
+**Intervals** are numbers of steps, or epochs as text: `"1 epoch"`, `"2 epochs"`, `"0.5 epoch"`.
 
 **Secrets** come from the environment or from `.env` in the working directory, whose lines
 `NAME=VALUE` count as if they were set there. They never stand in a recipe, which is kept, tracked

@@ -333,9 +333,11 @@ def _started(
     checkpoint = None if resume is None else _located(plan, resume, reporter, team.place)
     if not team.place.is_leader:
         return _followed(plan, checkpoint, allow_data_change, signals=signals, team=team)
-    # Imported here: this is where torch comes in, and a skipped run does without it.
-    from llmforge.run.runner import start_run
-
+    # Imported here: this is where torch comes in, and a skipped run does without it. A signal that
+    # raised within the import of a compiled module would leave half of it behind.
+    with signals.deferred():
+        from llmforge.run.runner import start_run
+    signals.check()
     finishers: Sequence[Finisher] = (_curves(),)
     outcome = start_run(
         plan,
@@ -368,8 +370,9 @@ def _followed(
     team: Team,
 ) -> TrainResult:
     """Train as one of several ranks, whose leader does everything else."""
-    from llmforge.run.follower import follow_run
-
+    with signals.deferred():
+        from llmforge.run.follower import follow_run
+    signals.check()
     ended = follow_run(
         plan, team=team, signals=signals, resume=checkpoint, allow_data_change=allow_data_change
     )

@@ -16,6 +16,16 @@ EXIT_LOCKED = 3
 EXIT_INTERRUPTED = 75
 
 
+_LONGEST = 600
+
+
+def _shortened(text: str) -> str:
+    """Return ``text`` without the middle of a value that would fill the screen."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST - 100]}[... {len(text) - _LONGEST:,} more ...]{text[-100:]}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """One thing that is wrong with a recipe or with what it needs.
@@ -30,8 +40,9 @@ class Problem:
     remedy: str = ""
 
     def __str__(self) -> str:
-        head = ": ".join(part for part in (self.where, self.key) if part)
-        text = f"{head}: {self.message}" if head else self.message
+        head = ": ".join(part for part in (self.where, _shortened(self.key)) if part)
+        message = _shortened(self.message)
+        text = f"{head}: {message}" if head else message
         return f"{text} ({self.remedy})" if self.remedy else text
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmforge.cli.common import AsJson, Root
+from llmforge.cli.common import AsJson, Root, echo
 
 app = typer.Typer(no_args_is_help=True, help="Look at checkpoints and keep some.")
 
@@ -41,7 +41,7 @@ def list_saved(
     elif found:
         print_checkpoints(console(), found)
     else:
-        typer.echo(f"{directory.id} has no checkpoint yet")
+        echo(f"{directory.id} has no checkpoint yet")
 
 
 @app.command()
@@ -67,4 +67,4 @@ def _set_pin(address: str, root: Path | None, *, pinned: bool) -> None:
         (checkpoint.pin if pinned else checkpoint.unpin)(found.path)
     except OSError as error:
         raise CheckpointError(f"{found.path} cannot be written: {error.strerror}") from error
-    typer.echo(f"{found.path} {'stays until it is unpinned' if pinned else 'is not pinned'}")
+    echo(f"{found.path} {'stays until it is unpinned' if pinned else 'is not pinned'}")

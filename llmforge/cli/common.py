@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llmforge.printable import printable
 from llmforge.run.console import console, error_console
 from llmforge.run_root import run_root
 
@@ -17,6 +18,7 @@ __all__ = [
     "AsJson",
     "Root",
     "console",
+    "echo",
     "emit_json",
     "error_console",
     "interactive",
@@ -37,9 +39,19 @@ def interactive() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a text with its control characters escaped."""
+    print(
+        printable(str(text)),
+        end="\n" if nl else "",
+        file=sys.stderr if err else sys.stdout,
+        flush=True,
+    )
+
+
 def emit_json(value: Any) -> None:
     """Print ``value`` as JSON that every parser takes; NaN and infinities become strings."""
-    typer.echo(json.dumps(_strict(value), indent=2, allow_nan=False, default=str))
+    echo(json.dumps(_strict(value), indent=2, allow_nan=False, default=str))
 
 
 def _strict(value: Any) -> Any:

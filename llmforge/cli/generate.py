@@ -12,6 +12,7 @@ import typer
 
 from llmforge.cli.common import emit_json, error_console, interactive, run_root
 from llmforge.errors import UsageError
+from llmforge.printable import decoded, printable
 
 if TYPE_CHECKING:
     from llmforge.generation import LoadedModel
@@ -270,10 +271,12 @@ def _read_recipe(source: str | None) -> GenerationRecipe | None:
 
 
 def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
-    prompts = [sys.stdin.read().removesuffix("\n") if text == "-" else text for text in given]
+    prompts = [
+        decoded(sys.stdin.read().removesuffix("\n") if text == "-" else text) for text in given
+    ]
     if file is not None:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--prompts-file {file} cannot be read: {error}") from error
         found = [line for line in lines if line.strip()]
@@ -335,11 +338,13 @@ def _print_texts(completions: Sequence[Completion]) -> None:
 
 
 def _show_prompt(prompt: str) -> None:
-    _write(f"\033[1m{prompt}\033[0m" if sys.stdout.isatty() else prompt)
+    bold = sys.stdout.isatty()
+    sys.stdout.write(f"\033[1m{printable(prompt)}\033[0m" if bold else prompt)
+    sys.stdout.flush()
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

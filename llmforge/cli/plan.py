@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llmforge.cli import shortcuts
-from llmforge.cli.common import AsJson, emit_json
+from llmforge.cli.common import AsJson, echo, emit_json
 from llmforge.errors import UsageError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -65,7 +65,7 @@ def plan(
     if as_json:
         emit_json(as_values(found))
     else:
-        typer.echo(as_text(found), nl=False)
+        echo(as_text(found), nl=False)
 
 
 def parse_size(text: str) -> int:

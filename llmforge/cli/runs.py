@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llmforge.cli.common import AsJson, Root, console, emit_json, interactive, run_root
+from llmforge.cli.common import AsJson, Root, console, echo, emit_json, interactive, run_root
 from llmforge.cli.runs_storage import begin_next_attempt, print_stored, pull
 from llmforge.cli.runs_sync import sync
 
@@ -167,8 +168,8 @@ def clear(
     if as_json:
         emit_json({"id": directory.id, "state": state, "directory": str(aside)})
         return
-    typer.echo(f"{directory.id} now lies in {aside}")
-    typer.echo("its completion is cleared: the next 'forge train' of its recipe starts fresh")
+    echo(f"{directory.id} now lies in {aside}")
+    echo("its completion is cleared: the next 'forge train' of its recipe starts fresh")
     begin_next_attempt(
         directory,
         attempt=next_attempt(directory.root, directory.id),
@@ -225,13 +226,13 @@ def metrics(
     elif rows:
         _print_metrics(rows)
     else:
-        typer.echo(f"{directory.id} has no metrics yet", err=True)
+        echo(f"{directory.id} has no metrics yet", err=True)
 
 
 @app.command()
 def path(run: Run, root: Root = None) -> None:
     """Print the directory of a run."""
-    typer.echo(_find(root, run).path)
+    typer.echo(os.fsencode(_find(root, run).path))  # for scripts: the very bytes
 
 
 def _find(root: Path | None, text: str) -> RunDirectory:

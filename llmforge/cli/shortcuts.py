@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmforge.printable import decoded
+
 if TYPE_CHECKING:
     from llmforge.recipe import Override
 
@@ -74,7 +76,7 @@ def overrides(
         "--extend": (("train", "extend_to"), extend),
     }
     found += [
-        Override(path, value, origin=flag)
+        Override(path, decoded(value) if isinstance(value, str) else value, origin=flag)
         for flag, (path, value) in flags.items()
         if value is not None
     ]

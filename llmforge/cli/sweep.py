@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from llmforge.cli import shortcuts
-from llmforge.cli.common import AsJson, Root, console, emit_json, run_root
+from llmforge.cli.common import AsJson, Root, console, echo, emit_json, run_root
 
 if TYPE_CHECKING:
     from llmforge.sweeps.sweep import Sweep
@@ -72,9 +72,9 @@ def run(
     sweep = open_sweep(recipe, profile=profile, overrides=given)
     if dry_run:
         _require_ready(sweep)
-        typer.echo(f"{recipe}: ready to sweep as {sweep.id}")
+        echo(f"{recipe}: ready to sweep as {sweep.id}")
         for dimension in sweep.space.dimensions:
-            typer.echo(f"  {dimension.key}: {_range_text(dimension)}")
+            echo(f"  {dimension.key}: {_range_text(dimension)}")
         return
     _work(sweep, workers)
 
@@ -125,7 +125,7 @@ def retry(
     for trial in chosen:
         prunable = trial.last.prunable and trial.state == "failed"
         ledger.requeue(trial, prunable=prunable, reason="retried")
-    typer.echo(f"{loaded.id}: {len(chosen)} trials to run again")
+    echo(f"{loaded.id}: {len(chosen)} trials to run again")
     _work(loaded, workers)
 
 
@@ -134,7 +134,7 @@ def stop(sweep: Name, root: Root = None) -> None:
     """Stop a sweep's workers, on every machine; their trials save and wait."""
     loaded = _load(sweep, root)
     loaded.ledger().stop("stopped by forge sweep stop")
-    typer.echo(f"{loaded.id}: asked to stop; go on with: forge sweep resume {loaded.id}")
+    echo(f"{loaded.id}: asked to stop; go on with: forge sweep resume {loaded.id}")
 
 
 @app.command("list")
@@ -192,7 +192,7 @@ def export(
 
     loaded = _load(sweep, root)
     write_table(output, loaded)
-    typer.echo(output)
+    echo(output)
 
 
 def _load(text: str, root: Path | None) -> Sweep:
@@ -208,7 +208,7 @@ def _work(sweep: Sweep, workers: int | None) -> None:
 
     count = workers or sweep.recipe.sweep.workers
     with StopSignals() as signals, signals.deferred():
-        typer.echo(f"{sweep.id}: {sweep.recipe.sweep.max_trials} trials, {count} at once")
+        echo(f"{sweep.id}: {sweep.recipe.sweep.max_trials} trials, {count} at once")
         with progress(sweep) as show_trials:
             reason = work(sweep, workers=workers, signals=signals, show=show_trials)
     print_end(console(), sweep, reason)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from llmforge.cli import shortcuts
+from llmforge.cli.common import echo
 
 if TYPE_CHECKING:
     from llmforge.api import TrainResult
@@ -211,7 +212,7 @@ def _launch(options: Launch) -> NoReturn:
     from llmforge.distributed.launch import launch
 
     raise typer.Exit(
-        launch(sys.argv[1:], options, say=lambda text: typer.echo(f"forge: {text}", err=True))
+        launch(sys.argv[1:], options, say=lambda text: echo(f"forge: {text}", err=True))
     )
 
 
@@ -249,13 +250,13 @@ def _say_done(plan: Plan) -> None:
     assert done is not None
     when = datetime.fromtimestamp(done.ended).strftime("%Y-%m-%d %H:%M")
     best = "" if done.best_loss is None else f", best validation loss {done.best_loss:.4f}"
-    typer.echo(f"{plan.run_id}: already completed on {when} ({done.reason}{best})")
+    echo(f"{plan.run_id}: already completed on {when} ({done.reason}{best})")
     if plan.directory.checkpoints.exists() or plan.recipe.storage.url is None:
-        typer.echo(f"  use it:         {done.next_command}")
+        echo(f"  use it:         {done.next_command}")
     else:
         place = "" if plan.directory.recipe.exists() else f" --storage {plan.recipe.storage.url}"
-        typer.echo(f"  fetch it:       forge runs pull {plan.run_id}{place}")
-    typer.echo(f"  train it anew:  forge runs clear {plan.run_id}")
+        echo(f"  fetch it:       forge runs pull {plan.run_id}{place}")
+    echo(f"  train it anew:  forge runs clear {plan.run_id}")
     if plan.recipe.storage.url is not None:
         _carry_on_uploads(plan, attempt=done.attempt)
 
@@ -273,13 +274,13 @@ def _carry_on_uploads(plan: Plan, *, attempt: int) -> None:
     if not waiting:
         return
     steps = ", ".join(str(item.step) for item in waiting)
-    typer.echo(f"  not in storage: step {steps}; uploading it now, Ctrl-C leaves it for later")
+    echo(f"  not in storage: step {steps}; uploading it now, Ctrl-C leaves it for later")
     try:
         push_now(plan.directory, plan.recipe, timeout=None, steps=None)
     except ForgeError as error:
-        typer.echo(f"forge: {error}", err=True)
+        echo(f"forge: {error}", err=True)
     except StopNow:
-        typer.echo(f"  later:          forge uploads push-all {plan.run_id}")
+        echo(f"  later:          forge uploads push-all {plan.run_id}")
 
 
 def _check(plan: Plan, nproc_per_node: int | None, nnodes: int) -> None:
@@ -302,11 +303,11 @@ def _check(plan: Plan, nproc_per_node: int | None, nnodes: int) -> None:
         )
     require_all_ready(plan, place=place, notice=lambda text: typer.echo(f"forge: {text}", err=True))
     recipe = plan.recipe
-    typer.echo(f"{recipe.source}: ready to train as {plan.run_id}")
-    typer.echo(f"  directory: {plan.directory.path}")
+    echo(f"{recipe.source}: ready to train as {plan.run_id}")
+    echo(f"  directory: {plan.directory.path}")
     for kind, selected in recipe.selections.items():
         if selected:
-            typer.echo(f"  {kind}: {', '.join(item.name for item in selected)}")
+            echo(f"  {kind}: {', '.join(item.name for item in selected)}")
 
 
 def _summarise(result: TrainResult) -> None:

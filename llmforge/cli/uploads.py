@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmforge.cli.common import AsJson, Root, console, emit_json, run_root
+from llmforge.cli.common import AsJson, Root, console, echo, emit_json, run_root
 
 if TYPE_CHECKING:
     from llmforge.recipe import Recipe
@@ -46,7 +46,7 @@ def status(run: Run, as_json: AsJson = False, root: Root = None) -> None:
         emit_json([{**asdict(item), "state": _state(item, at_work=at_work)} for item in found])
         return
     if not found:
-        typer.echo(f"{directory.id} has no checkpoint to upload")
+        echo(f"{directory.id} has no checkpoint to upload")
         return
     rows = [
         (
@@ -82,9 +82,9 @@ def list_(run: Run, url: Url = None, as_json: AsJson = False, root: Root = None)
     if as_json:
         emit_json([asdict(commit) for commit in commits])
         return
-    typer.echo(remote.url)
+    echo(remote.url)
     if not commits:
-        typer.echo("no checkpoint is committed there")
+        echo("no checkpoint is committed there")
         return
     rows = [
         (
@@ -141,9 +141,9 @@ def retry(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None)
     if failed:
         push_now(directory, _recipe(directory, url), timeout=timeout, steps=failed)
         return
-    typer.echo(f"no upload of {directory.id} has failed")
+    echo(f"no upload of {directory.id} has failed")
     if waiting := sum(state == "queued" for state in states.values()):
-        typer.echo(f"{waiting} wait to be uploaded: forge uploads push-all {directory.id}")
+        echo(f"{waiting} wait to be uploaded: forge uploads push-all {directory.id}")
 
 
 @app.command()
@@ -168,14 +168,14 @@ def verify(
     if as_json:
         emit_json([{"step": step, "problems": wrong} for step, wrong in found.items()])
     else:
-        typer.echo(remote.url)
+        echo(remote.url)
         for step, wrong in found.items():
-            typer.echo(f"step {step:>8}  {'damaged: ' + '; '.join(wrong) if wrong else 'ok'}")
+            echo(f"step {step:>8}  {'damaged: ' + '; '.join(wrong) if wrong else 'ok'}")
         if not found:
-            typer.echo("no checkpoint is committed there")
+            echo("no checkpoint is committed there")
     if any(found.values()):
         if not as_json:
-            typer.echo(f"what is here is sent again by: forge uploads push {directory.id}@STEP")
+            echo(f"what is here is sent again by: forge uploads push {directory.id}@STEP")
         raise typer.Exit(1)
 
 
@@ -239,7 +239,7 @@ def push_now(
     seconds = recipe.storage.close_timeout if timeout is None else timeout
 
     def tell(record: UploadRecord) -> None:
-        typer.echo(f"step {record.step}: {upload_text(record)}")
+        echo(f"step {record.step}: {upload_text(record)}")
 
     missing = push_here(
         directory,
@@ -248,14 +248,14 @@ def push_now(
         steps=steps,
         seconds=seconds,
         on_change=tell,
-        on_error=lambda message: typer.echo(message, err=True),
+        on_error=lambda message: echo(message, err=True),
     )
     if missing:
         raise StorageError(
             f"after {seconds:g} s not in storage: step {', '.join(map(str, missing))}",
             remedy=f"nothing here was deleted; to go on: forge uploads push-all {directory.id}",
         )
-    typer.echo(f"everything asked for is in {remote.url}")
+    echo(f"everything asked for is in {remote.url}")
 
 
 def _find(root: Any, text: str) -> RunDirectory:

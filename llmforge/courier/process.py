@@ -43,6 +43,8 @@ from llmforge.rundir import RunDirectory, is_locked, read_record
 from llmforge.rundir.context import run_context
 from llmforge.rundir.kept import KeptCheckpoint
 from llmforge.rundir.uploads import UploadRecord
+from llmforge.stop_signals import stop_signals
+from llmforge.streams import drain
 
 ORPHAN_SECONDS = 20.0
 """How long a courier goes on when the training process is gone, for uploads and then trackers."""
@@ -206,8 +208,8 @@ def main(arguments: list[str]) -> int:
     directory = RunDirectory(Path(arguments[0]))
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the training process
     # decides when the courier ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
     sys.stderr = cast("TextIO", RedactingStream(sys.stderr))
     output, sys.stdout = sys.stdout, sys.stderr
     courier = CourierProcess(directory, output, only=arguments[1:])
@@ -227,6 +229,7 @@ def main(arguments: list[str]) -> int:
         else:
             courier.close(seconds)
     output.flush()
+    drain()
     # A tracker's thread that hangs must not keep the process alive.
     os._exit(0)
 

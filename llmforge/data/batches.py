@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llmforge.data.epochs import Epochs
 from llmforge.data.order import SampleOrder
 from llmforge.data.split import TokenSplit
 from llmforge.data.windows import Windows
@@ -41,15 +42,10 @@ class TrainBatches:
         if order.n_windows != self.n_windows:
             raise ValueError(f"an order of {order.n_windows} windows for {self.n_windows}")
         self.context = context
-        self.batch_size = batch_size
+        self.epochs = Epochs(n_windows=self.n_windows, batch_size=batch_size)
         self.order = order
         self._names = [shard.name for shard in split.shards]
         self._pin = pin_memory
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps after which every window was drawn once."""
-        return -(-self.n_windows // self.batch_size)
 
     def epoch(self, position: int) -> float:
         """Return the passes over the data completed at a global position, as a fraction."""

@@ -17,8 +17,8 @@ from typing import Any
 
 from llmforge.distributed.launched import CODE, ENDINGS, LAUNCHER, LOST
 from llmforge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, Interrupted, UsageError
+from llmforge.stop_signals import stop_signals
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ELASTIC_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 _THREADS = "OMP_NUM_THREADS"
 _MONITOR_SECONDS = 0.1
@@ -142,7 +142,7 @@ def _agent(arguments: Sequence[str], options: Launch, *, folder: str) -> Any:
 
 
 class _Forwarding:
-    """Passes SIGTERM and Ctrl-C on to the processes of an agent while it is entered."""
+    """Passes SIGTERM, SIGHUP and Ctrl-C on to the processes of an agent while it is entered."""
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
@@ -150,7 +150,7 @@ class _Forwarding:
         self.passed: set[int] = set()
 
     def __enter__(self) -> _Forwarding:
-        for number in _SIGNALS:
+        for number in stop_signals():
             self._previous[number] = signal.signal(number, self._pass_on)
         return self
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import os
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llmforge.errors import EXIT_INTERRUPTED, EXIT_LOCKED, EXIT_OK, EXIT_USAGE
+from llmforge.streams import drain
 
 ENDINGS = "FORGE_LAUNCHER_ENDINGS"
 """Directory in which the processes of a launcher leave their exit codes, a file for each rank."""
@@ -72,9 +72,7 @@ def end_process(code: int) -> NoReturn:
     if _CONNECTED not in sys.modules:
         sys.exit(code)
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # its reader is gone
-            stream.flush()
+    drain()
     os._exit(code)
 
 

@@ -6,10 +6,12 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 Direction = Literal["minimize", "maximize"]
 
+_DIGITS = 4
 _TOLERANCE = 1e-9  # of a step: 0.1 + 0.2 lies on a grid of 0.1
 
 
@@ -44,7 +46,7 @@ class Dimension:
         if self.step is None or (self.log and self.kind == "float"):
             return None
         count = math.floor((self.high - self.low) / self.step + _TOLERANCE) + 1
-        return tuple(self._typed(self.low + index * self.step) for index in range(count))
+        return tuple(self._on_grid(index) for index in range(count))
 
     def extremes(self) -> tuple[Any, ...]:
         """Return the values that are likeliest to be wrong: every choice, or both ends."""
@@ -66,6 +68,25 @@ class Dimension:
             return True
         steps = (value - self.low) / self.step
         return abs(steps - round(steps)) <= _TOLERANCE * max(1.0, abs(steps))
+
+    def rounded(self, value: Any) -> Any:
+        """Return ``value`` with as many digits as people and ids need.
+
+        That is 4 significant digits, or 4 of the range's width where that is finer, and never a
+        value outside of the range. Choices, whole numbers and steps stay what they are.
+        """
+        if self.kind != "float" or not isinstance(value, float) or not math.isfinite(value):
+            return value
+        if self.step is not None and not self.log:
+            return self._on_grid(round((value - self.low) / self.step))
+        sizes = [abs(value)] if self.log else [abs(value), self.high - self.low]
+        decimals = [_DIGITS - 1 - math.floor(math.log10(size)) for size in sizes if size]
+        return min(max(round(value, max(decimals, default=0)), self.low), self.high)
+
+    def _on_grid(self, index: int) -> float:
+        # As people count in steps of 0.1: 0.3, and not 0.30000000000000004.
+        step = 0 if self.step is None else self.step
+        return self._typed(float(Decimal(repr(self.low)) + index * Decimal(repr(step))))
 
     def _typed(self, value: float) -> float:
         return int(value) if self.kind == "int" else float(value)
@@ -104,10 +125,18 @@ class Space:
         full = dict(parameters)
         for tie in self.ties:
             if tie.to in full:
-                value = full[tie.to] * tie.times
+                value = float(f"{full[tie.to] * tie.times:.12g}")
                 whole = isinstance(full[tie.to], int) and float(value).is_integer()
                 full[tie.key] = int(value) if whole else value
         return full
+
+    def rounded(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a proposed point with its values rounded; see :meth:`Dimension.rounded`."""
+        dimensions = {item.key: item for item in self.dimensions}
+        return {
+            key: dimensions[key].rounded(value) if key in dimensions else value
+            for key, value in parameters.items()
+        }
 
     def contains(self, parameters: Mapping[str, Any]) -> bool:
         """Return whether ``parameters``, without tied values, are a point of this space."""

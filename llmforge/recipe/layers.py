@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmforge.errors import UsageError
+from llmforge.printable import decoded
 from llmforge.recipe.lines import KeyPath, parse_key
 from llmforge.recipe.model import Origin
 from llmforge.recipe.schema import ALTERNATIVES, Alternatives
@@ -35,7 +36,7 @@ def parse_set(text: str, *, origin: str = "--set") -> Override:
     Raises:
         UsageError: there is no ``=``, or what stands before it is not a key.
     """
-    key, equals, raw = text.partition("=")
+    key, equals, raw = decoded(text).partition("=")
     try:
         path = parse_key(key.strip()) if equals else ()
     except ValueError:
@@ -131,6 +132,8 @@ class Layers:
                         self.remove(other)
 
     def _forget(self, path: KeyPath) -> None:
+        if path not in self.origins:  # then nothing below it is either
+            return
         for known in [key for key in self.origins if key[: len(path)] == path]:
             del self.origins[known]
             self._layer_of.pop(known, None)

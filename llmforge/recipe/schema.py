@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from llmforge.options import MACHINE, SAFE, Options
 
-_INTERVAL = re.compile(r"(\d+) epochs?")
+_EPOCHS = re.compile(r"(\d+(?:\.\d+)?) epochs?")
 
 PLACEHOLDERS = ("{model}", "{profile}", "{timestamp}", "{run_id}")
 """What ``run.name`` may have filled in."""
@@ -31,7 +32,7 @@ def check_interval(value: int | str | None) -> int | str | None:
     """Accept a positive number of steps or text like ``"1 epoch"``."""
     if isinstance(value, int) and value <= 0:
         raise ValueError("must be at least 1 step")
-    if isinstance(value, str) and (not (match := _INTERVAL.fullmatch(value)) or match[1] == "0"):
+    if isinstance(value, str) and not parse_interval(value):
         raise ValueError(f"must be a number of steps or text like '1 epoch', got '{value}'")
     return value
 
@@ -53,14 +54,12 @@ def check_placeholders(value: str) -> str:
     return value
 
 
-def interval_steps(value: int | str, steps_per_epoch: int) -> int:
-    """Return an interval as optimizer steps."""
-    if isinstance(value, int):
+def parse_interval(value: int | str | None) -> int | Fraction | None:
+    """Return steps as they are and text like ``"0.5 epoch"`` as epochs; None for other text."""
+    if not isinstance(value, str):
         return value
-    match = _INTERVAL.fullmatch(value)
-    if match is None:
-        raise ValueError(f"not an interval: {value!r}")
-    return int(match[1]) * steps_per_epoch
+    match = _EPOCHS.fullmatch(value)
+    return None if match is None else Fraction(match[1])
 
 
 class RunTable(Options):

@@ -36,7 +36,7 @@ def run_facts(
         "flops_per_token": flops,
         "total_flops": flops * tokens_per_step * steps,
         "total_steps": steps,
-        "steps_per_epoch": prepared.batches.steps_per_epoch,
+        "steps_per_epoch": round(prepared.batches.epochs.steps_per_epoch, 3),
         "tokens_per_step": tokens_per_step,
         "planned_tokens": tokens_per_step * steps,
         **data_facts(prepared),

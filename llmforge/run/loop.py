@@ -20,7 +20,7 @@ from llmforge.errors import TrainingError
 from llmforge.events import HistogramsLogged
 from llmforge.interfaces import Engine
 from llmforge.recipe import Recipe
-from llmforge.recipe.schema import interval_steps
+from llmforge.recipe.schema import parse_interval
 from llmforge.run.division import Division
 from llmforge.run.ending import Ending
 from llmforge.run.evaluation import evaluate
@@ -100,16 +100,23 @@ class TrainingLoop:
         self._targets = train.batch_size * recipe.context
         self._last_step = recipe.train.extend_to or total_steps
         self._stop_at = min(recipe.train.stop_at or self._last_step, self._last_step)
-        per_epoch = batches.steps_per_epoch
-        self._per_epoch = per_epoch
-        self._eval_every = _steps(recipe.eval.every, per_epoch)
-        self._save_every = _steps(recipe.checkpoint.every, per_epoch)
-        self._sample_every = _steps(recipe.generation.every, per_epoch)
-        self._histograms_every = _steps(recipe.train.histograms_every, per_epoch)
+        self._ends_epoch = batches.epochs.ends
+        self._evaluation_due, self._save_due, self._sampling_due, self._histograms_due = (
+            batches.epochs.due(parse_interval(interval))
+            for interval in (
+                recipe.eval.every,
+                recipe.checkpoint.every,
+                recipe.generation.every,
+                train.histograms_every,
+            )
+        )
         self._first_step = self._last_saved = state.step
-        self._totals = LossTotals(state, device=engine.device, team=team)
+        self._totals = LossTotals(
+            state, device=engine.device, team=team, window=train.log_every, targets=self._targets
+        )
         self._pace = Pace(
             state.step,
+            window=train.log_every,
             stop_at=self._stop_at,
             tokens_per_step=self._targets,
             peak_tokens_per_second=peak_flops
@@ -151,11 +158,11 @@ class TrainingLoop:
         state = self._state
         while not self._accumulate():
             self._take_smaller_micro_batch()
-        wants_histograms = _divides(self._histograms_every, state.step + 1)
+        wants_histograms = self._histograms_due(state.step + 1)
         gradients = self._gradient_histograms() if wants_histograms else {}
         result = self._engine.step(state.step)
         self._pace.lap("compute")
-        self._totals.add(result, targets=self._targets)
+        self._totals.add(result)
         state.learning_rate = result.learning_rate
         state.step += 1
         state.sequences += self._batch_size
@@ -244,14 +251,11 @@ class TrainingLoop:
         return (
             step % self._recipe.train.log_every == 0
             or step == self._last_step
-            or self._ends_epoch()
-            or _divides(self._eval_every, step)
-            or _divides(self._save_every, step)
-            or _divides(self._sample_every, step)
+            or self._ends_epoch(step)
+            or self._evaluation_due(step)
+            or self._save_due(step)
+            or self._sampling_due(step)
         )
-
-    def _ends_epoch(self) -> bool:
-        return self._state.step % self._per_epoch == 0
 
     def _finish_boundary(self) -> None:
         """Do or tell again what an earlier start may have left undone at this very step."""
@@ -266,26 +270,26 @@ class TrainingLoop:
         state = self._state
         state.boundary_done = False
         self._require_finite()
-        row = self._rows.training(ends_epoch=self._ends_epoch())
+        ends_epoch = self._ends_epoch(state.step)
+        row = self._rows.training(ends_epoch=ends_epoch)
         values: dict[str, float] = {}
         is_best = False
-        if self._validation is not None and self._evaluation_is_due():
+        if self._validation is not None and (
+            state.step == self._last_step or self._evaluation_due(state.step)
+        ):
             measured = self._evaluate(self._validation)
             if measured is None:
                 return  # a signal: the boundary is done again when the run resumes
             values = measured
             row |= values
             is_best = self._judge(values)
-        self._totals.begin_window()
-        if self._ends_epoch():
+        if ends_epoch:
             self._totals.begin_epoch()
         state.row = row
         state.boundary_done = True
-        state.samples_due = self._sinks.samples is not None and _divides(
-            self._sample_every, state.step
-        )
+        state.samples_due = self._sinks.samples is not None and self._sampling_due(state.step)
         self._decide()
-        if is_best or _divides(self._save_every, state.step) or state.finished:
+        if is_best or self._save_due(state.step) or state.finished:
             self._save(is_best=is_best, required=bool(state.finished))
         self._rows.emit(row, values, is_best=is_best)
         self._sample_if_due()
@@ -299,10 +303,6 @@ class TrainingLoop:
             return  # the loop sees the request and saves; they are made when the run resumes
         self._state.samples_due = False
         self._pace.lap("samples")
-
-    def _evaluation_is_due(self) -> bool:
-        step = self._state.step
-        return step == self._last_step or _divides(self._eval_every, step)
 
     def _evaluate(self, split: TokenSplit) -> dict[str, float] | None:
         self._reporter.phase(f"evaluating at step {self._state.step}")
@@ -409,11 +409,3 @@ class TrainingLoop:
                 self._sinks.secure(state.step)
                 self._team.broadcast(None, patient=True)  # storage may keep the leader for long
         self._pace.lap("checkpoint")
-
-
-def _steps(interval: int | str | None, per_epoch: int) -> int | None:
-    return None if interval is None else interval_steps(interval, per_epoch)
-
-
-def _divides(every: int | None, step: int) -> bool:
-    return every is not None and step % every == 0

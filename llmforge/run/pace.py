@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 
@@ -32,8 +33,10 @@ class Pace:
     """Makes the timing row of a logged step.
 
     Args:
-        step: the step this start of the run goes on from.
+        step: the step this start of the run continues from.
         stop_at: the step it goes to.
+        window: steps that a rate is averaged over at least, once so many were taken; a row in
+            between, such as one at an epoch's end, cuts it no shorter.
         tokens_per_step: target tokens of one optimizer step.
         peak_tokens_per_second: what the device could do at its peak, for MFU; None when unknown.
     """
@@ -43,11 +46,15 @@ class Pace:
         step: int,
         *,
         stop_at: int,
+        window: int,
         tokens_per_step: int,
         peak_tokens_per_second: float | None,
     ) -> None:
-        self._first = self._last = step
+        self._first = step
         self._stop_at = stop_at
+        self._window = window
+        self._trained = 0.0
+        self._rows = deque([(step, 0.0)])  # steps, and seconds of training until then
         self._tokens_per_step = tokens_per_step
         self._peak = peak_tokens_per_second
         self._began = time.perf_counter()
@@ -57,9 +64,13 @@ class Pace:
     def row(self, step: int) -> dict[str, Any]:
         """Return the timing row of ``step``: seconds, rates, and the share of each part."""
         seconds, parts = self._watch.read()
-        steps = max(1, step - self._last)
-        self._last = step
-        training = max(1e-9, parts.get("compute", 0.0) + parts.get("data", 0.0))
+        self._trained += parts.get("compute", 0.0) + parts.get("data", 0.0)
+        self._rows.append((step, self._trained))
+        while len(self._rows) > 2 and step - self._rows[1][0] >= self._window:
+            self._rows.popleft()
+        since, trained = self._rows[0]
+        steps = max(1, step - since)
+        training = max(1e-9, self._trained - trained)
         rate = steps * self._tokens_per_step / training
         average = (time.perf_counter() - self._began) / max(1, step - self._first)
         row: dict[str, Any] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -154,7 +153,7 @@ def planned_steps(recipe: Recipe, batches: TrainBatches) -> int:
     if recipe.train.max_steps is not None:
         return recipe.train.max_steps
     assert recipe.train.epochs is not None
-    steps = max(1, math.ceil(recipe.train.epochs * batches.n_windows / recipe.train.batch_size))
+    steps = batches.epochs.end(recipe.train.epochs)
     problems = [
         Problem(key=dotted(found.path), message=found.message, remedy=found.remedy)
         for found in length_findings(recipe.train, planned=steps)

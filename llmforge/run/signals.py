@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM and Ctrl-C: at once while nothing is at stake, else at a safe point.
+"""Stopping on SIGTERM, SIGHUP and Ctrl-C: at once while nothing is at stake, else at a safe point.
 
 Before the first step, and while samples and plots are made, a signal raises where it arrives. In
 between, inside :meth:`StopSignals.deferred`, it only sets :attr:`StopSignals.requested`, which the
@@ -14,13 +14,15 @@ import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
+from llmforge.stop_signals import stop_signals
+
 
 class StopNow(BaseException):
     """Raised by a signal where it arrives; no library's ``except Exception`` swallows it."""
 
 
 class StopSignals:
-    """Handles SIGTERM and SIGINT while it is entered; does nothing outside the main thread."""
+    """Handles :func:`stop_signals` while it is entered; does nothing outside the main thread."""
 
     def __init__(self) -> None:
         self.requested: str | None = None
@@ -29,7 +31,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in stop_signals():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -28,9 +28,8 @@ class TrainerState:
     Attributes:
         step: optimizer steps taken.
         sequences: global sample count; where in the data order the next step begins.
-        window: loss sum and targets since the last logged row.
+        recent_losses: mean loss per token of each of the last ``train.log_every`` steps, in nats.
         epoch: loss sum and targets of the current epoch.
-        loss_shares: of several ranks, each one's part of both loss sums, in that order.
         grad_norm: of the last step.
         learning_rate: of the last step.
         best: best evaluation so far.
@@ -45,9 +44,8 @@ class TrainerState:
 
     step: int = 0
     sequences: int = 0
-    window: dict[str, float] = field(default_factory=lambda: {"loss_sum": 0.0, "targets": 0})
+    recent_losses: list[float] = field(default_factory=list)
     epoch: dict[str, float] = field(default_factory=lambda: {"loss_sum": 0.0, "targets": 0})
-    loss_shares: list[list[float]] = field(default_factory=list)
     grad_norm: float = 0.0
     learning_rate: float = 0.0
     best: Best | None = None

@@ -124,13 +124,13 @@ def grace_seconds(keys: StorageKeys, *, stopped_by: str | None) -> float:
 
     Args:
         keys: the ``[storage]`` table.
-        stopped_by: ``SIGINT``, ``SIGTERM``, ``failure``, or None when it ended by itself.
+        stopped_by: the name of a signal, ``failure``, or None when it ended by itself.
     """
     if stopped_by is None:
         return keys.close_timeout
     if keys.grace_seconds is not None:
         return keys.grace_seconds
-    return 0.0 if stopped_by == "SIGTERM" else GRACE_SECONDS
+    return 0.0 if stopped_by in ("SIGTERM", "SIGHUP") else GRACE_SECONDS
 
 
 def upload_text(record: UploadRecord) -> str:

@@ -19,7 +19,10 @@ from llmforge.events import (
     TrialStarted,
 )
 from llmforge.hookspecs import hookimpl
+from llmforge.printable import printable
+from llmforge.redaction import redact
 from llmforge.run.signals import StopNow, StopSignals
+from llmforge.streams import protect_streams
 from llmforge.sweeps.ledger import Ledger
 from llmforge.sweeps.lifeline import follow
 from llmforge.sweeps.sweep import Sweep, SweepDirectory, load_sweep
@@ -126,10 +129,11 @@ def run(directory: Path, entry: int) -> None:
 
 def main() -> None:
     """Run the trial named on the command line; errors end as those of ``forge train`` do."""
+    protect_streams(keep_running=True)
     try:
         run(Path(sys.argv[1]), int(sys.argv[2]))
     except ForgeError as error:
-        print(f"forge: {error}", file=sys.stderr)
+        print(f"forge: {printable(redact(str(error)))}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK, ForgeError
+from llmforge.printable import printable
+from llmforge.redaction import redact
 from llmforge.run.signals import StopNow, StopSignals
+from llmforge.streams import protect_streams
 from llmforge.sweeps.execute import ChildTrials
 from llmforge.sweeps.lifeline import follow
 from llmforge.sweeps.sweep import SweepDirectory, load_sweep
@@ -37,10 +40,11 @@ def work(directory: Path) -> int:
 
 def main() -> None:
     """Be the worker that the command line asks for."""
+    protect_streams(keep_running=True)
     try:
         code = work(Path(sys.argv[1]))
     except ForgeError as error:
-        print(f"forge: {error}", file=sys.stderr)
+        print(f"forge: {printable(redact(str(error)))}", file=sys.stderr)
         code = error.exit_code
     except StopNow:  # a second Ctrl-C; the trial's process saves and ends by itself
         code = EXIT_INTERRUPTED

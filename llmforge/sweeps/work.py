@@ -145,7 +145,10 @@ def _new_point(goal: Goal, trials: Sequence[Trial]) -> Start | None:
     parameters = goal.sweeper.propose(number, history)
     if parameters is None:
         return None
-    return Start(number=number, repeat=0, attempt=0, parameters=parameters)
+    # Rounded here, whatever the sweeper is: ids, logs and recipes have values that can be read
+    # and typed again.
+    rounded = goal.space.rounded(parameters)
+    return Start(number=number, repeat=0, attempt=0, parameters=rounded)
 
 
 def _all_done(goal: Goal, own: Sequence[Trial]) -> Done:

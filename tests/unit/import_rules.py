@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors",
-        "options hookspecs installed matmul_speed redaction settings run_root",
+        "errors printable",
+        "options hookspecs installed matmul_speed redaction settings run_root stop_signals streams",
         "component",
         "plugins interfaces",
         "recipe",

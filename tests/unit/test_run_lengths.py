@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from llmforge.data.epochs import Epochs
 from llmforge.errors import RecipeError
 from llmforge.recipe import load_recipe
 from llmforge.run.parts import planned_steps
 from llmforge.run.plan import make_plan
 
-BATCHES = SimpleNamespace(n_windows=35)
+BATCHES = SimpleNamespace(epochs=Epochs(n_windows=35, batch_size=4))
 
 
 def steps(*overrides: str) -> int:

@@ -85,9 +85,9 @@ def test_micro_batches_are_slices_of_the_global_batch():
     assert (whole[2:5] == batches.batch(8, 3)["inputs"]).all()
 
 
-def test_steps_per_epoch_counts_the_last_partial_batch():
-    assert train_batches(split_of(101), context=10, batch_size=4, seed=3).steps_per_epoch == 3
-    assert train_batches(split_of(101), context=10, batch_size=5, seed=3).steps_per_epoch == 2
+def test_batches_know_where_epochs_end():
+    epochs = train_batches(split_of(101), context=10, batch_size=4, seed=3).epochs
+    assert [epochs.end(count) for count in (1, 2, 3)] == [3, 5, 8]
 
 
 def test_epoch_is_the_fraction_of_the_data_seen():

@@ -12,8 +12,9 @@ from llmforge import RunContext
 from llmforge.errors import DataError
 from llmforge_plugins._hub import MissingError, UnreachableError
 from llmforge_plugins.data._articles import articles
-from llmforge_plugins.data._files import read_lines, sha256_of
+from llmforge_plugins.data._files import sha256_of
 from llmforge_plugins.data._remote import fetch_url, is_url, shown
+from llmforge_plugins.data._text_files import read_lines
 from llmforge_plugins.data._wikitext_hub import NAMES, hub_files
 
 SAMPLE = Path(__file__).parent / "sample"
