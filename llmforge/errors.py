@@ -7,7 +7,7 @@ message without a traceback. Anything else that escapes is a defect of llmforge 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -83,11 +83,8 @@ class RecipeError(ForgeError):
 
     @property
     def reason(self) -> str:
-        """Every problem, without where it was written and its remedy."""
-        heads = (f"{item.key}: " if item.key else "" for item in self.problems)
-        return "; ".join(
-            head + item.message for head, item in zip(heads, self.problems, strict=True)
-        )
+        """Every problem, without its remedy."""
+        return "; ".join(str(replace(problem, remedy="")) for problem in self.problems)
 
     def __str__(self) -> str:
         return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)])

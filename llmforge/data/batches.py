@@ -84,18 +84,24 @@ def train_batches(
 
 
 def evaluation_batches(
-    split: TokenSplit, *, context: int, batch_size: int, name: str = "validation"
+    split: TokenSplit,
+    *,
+    context: int,
+    batch_size: int,
+    ranks: int = 1,
+    name: str = "validation",
 ) -> Iterator[Batch]:
     """Yield the whole split in order: every token but the first is a target exactly once.
 
-    Every batch has the same shape, [rows, context] with ``rows`` at most ``batch_size``; targets
-    beyond the end are ``IGNORE_INDEX`` and inputs there 0.
+    Every batch has the same shape, [rows, context] with ``rows`` at most ``batch_size``, and as few
+    as fill the batches, of which each of ``ranks`` gets equally many; targets beyond the end are
+    ``IGNORE_INDEX`` and inputs there 0.
 
     Raises:
         DataError: as :func:`require_targets`.
     """
     require_targets(split, name=name)
-    return _evaluation_batches(split, context, batch_size)
+    return _evaluation_batches(split, context, batch_size, ranks)
 
 
 def require_targets(split: TokenSplit, *, name: str) -> None:
@@ -111,9 +117,13 @@ def require_targets(split: TokenSplit, *, name: str) -> None:
         )
 
 
-def _evaluation_batches(split: TokenSplit, context: int, batch_size: int) -> Iterator[Batch]:
+def _evaluation_batches(
+    split: TokenSplit, context: int, batch_size: int, ranks: int
+) -> Iterator[Batch]:
     scored = split.n_tokens - 1
-    rows = min(batch_size, -(-scored // context))
+    windows = -(-scored // context)
+    turns = -(-windows // (batch_size * ranks))
+    rows = -(-windows // (turns * ranks))
     size = rows * context
     for start in range(0, scored, size):
         block = split.read(start, start + size + 1)

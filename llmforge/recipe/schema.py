@@ -168,7 +168,8 @@ class EvalTable(Options):
     every: Interval | None = None
     """Steps, or ``"1 epoch"``, between evaluations; absent: only at the end."""
     batch_size: Annotated[Positive | None, MACHINE] = None
-    """Sequences evaluated at once; the training micro-batch when absent."""
+    """Sequences evaluated at once; when absent as many as fit and are fast, 4,096 to 32,768
+    tokens."""
 
     _check_every = field_validator("every")(check_interval)
 

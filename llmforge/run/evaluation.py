@@ -5,15 +5,56 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 
+import psutil
 import torch
 
 from llmforge.data.batches import evaluation_batches
 from llmforge.data.split import TokenSplit
 from llmforge.distributed import Alone, Place, Team
 from llmforge.errors import TrainingError
-from llmforge.interfaces import IGNORE_INDEX, Batch
+from llmforge.interfaces import IGNORE_INDEX, Batch, LanguageModel
 
 _ALONE = Alone()
+
+_TOKENS_A_THREAD = 2_048  # so many still cache well: on two threads 4,096 were fastest
+_FEWEST_TOKENS, _MOST_TOKENS = 4_096, 32_768
+_ROOM = 0.5  # of the memory that is free; the optimizer's state may still want the rest
+_BYTES = 8  # of an activation: fp32, and a copy of it
+
+
+def rows_at_once(
+    model: LanguageModel, *, context: int, device: torch.device, least: int = 1, sharing: int = 1
+) -> int:
+    """Return how many windows to evaluate at once: by their tokens, fewer where memory is short.
+
+    Without gradients an activation is freed when the next layer has it. Here each layer's count as
+    if they were kept, and so do whole logits, which leaves room for models that need them.
+
+    Args:
+        model: the model, on ``device``; its weights may be parts of the whole ones.
+        context: window length in tokens.
+        device: where it is evaluated.
+        least: windows that are known to fit, as many as are trained on at once.
+        sharing: processes that share the memory of a CPU.
+    """
+    tokens = _MOST_TOKENS
+    if device.type == "cpu":
+        tokens = min(max(_TOKENS_A_THREAD * torch.get_num_threads(), _FEWEST_TOKENS), _MOST_TOKENS)
+    rows = max(1, tokens // context)
+    activations = sum(weight.shape[0] for _, weight in model.named_parameters() if weight.dim() > 1)
+    if not activations:  # the weights' sizes cannot be seen here
+        return least
+    room = _free_memory(device, sharing) * _ROOM
+    while rows > least and rows * context * activations * _BYTES > room:
+        rows //= 2
+    return max(rows, least)
+
+
+def _free_memory(device: torch.device, sharing: int) -> int:
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return int(psutil.virtual_memory().available) // sharing
 
 
 def evaluate(
@@ -25,6 +66,7 @@ def evaluate(
     batch_size: int,
     stop: Callable[[], bool] = lambda: False,
     team: Team = _ALONE,
+    fewer: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float] | None:
     """Return ``{name}/loss`` (nats per token), perplexity and bits per byte of a split.
 
@@ -37,16 +79,20 @@ def evaluate(
         split: the tokens and their text's length.
         name: prefix of the metrics: ``val`` or ``test``.
         context: window length in tokens.
-        batch_size: windows computed at once; on running out of memory it is halved, unless
-            other ranks wait.
+        batch_size: windows computed at once, at most: they are divided evenly over the calls. On
+            running out of memory it is halved, unless other ranks wait.
         stop: asked before each batch; the same on all ranks.
         team: ranks that take turns at the batches; all get the same values.
+        fewer: told the windows that are computed at once from now on, when they did not fit.
 
     Returns:
         The metrics, or None when ``stop`` said so.
     """
+    batch_size = min(batch_size, -(-(split.n_tokens - 1) // context))
     while True:
-        batches = evaluation_batches(split, context=context, batch_size=batch_size)
+        batches = evaluation_batches(
+            split, context=context, batch_size=batch_size, ranks=team.place.world_size
+        )
         try:
             totals = _totals(compute, _own_batches(batches, team.place), stop=stop)
         except torch.OutOfMemoryError as error:
@@ -58,6 +104,7 @@ def evaluate(
             if batch_size == 1:
                 raise
             batch_size //= 2
+            fewer(batch_size)
             continue
         if totals is None:
             return None

@@ -51,6 +51,7 @@ class TrainingLoop:
         state: where to go on; changed in place.
         last_step: where the run ends.
         division: how a batch is computed.
+        evaluation_rows: windows that are evaluated at once.
         writer: saves checkpoints, or None when they are off.
         signals: asked after every step.
         team: the ranks that take the same steps. What only one can know, such as a signal or why
@@ -71,6 +72,7 @@ class TrainingLoop:
         state: TrainerState,
         last_step: int,
         division: Division,
+        evaluation_rows: int,
         writer: CheckpointWriter | None,
         signals: StopSignals,
         team: Team,
@@ -85,6 +87,7 @@ class TrainingLoop:
         self._validation = validation
         self._state = state
         self._division = division
+        self._evaluation_rows = evaluation_rows
         self._writer = writer
         self._signals = signals
         self._team = team
@@ -308,12 +311,20 @@ class TrainingLoop:
             split,
             name="val",
             context=self._recipe.context,
-            batch_size=self._recipe.eval.batch_size or self._division.micro,
+            batch_size=self._evaluation_rows,
             stop=self._stopping.before_batch,
             team=self._team,
+            fewer=self._evaluate_fewer,
         )
         self._pace.lap("evaluation")
         return values
+
+    def _evaluate_fewer(self, rows: int) -> None:
+        self._evaluation_rows = rows
+        self._sinks.evaluation_rows(rows)
+        self._reporter.notice(
+            f"out of memory evaluating at step {self._state.step}: {rows} sequences at once now"
+        )
 
     def _judge(self, values: dict[str, float]) -> bool:
         """Update best and patience; return whether this is the best evaluation so far."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from llmforge.distributed import Place, Team
-from llmforge.errors import Problem, RecipeError
+from llmforge.errors import PeerFailed, Problem, RecipeError
 from llmforge.interfaces import RunContext
 from llmforge.run.components import Components
 from llmforge.run.division import divide_batch
@@ -37,14 +37,18 @@ def require_ready(
             meanwhile.
 
     Raises:
-        RecipeError: on every rank, with all that any of them found.
+        RecipeError: on the leader, with all that any rank found.
+        PeerFailed: on the others, so that it is told once.
     """
     run = plan.context(resolved=resolved, notice=notice, place=team.place)
     found = team.gather(_problems_here(plan, components, run))
     if team.place.is_leader:
         found[0] += also()
     if problems := _named(team.broadcast(found, patient=True)):
-        raise RecipeError(problems, source=str(plan.recipe.source))
+        error = RecipeError(problems, source=str(plan.recipe.source))
+        if team.place.is_leader:
+            raise error
+        raise PeerFailed(error.reason, exit_code=error.exit_code) from error
 
 
 def require_ready_here(plan: Plan, *, place: Place) -> None:

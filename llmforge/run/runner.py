@@ -254,6 +254,7 @@ class _Start:
                 state=state,
                 last_step=stage.last_step,
                 division=stage.division,
+                evaluation_rows=stage.evaluation_rows,
                 writer=writer,
                 signals=self._signals,
                 team=self._team,
@@ -345,7 +346,8 @@ class _Start:
             row=telemetry.row,
             event=telemetry.event,
             samples=sampling.at if recipe.generation.every else None,
-            micro_batch=self._note_micro_batch,
+            micro_batch=lambda size: self._note_resolved("micro_batch_size", size),
+            evaluation_rows=lambda rows: self._note_resolved("eval_batch_size", rows),
             extra_metrics=lambda step: components.extra_metrics(run, step),
             stop_reason=lambda step: components.stop_reason(run, step),
             failure=telemetry.failure,
@@ -378,9 +380,8 @@ class _Start:
                 self._notice(f"an artifact could not be made: {error}")
         return made
 
-    def _note_micro_batch(self, size: int) -> None:
-        resolved = {**self._recorder.record.resolved, "micro_batch_size": size}
-        self._recorder.update(resolved=resolved)
+    def _note_resolved(self, name: str, value: object) -> None:
+        self._recorder.update(resolved={**self._recorder.record.resolved, name: value})
 
     def _check_stop(self) -> None:
         self._signals.check()

@@ -20,6 +20,7 @@ class Sinks:
         event: takes an event for callbacks and the courier.
         samples: generates and records samples at a step; None when there is nothing to sample.
         micro_batch: told the micro-batch that turned out to fit; keeps it for the next start.
+        evaluation_rows: the same for the windows that are evaluated at once.
         extra_metrics: asks components for further values at a step.
         stop_reason: asks components whether to stop.
         failure: returns what ends the run once it is saved, such as a tracker's failure, or None.
@@ -33,6 +34,7 @@ class Sinks:
     event: Callable[[Event], None]
     samples: Callable[[int], object] | None
     micro_batch: Callable[[int], None]
+    evaluation_rows: Callable[[int], None]
     extra_metrics: Callable[[int], Mapping[str, float]]
     stop_reason: Callable[[int], str | None]
     failure: Callable[[], ForgeError | None]

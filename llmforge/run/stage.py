@@ -14,6 +14,7 @@ from llmforge.interfaces import Engine, RunContext
 from llmforge.run.bf16 import RESOLVED, slow_bf16, with_matmul_speed
 from llmforge.run.components import Components
 from llmforge.run.division import Division, divide_batch
+from llmforge.run.evaluation import rows_at_once
 from llmforge.run.facts import run_facts
 from llmforge.run.naming import tracker_tags
 from llmforge.run.parts import (
@@ -40,6 +41,7 @@ class Stage:
         point: the state to go on from.
         last_step: where the run ends, extended or not.
         division: how the batch is computed.
+        evaluation_rows: sequences that are evaluated at once.
         facts: sizes of model, data, steps and machine, for the log and trackers.
     """
 
@@ -49,6 +51,7 @@ class Stage:
     point: StartingPoint
     last_step: int
     division: Division
+    evaluation_rows: int
     facts: dict[str, Any]
 
     def resolved(self) -> dict[str, Any]:
@@ -63,6 +66,7 @@ class Stage:
             "reasons": list(found.reasons),
             **({} if speed is None else {RESOLVED: asdict(speed)}),
             "micro_batch_size": self.division.micro,
+            "eval_batch_size": self.evaluation_rows,
             "data": getattr(self.prepared.data, "resolution", {}),
         }
 
@@ -83,7 +87,8 @@ class Stage:
             f"data: {self.facts['data']}; tokens: {tokens}",
             f"model: {self.facts['parameters']:,} parameters, "
             f"vocabulary {self.facts['vocab_size']:,}",
-            f"{division}; {division.batch * plan.recipe.context:,} tokens a step",
+            f"{division}; {division.batch * plan.recipe.context:,} tokens a step, "
+            f"at most {self.evaluation_rows * plan.recipe.context:,} at once in evaluation",
         ]
 
     def started(self, plan: Plan, record: RunRecord) -> RunStarted:
@@ -155,19 +160,21 @@ def set_stage(
         notice(warning)
     load_into(engine, point)
     components.restore(point.state.components)
+    division = divide_batch(
+        plan.recipe,
+        record.resolved,
+        device=engine.device.type,
+        ranks=place.world_size,
+        rank=place.rank,
+    )
     return Stage(
         run=run,
         prepared=prepared,
         engine=engine,
         point=point,
         last_step=last_step,
-        division=divide_batch(
-            plan.recipe,
-            record.resolved,
-            device=engine.device.type,
-            ranks=place.world_size,
-            rank=place.rank,
-        ),
+        division=division,
+        evaluation_rows=_evaluation_rows(team, plan, record, engine=engine, division=division),
         facts=run_facts(
             plan.recipe,
             model=engine.model,
@@ -184,6 +191,23 @@ def _shared_point(team: Team, plan: Plan, *, resume: Path | None) -> StartingPoi
     point = team.broadcast(chosen, patient=True)
     assert point is not None
     return point
+
+
+def _evaluation_rows(
+    team: Team, plan: Plan, record: RunRecord, *, engine: Engine, division: Division
+) -> int:
+    """Return how many windows are evaluated at once, the same on all ranks and after a resume."""
+    kept = plan.recipe.eval.batch_size or record.resolved.get("eval_batch_size")
+    if kept is not None:
+        return int(kept)
+    fitting = rows_at_once(
+        engine.model,
+        context=plan.recipe.context,
+        device=engine.device,
+        least=division.micro,
+        sharing=team.place.local_world_size,
+    )
+    return min(team.gather(fitting))
 
 
 def _check_same_data(team: Team, prepared: PreparedData) -> None:

@@ -116,6 +116,13 @@ def test_evaluation_scores_every_token_but_the_first_exactly_once(n_tokens, batc
     assert len(batches) == -(-windows // min(batch_size, windows))
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_evaluation_is_divided_evenly_so_that_little_is_computed_for_nothing(ranks):
+    batches = list(evaluation_batches(split_of(1301), context=10, batch_size=64, ranks=ranks))
+    rows = {len(batch["inputs"]) for batch in batches}
+    assert (len(batches), rows) == {1: (3, {44}), 2: (4, {33}), 3: (3, {44})}[ranks]
+
+
 def test_evaluation_inputs_are_the_tokens_before_the_targets():
     (batch,) = evaluation_batches(split_of(15), context=10, batch_size=8)
     scored = batch["targets"] != IGNORE_INDEX
