@@ -6,8 +6,9 @@ from collections import deque
 
 import pytest
 
+from llmforge.progress import duration
 from llmforge.run.pace import Stopwatch
-from llmforge.run.report import duration, evaluation_line, sparkline, step_line
+from llmforge.run.report import evaluation_line, sparkline, step_line
 
 ROW = {"step": 40, "epoch": 0.5, "train/loss": 3.14159, "lr": 1e-3, "grad_norm": 0.5}
 
