@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmforge.interfaces import RunContext
     from llmforge.options import IDENTITY, MACHINE, SAFE, Options
     from llmforge.plugins import load_component
+    from llmforge.progress import track
     from llmforge.settings import credential
     from llmforge.sweeps.api import SweepResult, sweep
 
@@ -43,6 +44,7 @@ _HOMES = {
     "load_component": "llmforge.plugins",
     "load_run": "llmforge.api",
     "sweep": "llmforge.sweeps.api",
+    "track": "llmforge.progress",
     "train": "llmforge.api",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "load_component",
     "load_run",
     "sweep",
+    "track",
     "train",
 ]
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmforge.interfaces import Progress
+
 CHUNK = 8 << 20
 """Bytes hashed and written at once."""
 
@@ -53,10 +55,13 @@ def read_chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of ``path`` in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def hash_file(path: Path, *, moved: Progress = lambda _: None) -> str:
+    """Return the SHA-256 of ``path`` in hex; ``moved`` is told the bytes read."""
+    digest = hashlib.sha256()
+    for chunk in read_chunks(path):
+        digest.update(chunk)
+        moved(len(chunk))
+    return digest.hexdigest()
 
 
 def size_text(size: int) -> str:

@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from llmforge.errors import EXIT_OK, ForgeError, PeerFailed, PluginError, UsageError
 from llmforge.installed import commands
 from llmforge.printable import printable
+from llmforge.progress import show_on
 from llmforge.redaction import redact, redact_tracebacks
 from llmforge.streams import OutputClosed
 
@@ -212,6 +213,10 @@ def root(
         from llmforge.cli.logs import set_verbosity
 
         set_verbosity(verbose=verbose, quiet=quiet)
+    if sys.stderr.isatty() and not quiet:
+        from llmforge.run.progress_bars import TerminalBars
+
+        show_on(TerminalBars())
 
 
 def main() -> None:

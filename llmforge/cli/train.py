@@ -176,8 +176,11 @@ def train(
                     )
                 )
             from llmforge.cli.logs import set_verbosity, show_logs
+            from llmforge.progress import show_on
 
             set_verbosity(verbose=verbose, quiet=quiet)
+            if quiet or not team.place.is_leader:
+                show_on(None)
             if team.place.is_leader:
                 show_logs(plan.recipe.run.log_level)
             _train(

@@ -24,6 +24,7 @@ from llmforge.courier.pending import (
     settle_superseded,
 )
 from llmforge.errors import CheckpointError, CommitConflict, ForgeError
+from llmforge.progress import track
 from llmforge.remote import RemoteRun, new_token
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.uploads import UploadRecord, UploadState, read_uploads, write_upload
@@ -160,6 +161,9 @@ class Uploader(threading.Thread):
                 return  # told below, once it is known where
             now = time.monotonic()
             changed = state != record.state
+            if changed:
+                task.restart(f"{state} step {record.step}", total=size)
+            task.done = sent
             record.state, record.sent, record.size = cast("UploadState", state), sent, size
             record.seconds = round(now - began, 3)
             if changed:
@@ -169,13 +173,14 @@ class Uploader(threading.Thread):
                 written = now
 
         try:
-            commit = self._remote.upload(
-                checkpoint.path,
-                token=record.token,
-                archive=self._archive,
-                run_files=run_files(self._directory),
-                on_state=on_state,
-            )
+            with track(f"uploading step {record.step}") as task:
+                commit = self._remote.upload(
+                    checkpoint.path,
+                    token=record.token,
+                    archive=self._archive,
+                    run_files=run_files(self._directory),
+                    on_state=on_state,
+                )
         except Exception as error:  # a storage may raise anything; it is reported and tried again
             self._failed(record, checkpoint, error)
             return

@@ -25,7 +25,8 @@ from llmforge.data.pieces import batches_of_pieces
 from llmforge.data.shards import shard_splits
 from llmforge.data.split import TokenSplit
 from llmforge.errors import DataError
-from llmforge.interfaces import Data, TokenData, Tokenizer, TokenShard
+from llmforge.interfaces import Data, Progress, TokenData, Tokenizer, TokenShard
+from llmforge.progress import track
 
 FORMAT_VERSION = 1
 _META = "meta.json"
@@ -131,19 +132,24 @@ def _open(entry: Path, fingerprint: str, check_stop: Callable[[], None]) -> dict
         if meta["fingerprint"] != fingerprint:
             raise _DamagedError(f"{_META} belongs to another entry")
         splits = {name: _SplitMeta(**values) for name, values in meta["splits"].items()}
-        return {
-            name: _map(entry / f"{name}.bin", split, check_stop) for name, split in splits.items()
-        }
+        size = sum(split.n_tokens * np.dtype(split.dtype).itemsize for split in splits.values())
+        with track("checking the token cache", total=size) as task:
+            return {
+                name: _map(entry / f"{name}.bin", split, check_stop, moved=task.advance)
+                for name, split in splits.items()
+            }
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise _DamagedError(f"{type(error).__name__}: {error}") from error
 
 
-def _map(path: Path, meta: _SplitMeta, check_stop: Callable[[], None]) -> TokenSplit:
+def _map(
+    path: Path, meta: _SplitMeta, check_stop: Callable[[], None], *, moved: Progress
+) -> TokenSplit:
     dtype = np.dtype(meta.dtype)
     size, expected = path.stat().st_size, meta.n_tokens * dtype.itemsize
     if size != expected:
         raise _DamagedError(f"{path.name} has {size} bytes instead of {expected}")
-    if _sha256(path, check_stop) != meta.sha256:
+    if _sha256(path, check_stop, moved=moved) != meta.sha256:
         raise _DamagedError(f"{path.name} has another content than was written")
     # An empty file cannot be mapped.
     empty = meta.n_tokens == 0
@@ -152,11 +158,12 @@ def _map(path: Path, meta: _SplitMeta, check_stop: Callable[[], None]) -> TokenS
     return TokenSplit(shards=(shard,), n_bytes=meta.n_bytes, documents=meta.documents)
 
 
-def _sha256(path: Path, check_stop: Callable[[], None]) -> str:
+def _sha256(path: Path, check_stop: Callable[[], None], *, moved: Progress) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK):
             digest.update(block)
+            moved(len(block))
             check_stop()
     return digest.hexdigest()
 
@@ -203,7 +210,11 @@ def _write_split(
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     n_tokens = n_bytes = documents = 0
     digest = hashlib.sha256()
-    with (directory / f"{split}.bin").open("wb") as file:
+    size = getattr(data, "characters", {}).get(split)
+    with (
+        (directory / f"{split}.bin").open("wb") as file,
+        track(f"tokenising {split}", total=size, unit="characters") as task,
+    ):
         for batch in batches_of_pieces(data.iter_text(split)):
             check_stop()
             texts = [piece.text for piece in batch]
@@ -215,6 +226,7 @@ def _write_split(
             n_tokens += len(ids)
             n_bytes += sum(len(text.encode("utf-8")) for text in texts)
             documents += sum(ends)
+            task.advance(sum(map(len, texts)))
     return _SplitMeta(
         n_tokens=n_tokens,
         n_bytes=n_bytes,

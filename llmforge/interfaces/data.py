@@ -21,6 +21,9 @@ class Data(Protocol):
 
     It may have ``files``, the names of the files it reads: every checkpoint tells their number.
 
+    It may have ``characters``, about how long the text of each split is, by its name: with it
+    people are shown how long tokenising still takes.
+
     It may have a ``resolution``, a JSON-serialisable mapping of what it decided by itself (the
     hub or the bundled sample, say). The core keeps it with the run and gives it back on resume as
     ``run.resolved["data"]``.

@@ -15,7 +15,7 @@ from typing import Any
 from llmforge.checkpoint.format import step_name
 from llmforge.checkpoint.manifest import read_manifest
 from llmforge.errors import StorageError
-from llmforge.interfaces import Progress
+from llmforge.progress import track
 from llmforge.remote.bandwidth import Limiter
 from llmforge.remote.commits import Commit, encode_commit
 from llmforge.remote.connection import Connections
@@ -24,6 +24,7 @@ from llmforge.remote.layout import (
     ATTEMPT,
     COMMIT,
     COMPLETION,
+    RUN_FILES,
     attempt_folder,
     attempt_number,
     is_safe,
@@ -228,16 +229,27 @@ class RemoteRun:
             self._connections, folder, commit, deep=deep, concurrency=self._concurrency
         )
 
-    def fetch(self, commit: Commit, target: Path, *, moved: Progress = lambda _: None) -> None:
+    def fetch(self, commit: Commit, target: Path) -> None:
         """Download ``commit`` into the new checkpoint directory ``target``, whole or not at all.
 
         Raises:
             StorageError: it is not what was committed, or the disk does not take it.
         """
         folder = self._step_folder(commit.step)
-        fetch_checkpoint(
-            self._connections, folder, commit, target, concurrency=self._concurrency, moved=moved
+        mine = (
+            entry.size
+            for name, entry in commit.objects.items()
+            if not name.startswith(f"{RUN_FILES}/")
         )
+        with track(f"fetching step {commit.step}", total=sum(mine)) as task:
+            fetch_checkpoint(
+                self._connections,
+                folder,
+                commit,
+                target,
+                concurrency=self._concurrency,
+                moved=task.advance,
+            )
 
     def fetch_run_files(self, commit: Commit, into: Path) -> list[str]:
         """Download the run's files that belong to ``commit`` into ``into``; return their names."""

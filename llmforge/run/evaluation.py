@@ -13,6 +13,7 @@ from llmforge.data.split import TokenSplit
 from llmforge.distributed import Alone, Place, Team
 from llmforge.errors import TrainingError
 from llmforge.interfaces import IGNORE_INDEX, Batch, LanguageModel
+from llmforge.progress import Task, track
 
 _ALONE = Alone()
 
@@ -94,7 +95,9 @@ def evaluate(
             split, context=context, batch_size=batch_size, ranks=team.place.world_size
         )
         try:
-            totals = _totals(compute, _own_batches(batches, team.place), stop=stop)
+            with track(f"evaluating {name}", total=split.n_tokens - 1, unit="tokens") as task:
+                counted = _counted(batches, task)
+                totals = _totals(compute, _own_batches(counted, team.place), stop=stop)
         except torch.OutOfMemoryError as error:
             if team.place.world_size > 1:
                 raise TrainingError(
@@ -131,6 +134,13 @@ def _totals(
     if loss_sum is None or count is None:
         raise ValueError("nothing to evaluate")
     return torch.tensor([loss_sum.item(), count.item()], dtype=torch.float64)
+
+
+def _counted(batches: Iterable[Batch], task: Task) -> Iterator[Batch]:
+    """Yield the batches of all ranks; those that are through count as done."""
+    for batch in batches:
+        yield batch
+        task.advance(batch["targets"].numel())
 
 
 def _own_batches(batches: Iterable[Batch], place: Place) -> Iterator[Batch]:

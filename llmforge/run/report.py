@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from llmforge.progress import Display, duration, show_on
+from llmforge.run.progress_bars import add_bars
+
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
@@ -69,12 +72,14 @@ class LiveReporter(Reporter):
         self._best: float | None = None
         self._phase = "starting"
         self._total = 0
+        self._bars: Display | None = None
 
     def __enter__(self) -> LiveReporter:
         from rich.live import Live
 
         from llmforge.run.console import console
 
+        self._bars = show_on(None)  # its own table has them
         self._live = Live(
             get_renderable=self._table, console=console(), refresh_per_second=4, transient=True
         )
@@ -89,6 +94,7 @@ class LiveReporter(Reporter):
     ) -> None:
         if self._live is not None:
             self._live.stop()
+        show_on(self._bars)
 
     def phase(self, text: str) -> None:
         """Show the phase in the live table; the log file gets a line, the screen does not."""
@@ -118,6 +124,7 @@ class LiveReporter(Reporter):
         table = Table.grid(padding=(0, 2))
         step = int(self._row.get("step", 0))
         table.add_row(Text(self._phase, style="bold"), "")
+        add_bars(table)
         if not self._row:
             return table
         bar = ProgressBar(total=self._total, completed=step, width=40)
@@ -170,13 +177,6 @@ def evaluation_line(step: int, values: Mapping[str, float], *, is_best: bool) ->
     """Return one line about an evaluation."""
     shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
     return f"evaluation at step {step}: {shown}{'  (best)' if is_best else ''}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as ``1:02:03`` or ``2:03``."""
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def sparkline(values: deque[float]) -> str:

@@ -24,6 +24,7 @@ from llmforge.errors import (
 )
 from llmforge.events import ArtifactWritten, Event, RunEnded
 from llmforge.interfaces import Engine
+from llmforge.progress import duration
 from llmforge.recipe import to_toml
 from llmforge.redaction import redact
 from llmforge.run.components import Components
@@ -36,7 +37,7 @@ from llmforge.run.metadata import Describer
 from llmforge.run.opening import disk_errors_told, open_record
 from llmforge.run.plan import Plan
 from llmforge.run.preflight import require_ready
-from llmforge.run.report import Reporter, duration
+from llmforge.run.report import Reporter
 from llmforge.run.samples import Sampling
 from llmforge.run.saving import delete_uploaded, open_writer
 from llmforge.run.signals import StopNow, StopSignals

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from llmforge.events import (
     RunStarted,
 )
 from llmforge.plugins import Notifier
+from llmforge.progress import track
 from llmforge.recipe import Recipe
 from llmforge.redaction import RedactingFormatter
 from llmforge.remote import recipe_remote
@@ -191,7 +193,9 @@ class Telemetry:
             return
         go_on = f"forge uploads push-all {self._directory.id}{root_option(self._directory.root)}"
         try:
-            found = self.courier.finish_uploads(seconds)
+            with track("uploading") as task:
+                look = partial(self.uploads.count, task) if self.uploads else lambda: None
+                found = self.courier.finish_uploads(seconds, waiting=look)
         except StopNow:
             log.warning("uploads go on with the next start, or: %s", go_on)
             return

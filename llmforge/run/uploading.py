@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection
 from llmforge.checkpoint import size_text
 from llmforge.courier import BEGUN, committed_uploads, pending_uploads
 from llmforge.errors import StorageError
+from llmforge.progress import Task
 from llmforge.recipe.schema import StorageKeys
 from llmforge.rundir import RunDirectory
-from llmforge.rundir.uploads import UploadRecord
+from llmforge.rundir.uploads import UploadRecord, read_uploads
 
 log = logging.getLogger("llmforge.run")
 
@@ -45,6 +46,7 @@ class UploadWatch:
         self._changed = threading.Condition()
         self._committed: set[int] = set()
         self._hopeless: set[int] = set()
+        self._sizes: dict[int, int] = {}
         self._failure = ""
         self._reported = ""
 
@@ -107,6 +109,17 @@ class UploadWatch:
     def _is_settled(self, step: int) -> bool:
         return step in self._committed | self._hopeless or self.failure() is not None
 
+    def count(self, task: Task) -> None:
+        """Bring up to date how much of what was waiting for its upload is in storage."""
+        known = read_uploads(self._directory)
+        for checkpoint in pending_uploads(self._directory, self._place):
+            files = checkpoint.manifest.files.values()
+            self._sizes[checkpoint.step] = sum(entry.size for entry in files)
+        task.total = sum(self._sizes.values())
+        task.done = sum(
+            _sent(known[step], size) for step, size in self._sizes.items() if step in known
+        )
+
     def protected(self) -> Collection[int]:
         """Return the steps that wait for their upload and must not be deleted here yet."""
         waiting = pending_uploads(self._directory, self._place)
@@ -117,6 +130,12 @@ class UploadWatch:
         if not self._keys.delete_local_after_upload:
             return ()
         return committed_uploads(self._directory, self._place)
+
+
+def _sent(record: UploadRecord, size: int) -> int:
+    if record.state in ("verifying", "committed"):
+        return size
+    return min(size, record.sent) if record.state == "uploading" else 0
 
 
 def grace_seconds(keys: StorageKeys, *, stopped_by: str | None) -> float:

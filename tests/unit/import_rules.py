@@ -13,7 +13,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors printable",
-        "options hookspecs installed matmul_speed redaction settings run_root stop_signals streams",
+        "options hookspecs installed matmul_speed progress redaction settings run_root stop_signals"
+        " streams",
         "component",
         "plugins interfaces",
         "recipe",

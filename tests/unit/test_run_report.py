@@ -7,12 +7,12 @@ from collections import deque
 
 import pytest
 
+from llmforge.progress import duration
 from llmforge.run.pace import Stopwatch
 from llmforge.run.report import (
     LiveReporter,
     Reporter,
     TerminalFilter,
-    duration,
     evaluation_line,
     sparkline,
     step_line,

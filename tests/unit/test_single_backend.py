@@ -280,11 +280,6 @@ def test_weights_are_counted_without_memory_for_them() -> None:
     assert count_weights(lambda: torch.nn.Linear(2**22, 2**22, bias=False)) == 2**44
 
 
-def test_the_single_backend_refuses_several_processes(tmp_path: Path) -> None:
-    (problem,) = Single().forge_preflight(run=run_context(tmp_path, world_size=2))
-    assert "for one process, and there are 2" in str(problem)
-
-
 @pytest.mark.slow
 def test_compiled_training_equals_eager_training(tmp_path: Path) -> None:
     eager = engine_of(tmp_path)

@@ -11,10 +11,11 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llmforge import install_command
 from llmforge.errors import DataError
+from llmforge.interfaces import Progress
 
 SUFFIXES = (".gz", ".xz", ".bz2", ".zst")
 
@@ -45,8 +46,8 @@ def compression(path: Path) -> str | None:
         return _kind(file.read(16))
 
 
-def blocks(path: Path) -> Iterator[bytes]:
-    """Yield the content of a file, unpacked.
+def blocks(path: Path, *, moved: Progress = lambda _: None) -> Iterator[bytes]:
+    """Yield the content of a file, unpacked; ``moved`` is told the bytes read, as they are.
 
     Raises:
         DataError: it cannot be read, is damaged or cut short, or a package for it is missing.
@@ -55,13 +56,18 @@ def blocks(path: Path) -> Iterator[bytes]:
         kind = compression(path)
         with path.open("rb") as file:
             if kind is None:
-                while block := file.read(_PLAIN_BLOCK):
-                    yield block
+                yield from _read(file, _PLAIN_BLOCK, moved)
             else:
-                packed = iter(lambda: file.read(_COMPRESSED_BLOCK), b"")
+                packed = _read(file, _COMPRESSED_BLOCK, moved)
                 yield from _unpacked(packed, _decompressor(kind, path), path, kind)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read(file: BinaryIO, size: int, moved: Progress) -> Iterator[bytes]:
+    while block := file.read(size):
+        moved(len(block))
+        yield block
 
 
 def _kind(head: bytes) -> str | None:

@@ -10,17 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmforge.errors import DataError
+from llmforge.interfaces import Progress
+
+_BLOCK = 1 << 22
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes.
+def sha256_of(path: Path, *, moved: Progress = lambda _: None) -> str:
+    """Return the SHA-256 of a file's bytes; ``moved`` is told how many are read.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                moved(len(block))
+        return digest.hexdigest()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmforge import RunContext
+from llmforge import RunContext, track
 from llmforge_plugins.data._compressed import with_suffixes
 from llmforge_plugins.data._documents import KINDS, divide, documents
 from llmforge_plugins.data._patterns import SPLITS, fetched, find_files
@@ -27,16 +27,20 @@ class TextData:
 
     Attributes:
         files: the files it was made from, kept with every checkpoint.
+        characters: about how long the text of each split is.
     """
 
     def __init__(self, files: dict[str, list[Path]], options: Any) -> None:
         self._files = files
         self._document = options.document
         self._encoding = options.encoding
-        scans = {
-            split: [scan_text(path, options.encoding) for path in paths]
-            for split, paths in files.items()
-        }
+        size = sum(path.stat().st_size for paths in files.values() for path in paths)
+        with track("reading text", total=size) as task:
+            scans = {
+                split: [scan_text(path, options.encoding, moved=task.advance) for path in paths]
+                for split, paths in files.items()
+            }
+        self.characters = {split: sum(n for _, n in found) for split, found in scans.items()}
         hashes = {split: [sha for sha, _ in found] for split, found in scans.items()}
         rules = [self._document, self._encoding]
         self._boundary: int | None = None
@@ -45,6 +49,10 @@ class TextData:
             if self._document not in KINDS:  # delimiters are no part of what is divided
                 characters = sum(map(len, self._documents("train")))
             self._boundary = int(characters * (1.0 - options.validation_fraction))
+            self.characters |= {
+                "train": self._boundary,
+                "validation": characters - self._boundary,
+            }
             rules.append(options.validation_fraction)
         self.splits: Sequence[str] = tuple(
             split for split in SPLITS if split in files or split == "validation"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmforge.errors import DataError
+from llmforge.interfaces import Progress
 from llmforge_plugins.data._compressed import blocks
 
 _MARKS = (
@@ -20,8 +21,8 @@ _MARKS = (
 )
 
 
-def scan_text(path: Path, encoding: str) -> tuple[str, int]:
-    """Return the SHA-256 of a text and its length in characters.
+def scan_text(path: Path, encoding: str, *, moved: Progress = lambda _: None) -> tuple[str, int]:
+    """Return the SHA-256 of a text and its length in characters; ``moved`` is told bytes read.
 
     The hash is of the text's bytes unpacked and without a byte order mark, and of an encoding that
     only the mark tells; so a file has the hash of its compressed copy.
@@ -29,7 +30,7 @@ def scan_text(path: Path, encoding: str) -> tuple[str, int]:
     Raises:
         DataError: the file cannot be read or is not in that encoding.
     """
-    content, found = _marked(path, encoding)
+    content, found = _marked(path, encoding, moved)
     digest, characters = hashlib.sha256(), 0
     if codecs.lookup(found) != codecs.lookup(encoding):
         digest.update(found.encode())
@@ -53,7 +54,7 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
     Raises:
         DataError: the file cannot be read or is not in that encoding.
     """
-    content, found = _marked(path, encoding)
+    content, found = _marked(path, encoding, lambda _: None)
     decoder = codecs.getincrementaldecoder(found)()
     parts: list[str] = []
     try:
@@ -71,9 +72,9 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
         yield last
 
 
-def _marked(path: Path, encoding: str) -> tuple[Iterator[bytes], str]:
+def _marked(path: Path, encoding: str, moved: Progress) -> tuple[Iterator[bytes], str]:
     """Return a file's bytes after a byte order mark, and the encoding the mark tells."""
-    content = blocks(path)
+    content = blocks(path, moved=moved)
     head = b""
     while len(head) < len(codecs.BOM_UTF32_LE) and (block := next(content, b"")):
         head += block
