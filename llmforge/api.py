@@ -14,7 +14,7 @@ from llmforge.errors import Interrupted, RecipeError
 from llmforge.insight.metrics import metric_rows
 from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.run.plan import Plan, make_plan
-from llmforge.run.report import Reporter
+from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run_root import run_root
 from llmforge.rundir import (
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from llmforge.generation import LoadedModel
     from llmforge.interfaces import Completion as GeneratedText
     from llmforge.interfaces import LanguageModel, Tokenizer
-    from llmforge.run.elsewhere import BroughtBack
     from llmforge.run.runner import Finisher, RunOutcome
+    from llmforge.run.setup.resume_from_storage import BroughtBack
     from llmforge.run.trial import TrialLink
 
 Overrides = Sequence[Override | str] | Mapping[str, Any]
@@ -371,7 +371,7 @@ def _followed(
 ) -> TrainResult:
     """Train as one of several ranks, whose leader does everything else."""
     with signals.deferred():
-        from llmforge.run.follower import follow_run
+        from llmforge.run.follower_rank import follow_run
     signals.check()
     ended = follow_run(
         plan, team=team, signals=signals, resume=checkpoint, allow_data_change=allow_data_change
@@ -388,7 +388,7 @@ def _followed(
 
 def _located(plan: Plan, resume: str, reporter: Reporter, place: Place) -> Path:
     from llmforge.generation import locate
-    from llmforge.run.preflight import require_ready_here
+    from llmforge.run.setup.preflight import require_ready_here
 
     require_ready_here(plan, place=place)  # it may have to be fetched
     return locate(resume, root=plan.root, say=reporter.say).path
@@ -410,8 +410,8 @@ def _elsewhere(plan: Plan, reporter: Reporter, place: Place) -> BroughtBack | No
         raise RecipeError(problems, source=str(plan.recipe.source))
     if not plan.recipe.storage.resume:
         return None
-    from llmforge.run.elsewhere import bring_back
-    from llmforge.run.preflight import require_ready_here
+    from llmforge.run.setup.preflight import require_ready_here
+    from llmforge.run.setup.resume_from_storage import bring_back
 
     return bring_back(
         plan,

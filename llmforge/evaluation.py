@@ -18,8 +18,8 @@ from llmforge.errors import RunError, UsageError
 from llmforge.generation import LoadedModel, load_checkpoint
 from llmforge.interfaces import Batch
 from llmforge.plugins import build_manager, load
-from llmforge.run.evaluation import evaluate, rows_at_once
-from llmforge.run.parts import open_data
+from llmforge.run.setup.build import open_data
+from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.rundir import RunDirectory, RunRecord, read_record
 from llmforge.rundir.atomic import write_json
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge import train
-from llmforge.run.report import Reporter
+from llmforge.run.reporting.reporter import Reporter
 from peers.case import Case, Clock
 
 _GPT2 = {"positions": "learned", "norm": "layernorm", "activation": "gelu", "bias": True}

@@ -21,15 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmforge.checkpoint.files import hash_file
-from llmforge.checkpoint.index import read_index
+from llmforge.checkpoint.hashed_files import hash_file
 from llmforge.checkpoint.manifest import Manifest, read_manifest, unreadable
+from llmforge.checkpoint.slice_index import read_index
 from llmforge.errors import CheckpointError
 from llmforge.interfaces import Progress
 from llmforge.progress import track
 
 if TYPE_CHECKING:
-    from llmforge.checkpoint.stored import StoredTensors
+    from llmforge.checkpoint.lazy_tensors import StoredTensors
 
 RECIPE = "recipe.toml"
 METADATA = "metadata.json"
@@ -214,7 +214,7 @@ def load_tensors(path: Path, part: Part, *, verified: bool = False) -> StoredTen
     Raises:
         CheckpointError: a file is missing or damaged, or tensors are not complete.
     """
-    from llmforge.checkpoint.stored import StoredTensors
+    from llmforge.checkpoint.lazy_tensors import StoredTensors
 
     manifest = read_manifest(path)
     names = tensor_files(manifest.files, part)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llmforge.checkpoint.files import FileEntry
+from llmforge.checkpoint.hashed_files import FileEntry
 from llmforge.errors import CheckpointError
 
 FORMAT_VERSION = 1

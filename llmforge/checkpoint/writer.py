@@ -12,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from llmforge.checkpoint.contents import SelfDescription, contents
-from llmforge.checkpoint.crew import LEADER, Crew, led
 from llmforge.checkpoint.publish import Draft, publish, recover
+from llmforge.checkpoint.rank_files import SelfDescription, contents
+from llmforge.checkpoint.rank_group import LEADER, Crew, led
 from llmforge.checkpoint.retention import Retention, apply_retention
-from llmforge.checkpoint.sharing import check_shared
+from llmforge.checkpoint.shared_directory import check_shared
 from llmforge.checkpoint.snapshot import SaveRequest, Snapshot
 from llmforge.errors import CheckpointError, RankLost
 

@@ -214,7 +214,7 @@ def root(
 
         set_verbosity(verbose=verbose, quiet=quiet)
     if sys.stderr.isatty() and not quiet:
-        from llmforge.run.progress_bars import TerminalBars
+        from llmforge.run.reporting.progress_bars import TerminalBars
 
         show_on(TerminalBars())
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmforge.printable import printable
-from llmforge.run.console import console, error_console
+from llmforge.run.reporting.console import console, error_console
 from llmforge.run_root import run_root
 
 if TYPE_CHECKING:

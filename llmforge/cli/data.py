@@ -28,10 +28,10 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Download and tokenise the data of RECIPE, so that training starts at once."""
-    from llmforge.checkpoint.files import size_text
+    from llmforge.checkpoint.hashed_files import size_text
     from llmforge.cli.common import emit_json
     from llmforge.recipe import load_recipe
-    from llmforge.run.prepare import prepare_ahead
+    from llmforge.run.setup.prepare_data import prepare_ahead
 
     overrides = shortcuts.overrides(
         recipe, profile=profile, assignments=assignments, samples=samples

@@ -50,7 +50,7 @@ def plan(
     with tensors that have no content.
     """
     from llmforge.planning.plan import plan_memory
-    from llmforge.planning.text import as_text, as_values
+    from llmforge.planning.plan_text import as_text, as_values
     from llmforge.recipe import load_recipe
 
     given = shortcuts.overrides(recipe, profile=profile, assignments=assignments, preset=preset)

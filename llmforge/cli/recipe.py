@@ -91,7 +91,7 @@ def schema(
     ] = None,
 ) -> None:
     """Print the JSON Schema of recipes, for completion and checks in an editor."""
-    from llmforge.recipe.schema_json import recipe_schema
+    from llmforge.recipe.json_schema import recipe_schema
 
     text = json.dumps(recipe_schema(), indent=2) + "\n"
     if output is None:

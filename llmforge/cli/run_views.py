@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from llmforge.checkpoint.files import size_text
+from llmforge.checkpoint.hashed_files import size_text
 from llmforge.cli.render import (
     METRIC_DIGITS,
     STATE_STYLES,

@@ -75,7 +75,7 @@ def pull(
 ) -> None:
     """Fetch a run from storage: its record, metrics and plots, and a checkpoint."""
     from llmforge.checkpoint.format import step_name
-    from llmforge.run.elsewhere import fetch_mirrored
+    from llmforge.run.setup.resume_from_storage import fetch_mirrored
     from llmforge.rundir import RunDirectory, RunLock, write_completion
 
     remote = _stored_run(root, run, url)

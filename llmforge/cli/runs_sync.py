@@ -35,7 +35,7 @@ def sync(
     Exit codes: 0 all is delivered, 1 something still waits, 2 a tracker is not ready, 3 the run
     is being trained.
     """
-    from llmforge.courier.sync import sync_trackers
+    from llmforge.courier.deliver_later import sync_trackers
     from llmforge.errors import UsageError
     from llmforge.insight.compare import read_recipe
     from llmforge.insight.inventory import tracker_names

@@ -94,7 +94,7 @@ def _require_ready(sweep: Sweep) -> None:
     from llmforge.distributed import Place
     from llmforge.recipe.trials import MOST_CORNERS
     from llmforge.run.plan import make_plan
-    from llmforge.run.preflight import require_all_ready
+    from llmforge.run.setup.preflight import require_all_ready
 
     point = next(iter(sweep.space.corners(at_most=MOST_CORNERS)))
     plan = make_plan(sweep.trial(sweep.space.with_ties(point)))

@@ -33,7 +33,7 @@ _LIVE_ROWS = 30
 @contextmanager
 def progress(sweep: Sweep) -> Iterator[Callable[[Sequence[Trial]], None]]:
     """Yield what shows the trials while they run: a live table, or plain lines in a pipe."""
-    from llmforge.run.console import console
+    from llmforge.run.reporting.console import console
 
     out = console()
     if not out.is_terminal:

@@ -196,7 +196,7 @@ def _train(
     plan: Plan, *, resume: str | None, allow_data_change: bool, signals: StopSignals, team: Team
 ) -> None:
     from llmforge.api import train as run_training
-    from llmforge.run.report import make_reporter
+    from llmforge.run.reporting.reporter import make_reporter
 
     result = run_training(
         plan.recipe,
@@ -299,7 +299,7 @@ def _check(plan: Plan, nproc_per_node: int | None, nnodes: int) -> None:
         RecipeError: with all that was found.
     """
     from llmforge.distributed import Place, find_place
-    from llmforge.run.preflight import require_all_ready
+    from llmforge.run.setup.preflight import require_all_ready
 
     place = find_place()
     if nproc_per_node is not None or nnodes > 1:

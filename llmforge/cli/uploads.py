@@ -216,7 +216,7 @@ def _state(record: UploadRecord, *, at_work: bool) -> str:
 
 def _told(record: UploadRecord, *, at_work: bool) -> str:
     from llmforge.checkpoint import size_text
-    from llmforge.run.uploading import upload_text
+    from llmforge.run.reporting.upload_status import upload_text
 
     if _state(record, at_work=at_work) == _BROKEN_OFF:
         done = f"{size_text(record.sent)} of {size_text(record.size)}"
@@ -242,9 +242,9 @@ def push_now(
     Raises:
         StorageError: not all of it arrived.
     """
-    from llmforge.courier.push import push as push_here
+    from llmforge.courier.upload_now import push as push_here
     from llmforge.errors import StorageError
-    from llmforge.run.uploading import upload_text
+    from llmforge.run.reporting.upload_status import upload_text
 
     remote = _place(directory, recipe)
     seconds = recipe.storage.close_timeout if timeout is None else timeout

@@ -113,8 +113,8 @@ class Courier:
         """Let uploads arrive for at most ``seconds``; ``waiting`` is called now and then meanwhile.
 
         Returns:
-            What :class:`~llmforge.courier.uploads.UploadSummary` holds; None when the courier
-            could not say.
+            What :class:`~llmforge.courier.storage_thread.UploadSummary` holds; None when the
+            courier could not say.
         """
         self._ending = True
         try:

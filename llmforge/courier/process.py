@@ -29,10 +29,10 @@ from llmforge.courier.client import STORAGE
 from llmforge.courier.cursor import tracker_cursor
 from llmforge.courier.delivery import Delivery
 from llmforge.courier.journal import JournalWriter
-from llmforge.courier.keeping import Keeping, counts_as_upload
 from llmforge.courier.lock import only_courier
 from llmforge.courier.preflight import ask_trackers
-from llmforge.courier.uploads import Uploads
+from llmforge.courier.storage_thread import Uploads
+from llmforge.courier.tracker_checkpoints import Keeping, counts_as_upload
 from llmforge.errors import ForgeError, Problem
 from llmforge.events import CheckpointUploaded, Event, RunStarted
 from llmforge.plugins import build_manager, load
@@ -41,7 +41,7 @@ from llmforge.redaction import RedactingStream, redact_values
 from llmforge.remote import recipe_remote
 from llmforge.rundir import RunDirectory, is_locked, read_record
 from llmforge.rundir.context import run_context
-from llmforge.rundir.kept import KeptCheckpoint
+from llmforge.rundir.tracker_checkpoints import KeptCheckpoint
 from llmforge.rundir.uploads import UploadRecord
 from llmforge.stop_signals import stop_signals
 from llmforge.streams import drain

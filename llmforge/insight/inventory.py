@@ -11,7 +11,7 @@ from typing import Any
 from llmforge.checkpoint.format import PINNED, step_directories, verify
 from llmforge.checkpoint.manifest import read_manifest
 from llmforge.courier.cursor import Cursor, tracker_cursor
-from llmforge.courier.sync import pending_events
+from llmforge.courier.deliver_later import pending_events
 from llmforge.errors import CheckpointError, PluginError
 from llmforge.recipe.schema import RunTable
 from llmforge.run_root import root_option

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from llmforge.component import Component
 from llmforge.options import Options
 from llmforge.plugins import load
-from llmforge.recipe.lines import KeyPath
-from llmforge.recipe.model import Selection
+from llmforge.recipe.key_lines import KeyPath
+from llmforge.recipe.resolved import Selection
 from llmforge.recipe.schema import (
     CheckpointTable,
     DataKeys,

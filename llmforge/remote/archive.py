@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from llmforge.checkpoint.files import CHUNK, FileEntry, write_file
+from llmforge.checkpoint.hashed_files import CHUNK, FileEntry, write_file
 from llmforge.component import importable
 from llmforge.errors import CheckpointError, Problem, StorageError
 from llmforge.installed import install_command

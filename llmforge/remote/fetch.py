@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmforge.checkpoint.files import FileEntry
 from llmforge.checkpoint.format import verify
+from llmforge.checkpoint.hashed_files import FileEntry
 from llmforge.checkpoint.publish import preflight_space
 from llmforge.errors import StorageError
 from llmforge.interfaces import Progress

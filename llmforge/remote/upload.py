@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmforge.checkpoint.files import hash_file
 from llmforge.checkpoint.format import step_name
+from llmforge.checkpoint.hashed_files import hash_file
 from llmforge.checkpoint.manifest import MANIFEST, Manifest, read_manifest
 from llmforge.errors import CheckpointError, CommitConflict, StorageError
 from llmforge.interfaces import Progress

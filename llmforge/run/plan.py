@@ -15,7 +15,7 @@ from llmforge.interfaces import RunContext
 from llmforge.plugins import load
 from llmforge.recipe import Identity, Recipe, identity, run_id
 from llmforge.recipe.schema import parse_interval
-from llmforge.run.another_recipe import another_recipe
+from llmforge.run.setup.another_recipe import another_recipe
 from llmforge.run.trial import TrialLink
 from llmforge.rundir import Completion, RunDirectory, RunRecord, read_completion, read_record
 from llmforge.rundir.context import run_context

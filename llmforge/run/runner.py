@@ -27,25 +27,25 @@ from llmforge.interfaces import Engine
 from llmforge.progress import duration
 from llmforge.recipe import to_toml
 from llmforge.redaction import redact
-from llmforge.run.components import Components
-from llmforge.run.elsewhere import BroughtBack
-from llmforge.run.ending import Ending, completion, final_metrics, goodput, with_best
-from llmforge.run.follower import LeaderEnded
-from llmforge.run.hardware import peak_flops
-from llmforge.run.loop import TrainingLoop
-from llmforge.run.metadata import Describer
-from llmforge.run.opening import disk_errors_told, open_record
+from llmforge.run.follower_rank import LeaderEnded
+from llmforge.run.outcome import Ending, completion, final_metrics, goodput, with_best
 from llmforge.run.plan import Plan
-from llmforge.run.preflight import require_ready
-from llmforge.run.report import Reporter
-from llmforge.run.samples import Sampling
-from llmforge.run.saving import delete_uploaded, open_writer
+from llmforge.run.reporting.checkpoint_metadata import Describer
+from llmforge.run.reporting.reporter import Reporter
+from llmforge.run.reporting.samples import Sampling
+from llmforge.run.reporting.system_metrics import SystemProbe, SystemSampler
+from llmforge.run.reporting.telemetry import Telemetry, log_to
+from llmforge.run.reporting.upload_status import grace_seconds
+from llmforge.run.setup.checkpoint_writer import delete_uploaded, open_writer
+from llmforge.run.setup.components import Components
+from llmforge.run.setup.preflight import require_ready
+from llmforge.run.setup.resume_from_storage import BroughtBack
+from llmforge.run.setup.run_record import disk_errors_told, open_record
+from llmforge.run.setup.training_setup import Stage, set_stage
 from llmforge.run.signals import StopNow, StopSignals
-from llmforge.run.sinks import Sinks
-from llmforge.run.stage import Stage, set_stage
-from llmforge.run.system import SystemProbe, SystemSampler
-from llmforge.run.telemetry import Telemetry, log_to
-from llmforge.run.uploading import grace_seconds
+from llmforge.run.training.loop import TrainingLoop
+from llmforge.run.training.loop_outputs import Sinks
+from llmforge.run.training.peak_flops import peak_flops
 from llmforge.rundir import Recorder, RunDirectory, RunLock, write_completion
 from llmforge.rundir.atomic import write_json, write_text
 
@@ -100,7 +100,7 @@ def start_run(
         finishers: make artifacts at the end.
         found: what storage knew of the run.
         team: the ranks that train together, the others in
-            :func:`~llmforge.run.follower.follow_run`.
+            :func:`~llmforge.run.follower_rank.follow_run`.
 
     Raises:
         RunLockedError: another process trains this run.

@@ -17,9 +17,9 @@ from llmforge.run.signals import StopSignals
 from llmforge.run_root import root_option
 from llmforge.sweeps.devices import shares, visible_gpus
 from llmforge.sweeps.ledger import Ledger
+from llmforge.sweeps.next_trial import Done, next_work
 from llmforge.sweeps.sweep import Sweep
 from llmforge.sweeps.trials import Trial
-from llmforge.sweeps.work import Done, next_work
 
 _POLL_SECONDS = 0.5
 _MOST_DEATHS = 20
@@ -133,7 +133,12 @@ class Controller:
                 slot.log.unlink(missing_ok=True)
 
     def _start(self, slot: _Slot) -> None:
-        command = [sys.executable, "-m", "llmforge.sweeps.process", str(self._sweep.directory.path)]
+        command = [
+            sys.executable,
+            "-m",
+            "llmforge.sweeps.worker_process",
+            str(self._sweep.directory.path),
+        ]
         with slot.log.open("wb") as output:
             slot.process = subprocess.Popen(
                 command,

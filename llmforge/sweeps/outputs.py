@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmforge.sweeps.best import write_best
+from llmforge.sweeps.best_recipe import write_best
 from llmforge.sweeps.plots import Drawing, write_plots
 from llmforge.sweeps.report import write_report
 from llmforge.sweeps.summary import summarize

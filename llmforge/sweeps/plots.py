@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmforge.insight.style import INK, MUTED, STYLE, as_png, entitle, new_figure
 from llmforge.interfaces import Dimension, Point, Space
 from llmforge.rundir.atomic import write_bytes
-from llmforge.sweeps.native import importances
+from llmforge.sweeps.memory_study import importances
 from llmforge.sweeps.trials import Trial, points
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from llmforge.recipe.load import Overrides, merged_tables
 from llmforge.recipe.trials import check_trials, load_trial
 from llmforge.rundir.atomic import write_json, write_text
 from llmforge.sweeps.ledger import Ledger
-from llmforge.sweeps.storage import open_storage
-from llmforge.sweeps.work import Goal
+from llmforge.sweeps.next_trial import Goal
+from llmforge.sweeps.trial_storage import open_storage
 
 SWEEPS = "sweeps"
 """Holds the sweeps, below the directory of all runs."""

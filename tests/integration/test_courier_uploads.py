@@ -14,13 +14,13 @@ import pytest
 from servers import FaultProxy, Faults, Server
 
 from llmforge.checkpoint import Retention, list_checkpoints
-from llmforge.checkpoint.files import write_file
+from llmforge.checkpoint.hashed_files import write_file
 from llmforge.checkpoint.publish import Draft, FileWriter, publish
 from llmforge.checkpoint.retention import apply_retention
 from llmforge.courier import Courier
 from llmforge.recipe import Recipe, load_recipe
 from llmforge.remote import RemoteRun
-from llmforge.run.uploading import UploadWatch
+from llmforge.run.reporting.upload_status import UploadWatch
 from llmforge.rundir import RunDirectory, RunLock
 
 RECIPE = """\

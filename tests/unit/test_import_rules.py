@@ -22,7 +22,11 @@ def test_the_code_keeps_the_import_rules() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "breach"),
     [
-        ("llmforge.rundir.x", "import llmforge.run.loop", "imports llmforge.run.loop, which is"),
+        (
+            "llmforge.rundir.x",
+            "import llmforge.run.training.loop",
+            "imports llmforge.run.training.loop, which is",
+        ),
         ("llmforge.rundir.x", "from llmforge.cli import app", "imports llmforge.cli.app, which is"),
         ("llmforge.recipe.x", "from llmforge import events", "imports llmforge.events, which is"),
         ("llmforge.recipe.x", "def f():\n    import llmforge.run", "imports llmforge.run, which"),

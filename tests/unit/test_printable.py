@@ -13,7 +13,7 @@ from rich.text import Text
 from llmforge.cli.render import Column, print_section, print_table
 from llmforge.printable import decoded, printable, printable_line
 from llmforge.redaction import RedactingFormatter
-from llmforge.run.console import console
+from llmforge.run.reporting.console import console
 
 HOSTILE = "a\x1b[31mred\x07\x9bK\r\u202ez\udcff"
 SHOWN = "a\\x1b[31mred\\x07\\x9bK\\x0d\\u202ez\\xff"

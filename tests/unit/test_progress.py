@@ -25,7 +25,7 @@ from upload_parts import Told, make_remote, make_run, upload_all, uploader
 
 from llmforge import progress
 from llmforge.checkpoint import verify
-from llmforge.checkpoint.files import hash_file
+from llmforge.checkpoint.hashed_files import hash_file
 from llmforge.data.limited import LimitedData
 from llmforge.data.shards import shard_splits
 from llmforge.data.split import TokenSplit
@@ -33,10 +33,10 @@ from llmforge.data.tokens import prepare_tokens
 from llmforge.interfaces import Batch, TokenShard
 from llmforge.progress import Task, show_on, track, under_way
 from llmforge.recipe.schema import StorageKeys
-from llmforge.run.evaluation import evaluate
-from llmforge.run.progress_bars import TerminalBars, add_bars, progress_text
-from llmforge.run.report import LiveReporter
-from llmforge.run.uploading import UploadWatch
+from llmforge.run.reporting.progress_bars import TerminalBars, add_bars, progress_text
+from llmforge.run.reporting.reporter import LiveReporter
+from llmforge.run.reporting.upload_status import UploadWatch
+from llmforge.run.training.evaluation import evaluate
 from llmforge.testing import run_context
 from llmforge.testing.text import TinyData, TinyTokenizer
 from llmforge_plugins.data import _remote
@@ -215,8 +215,8 @@ def slow(*_, **__):
             task.advance(1)
     return {"data": "d", "fingerprint": "f", "cache": "c", "vocab_size": 2, "splits": {}}
 
-import llmforge.run.prepare
-llmforge.run.prepare.prepare_ahead = slow
+import llmforge.run.setup.prepare_data
+llmforge.run.setup.prepare_data.prepare_ahead = slow
 sys.argv = ["forge", "data", "prepare", "wikitext_tiny", "--json"]
 app()
 """

@@ -11,7 +11,7 @@ import torch
 from llmforge.distributed import Alone, Place
 from llmforge.interfaces import MatmulSpeed, Resolution
 from llmforge.matmul_speed import measure_matmul_speed
-from llmforge.run import bf16
+from llmforge.run.setup import bf16
 from llmforge.testing import run_context
 
 EMULATED = MatmulSpeed(bf16_is_native=False, fp32=108.0, bf16=2.7)

@@ -12,8 +12,8 @@ import torch
 
 from llmforge.data.split import TokenSplit
 from llmforge.interfaces import IGNORE_INDEX, Batch, TokenShard
-from llmforge.run import evaluation
-from llmforge.run.evaluation import evaluate, rows_at_once
+from llmforge.run.training import evaluation
+from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.testing import TinyModel
 
 

@@ -7,8 +7,8 @@ import pytest
 from llmforge.data.epochs import Epochs
 from llmforge.errors import RecipeError
 from llmforge.recipe import load_recipe
-from llmforge.run.parts import run_length
 from llmforge.run.plan import make_plan
+from llmforge.run.setup.build import run_length
 
 EPOCHS = Epochs(n_windows=35, batch_size=4)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmforge.run import pace
-from llmforge.run.pace import Pace
+from llmforge.run.training import throughput as pace
+from llmforge.run.training.throughput import Pace
 
 
 class Clock:

@@ -15,9 +15,9 @@ from llmforge.distributed import Alone, Place
 from llmforge.errors import Problem, RecipeError, UsageError
 from llmforge.generation import open_checkpoint
 from llmforge.recipe import load_recipe
-from llmforge.run.components import Components
 from llmforge.run.plan import Plan, make_plan
-from llmforge.run.preflight import require_all_ready, require_ready
+from llmforge.run.setup.components import Components
+from llmforge.run.setup.preflight import require_all_ready, require_ready
 from llmforge.rundir import RunDirectory, read_record
 from llmforge_plugins.backends._needs import sharding_problems
 
@@ -54,7 +54,9 @@ def test_it_is_told_before_data_are_opened_and_kept_as_the_reason(
     overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[object] = []
-    monkeypatch.setattr("llmforge.run.stage.prepare_data", lambda *_, **__: opened.append(1))
+    monkeypatch.setattr(
+        "llmforge.run.setup.training_setup.prepare_data", lambda *_, **__: opened.append(1)
+    )
     with pytest.raises(RecipeError) as caught:
         llmforge.train(plan_of(*overrides).recipe)
     assert message in str(caught.value)

@@ -8,8 +8,7 @@ from collections import deque
 import pytest
 
 from llmforge.progress import duration
-from llmforge.run.pace import Stopwatch
-from llmforge.run.report import (
+from llmforge.run.reporting.reporter import (
     LiveReporter,
     Reporter,
     TerminalFilter,
@@ -17,6 +16,7 @@ from llmforge.run.report import (
     sparkline,
     step_line,
 )
+from llmforge.run.training.throughput import Stopwatch
 
 ROW = {"step": 40, "epoch": 0.5, "train/loss": 3.14159, "lr": 1e-3, "grad_norm": 0.5}
 

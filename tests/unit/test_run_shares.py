@@ -14,9 +14,9 @@ import torch
 from llmforge.data.split import TokenSplit
 from llmforge.distributed import Alone, Place
 from llmforge.interfaces import IGNORE_INDEX, Batch, StepResult, TokenShard
-from llmforge.run.evaluation import evaluate
-from llmforge.run.state import TrainerState
-from llmforge.run.totals import LossTotals
+from llmforge.run.trainer_state import TrainerState
+from llmforge.run.training.evaluation import evaluate
+from llmforge.run.training.loss_average import LossTotals
 
 
 class Together:

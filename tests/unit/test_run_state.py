@@ -8,7 +8,7 @@ import pytest
 
 from llmforge.errors import CheckpointError
 from llmforge.run.seeds import MODEL, TRAINING, derive
-from llmforge.run.state import Best, TrainerState
+from llmforge.run.trainer_state import Best, TrainerState
 
 
 def test_the_state_comes_back_from_json_as_it_was() -> None:

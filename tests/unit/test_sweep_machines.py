@@ -14,7 +14,7 @@ import pytest
 from llmforge.errors import UsageError
 from llmforge.sweeps import worker as worker_module
 from llmforge.sweeps.devices import shares, visible_gpus
-from llmforge.sweeps.processes import is_gone, this_process
+from llmforge.sweeps.trial_owner import is_gone, this_process
 from llmforge.sweeps.trials import Attempt
 from llmforge.sweeps.worker import Lives
 

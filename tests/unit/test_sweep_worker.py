@@ -12,8 +12,8 @@ import pytest
 from sweep_parts import BATCH, GRID, SPACE, make_goal, open_ledger, told
 
 from llmforge.interfaces import Dimension, Point, Space
+from llmforge.sweeps.next_trial import Done, Goal
 from llmforge.sweeps.trials import Attempt, Result, Trial, points
-from llmforge.sweeps.work import Done, Goal
 from llmforge.sweeps.worker import Worker
 from llmforge.testing import SimulatedTrials
 from llmforge.testing.simulated import level

@@ -12,7 +12,7 @@ from upload_parts import make_run
 from llmforge.checkpoint import open_checkpoint
 from llmforge.checkpoint.publish import publish
 from llmforge.courier import committed_uploads, forget_uploads, pending_uploads, settle_superseded
-from llmforge.courier.pending import checkpoint_url, new_record
+from llmforge.courier.upload_queue import checkpoint_url, new_record
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.uploads import UploadRecord, UploadState, read_uploads, write_upload
 

@@ -12,7 +12,7 @@ import pytest
 from upload_parts import make_remote, make_run, upload_all
 
 from llmforge.recipe.schema import StorageKeys
-from llmforge.run.uploading import UploadWatch, grace_seconds, upload_text
+from llmforge.run.reporting.upload_status import UploadWatch, grace_seconds, upload_text
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.uploads import UploadRecord
 
