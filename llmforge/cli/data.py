@@ -31,7 +31,7 @@ def prepare(
     from llmforge.checkpoint.hashed_files import size_text
     from llmforge.cli.common import emit_json
     from llmforge.recipe import load_recipe
-    from llmforge.run.setup.prepare_data import prepare_ahead
+    from llmforge.run.setup.build import prepare_ahead
 
     overrides = shortcuts.overrides(
         recipe, profile=profile, assignments=assignments, samples=samples

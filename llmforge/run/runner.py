@@ -45,7 +45,7 @@ from llmforge.run.setup.training_setup import Stage, set_stage
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.training.loop import TrainingLoop
 from llmforge.run.training.loop_outputs import Sinks
-from llmforge.run.training.peak_flops import peak_flops
+from llmforge.run.training.throughput import peak_flops
 from llmforge.rundir import Recorder, RunDirectory, RunLock, write_completion
 from llmforge.rundir.atomic import write_json, write_text
 

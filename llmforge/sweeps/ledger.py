@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmforge.sweeps.trial_owner import this_process
+from llmforge.sweeps.liveness import this_process
 from llmforge.sweeps.trials import Attempt, Result, Trial
 
 if TYPE_CHECKING:

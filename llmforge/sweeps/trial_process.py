@@ -24,7 +24,7 @@ from llmforge.redaction import redact
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.streams import protect_streams
 from llmforge.sweeps.ledger import Ledger
-from llmforge.sweeps.parent_alive import follow
+from llmforge.sweeps.liveness import follow
 from llmforge.sweeps.sweep import Sweep, SweepDirectory, load_sweep
 from llmforge.sweeps.trials import Trial
 from llmforge.sweeps.worker import AttemptProgress

@@ -46,7 +46,7 @@ class Attempt:
         entry: id in the ledger.
         number: 0 for the first attempt at the trial, and so on without a gap.
         token: made by the process that asked for it: who owns the attempt.
-        worker: that process, see :mod:`llmforge.sweeps.trial_owner`.
+        worker: that process, see :mod:`llmforge.sweeps.liveness`.
         prunable: whether it may be pruned.
         began: seconds since the epoch.
         beat: the newest sign of life, in seconds since the epoch.

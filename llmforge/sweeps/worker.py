@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from llmforge.errors import ForgeError
 from llmforge.sweeps.ledger import Ledger
+from llmforge.sweeps.liveness import is_gone
 from llmforge.sweeps.next_trial import Done, Goal, Start, Wait, next_work, why_prune
-from llmforge.sweeps.trial_owner import is_gone
 from llmforge.sweeps.trials import Attempt, Result, Trial
 
 _BEATS_PER_LEASE = 4

@@ -14,7 +14,7 @@ from llmforge.printable import printable
 from llmforge.redaction import redact
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.streams import protect_streams
-from llmforge.sweeps.parent_alive import follow
+from llmforge.sweeps.liveness import follow
 from llmforge.sweeps.run_trial import ChildTrials
 from llmforge.sweeps.sweep import SweepDirectory, load_sweep
 from llmforge.sweeps.worker import Worker

@@ -10,8 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from llmforge.checkpoint.host_tensors import HostBuffer
-from llmforge.checkpoint.parallel_copy import split
+from llmforge.checkpoint.host_tensors import HostBuffer, split
 from llmforge.errors import CheckpointError
 
 DTYPES = [

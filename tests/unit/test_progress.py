@@ -215,8 +215,8 @@ def slow(*_, **__):
             task.advance(1)
     return {"data": "d", "fingerprint": "f", "cache": "c", "vocab_size": 2, "splits": {}}
 
-import llmforge.run.setup.prepare_data
-llmforge.run.setup.prepare_data.prepare_ahead = slow
+import llmforge.run.setup.build
+llmforge.run.setup.build.prepare_ahead = slow
 sys.argv = ["forge", "data", "prepare", "wikitext_tiny", "--json"]
 app()
 """

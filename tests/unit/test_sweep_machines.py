@@ -13,8 +13,8 @@ import pytest
 
 from llmforge.errors import UsageError
 from llmforge.sweeps import worker as worker_module
-from llmforge.sweeps.devices import shares, visible_gpus
-from llmforge.sweeps.trial_owner import is_gone, this_process
+from llmforge.sweeps.controller import shares, visible_gpus
+from llmforge.sweeps.liveness import is_gone, this_process
 from llmforge.sweeps.trials import Attempt
 from llmforge.sweeps.worker import Lives
 

@@ -20,7 +20,6 @@ from llmforge.interfaces import (
 )
 from llmforge.plugins import call_factory
 from llmforge.recipe import Recipe
-from llmforge.run.reporting.distinct_n import distinct_n
 from llmforge.run.reporting.metrics_files import cut_rows
 from llmforge.run.signals import StopSignals
 from llmforge.rundir import RunDirectory
@@ -121,3 +120,17 @@ def _row(step: int, item: Completion) -> dict[str, Any]:
         "distinct_1": round(distinct_n(item.text, 1), 6),
         "distinct_2": round(distinct_n(item.text, 2), 6),
     }
+
+
+def distinct_n(text: str, n: int) -> float:
+    """Return the number of different n-grams of words divided by the number of words.
+
+    The measure distinct-n of Li et al., "A Diversity-Promoting Objective Function for Neural
+    Conversation Models" (2016), for one text; near 0 for a text that repeats itself, 0 for one
+    without words. Words are what white space separates, so that tokenizers compare.
+    """
+    words = text.split()
+    if not words:
+        return 0.0
+    found = {tuple(words[start : start + n]) for start in range(len(words) - n + 1)}
+    return len(found) / len(words)

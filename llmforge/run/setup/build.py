@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -20,11 +22,12 @@ from llmforge.data.split import TokenSplit
 from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import DataError, Problem, RecipeError
 from llmforge.interfaces import Data, Engine, LanguageModel, RunContext, TokenData, Tokenizer
-from llmforge.plugins import call_factory
+from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Recipe
 from llmforge.recipe.key_lines import dotted
 from llmforge.recipe.rules import length_findings
 from llmforge.recipe.schema import parse_interval
+from llmforge.run.plan import make_plan
 from llmforge.run.seeds import MODEL, derive
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import sync_directory
@@ -190,3 +193,37 @@ def prepare_engine(manager: pluggy.PluginManager, run: RunContext, tokenizer: To
 def with_steps(run: RunContext, *, total_steps: int) -> RunContext:
     """Return ``run`` with its length known; the schedule spans all of it."""
     return dataclasses.replace(run, total_steps=total_steps, schedule_steps=total_steps)
+
+
+def prepare_ahead(recipe: Recipe, *, notice: Callable[[str], None]) -> dict[str, Any]:
+    """Download and tokenise the data of ``recipe`` into the cache; report what lies where.
+
+    Raises:
+        DataError: data is missing or too little.
+    """
+    selected = [recipe.selected(kind) for kind in ("data", "tokenizer")]
+    manager = build_manager([load(item.kind, item.name)(item.options) for item in selected])
+    run = make_plan(recipe).context(resolved={}, notice=notice)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare_data(manager, run, RunDirectory(Path(scratch)), check_stop=lambda: None)
+    return {
+        "data": prepared.data.description,
+        "fingerprint": prepared.data.fingerprint,
+        "cache": str(run.cache),
+        "vocab_size": prepared.tokenizer.vocab_size,
+        "splits": {
+            name: {
+                "tokens": split.n_tokens,
+                "bytes": split.n_bytes,
+                "documents": split.documents,
+                "paths": [str(path) for path in files],
+                "size": sum(path.stat().st_size for path in files),
+            }
+            for name, split, files in _files(prepared.splits)
+        },
+    }
+
+
+def _files(splits: Mapping[str, TokenSplit]) -> Iterator[tuple[str, TokenSplit, list[Path]]]:
+    for name, split in splits.items():
+        yield name, split, list(dict.fromkeys(shard.path for shard in split.shards))

@@ -23,8 +23,8 @@ from llmforge.run.setup.build import (
     with_steps,
 )
 from llmforge.run.setup.components import Components
-from llmforge.run.setup.display_name import tracker_tags
 from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_point
+from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
 from llmforge.run.training.evaluation import rows_at_once
 from llmforge.rundir import RunRecord

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,3 +53,14 @@ def _machine() -> str:
     except OSError:
         processes = Path()
     return f"{socket.gethostname()} {boot_id()} {processes}"
+
+
+def follow(stream: int) -> None:
+    """Ask this process to stop, as SIGTERM does, once the other end of ``stream`` is closed."""
+
+    def wait() -> None:
+        while os.read(stream, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="forge-lifeline", daemon=True).start()
