@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.component import KINDS
+from llmforge.installed import DISTRIBUTION
 from llmforge.options import IDENTITY, Options, Scope, scope_of
 from llmforge.plugins import entries, load
 from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS
@@ -73,7 +74,7 @@ def recipes_page() -> str:
         parts.append(f"\n### `[{name}]`\n\n{_first(model)}\n\n{_options(model)}")
     parts.append(BUILT_IN)
     for kind in KINDS:
-        own = [item for item in entries(kind).values() if item.distribution == "llmforge"]
+        own = [item for item in entries(kind).values() if item.distribution == DISTRIBUTION]
         for entry in sorted(own, key=lambda item: item.name):
             component = load(kind, entry.name)
             default = " (the default)" if DEFAULT_COMPONENTS.get(kind) == entry.name else ""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmforge.component import Component
     from llmforge.errors import ForgeError, Problem
     from llmforge.hookspecs import hookimpl
+    from llmforge.installed import install_command
     from llmforge.interfaces import RunContext
     from llmforge.options import IDENTITY, MACHINE, SAFE, Options
     from llmforge.plugins import load_component
@@ -39,6 +40,7 @@ _HOMES = {
     "credential": "llmforge.settings",
     "generate": "llmforge.api",
     "hookimpl": "llmforge.hookspecs",
+    "install_command": "llmforge.installed",
     "load_component": "llmforge.plugins",
     "load_run": "llmforge.api",
     "sweep": "llmforge.sweeps.api",
@@ -62,6 +64,7 @@ __all__ = [
     "credential",
     "generate",
     "hookimpl",
+    "install_command",
     "load_component",
     "load_run",
     "sweep",

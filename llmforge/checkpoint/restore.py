@@ -16,6 +16,7 @@ from llmforge.checkpoint.format import (
 from llmforge.checkpoint.manifest import NewerFormatError, read_manifest
 from llmforge.checkpoint.publish import recover, refresh_pointers, set_aside
 from llmforge.errors import CheckpointError
+from llmforge.run_root import root_option
 
 _log = logging.getLogger(__name__)
 
@@ -107,14 +108,15 @@ def _refuse_newer_format(path: Path) -> None:
 
 
 def _refuse_to_start_over(directory: Path, damaged: list[tuple[Path, list[str]]]) -> None:
+    run = directory.absolute().parent
     found = [f"{path.name}: {'; '.join(wrong)}" for path, wrong in damaged]
     if directory.is_dir():
         found += [f"{path.name}: set aside before" for path in directory.glob("step-*.corrupt-*")]
     if found:
         raise CheckpointError(
             "\n  ".join([f"no checkpoint in {directory} is sound; not starting over", *found]),
-            remedy="to train from the beginning, keeping these files aside: "
-            f"forge runs clear {directory.absolute().parent.name}",
+            remedy="put a sound copy back there, or train from the beginning, keeping these files "
+            f"aside: forge runs clear {run.name}{root_option(run.parent)}",
         )
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,15 +14,21 @@ from llmforge.printable import printable
 from llmforge.run.console import console, error_console
 from llmforge.run_root import run_root
 
+if TYPE_CHECKING:
+    from llmforge.rundir import RunDirectory
+
 __all__ = [
     "AsJson",
     "Root",
+    "RunOrNewest",
     "console",
     "echo",
     "emit_json",
     "error_console",
     "interactive",
+    "run_or_newest",
     "run_root",
+    "say_newest",
 ]
 
 Root = Annotated[
@@ -32,6 +38,34 @@ Root = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+RunOrNewest = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="A run id, or the beginning of one; absent: the newest run."
+    ),
+]
+
+
+def run_or_newest(root: Path | None, run: str | None, *, gone: bool = False) -> RunDirectory:
+    """Return the run that was named, or the newest, which is said.
+
+    Raises:
+        RunError: there is no such run, or none at all.
+    """
+    from llmforge.rundir import find_run, newest_run
+
+    if run is not None:
+        return find_run(run_root(root), run, gone=gone)
+    newest = newest_run(run_root(root))
+    say_newest("run", newest.id)
+    return newest
+
+
+def say_newest(what: str, name: str) -> None:
+    """Say on standard error what a command takes that was given no name."""
+    error_console().print(f"no {what} was named: taking the newest, {name}", style="dim")
 
 
 def interactive() -> bool:

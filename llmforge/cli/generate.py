@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmforge.cli.common import emit_json, error_console, interactive, run_root
+from llmforge.cli.common import emit_json, error_console, interactive, run_or_newest, run_root
 from llmforge.errors import UsageError
 from llmforge.printable import decoded, printable
 
@@ -151,7 +153,8 @@ def generate(
 ) -> None:
     """Continue prompts with a trained model.
 
-    Without a prompt it is an interactive session on a terminal, else the recipe's own prompts.
+    Text that is piped in is the prompt. Without any it is an interactive session on a terminal,
+    else the recipe's own prompts.
     Only generated text goes to standard output.
     """
     changes = {
@@ -174,6 +177,8 @@ def generate(
         stream=stream and not as_json,
         as_json=as_json,
     )
+    if not prompt and prompts_file is None and _is_piped():
+        prompt = ["-"]
     prompts = _read_prompts(prompt or [], prompts_file)
     job.run(prompts, device=device, dtype=dtype, weights=weights)
 
@@ -223,16 +228,13 @@ class _Job:
 
     def _address(self) -> tuple[str, Path]:
         """Return what to sample from, and where runs are: flags, then the recipe, then defaults."""
-        from llmforge.rundir import newest_run
-
         root, address = self.root, self.checkpoint
         if self.recipe is not None:
             root = root or Path(self.recipe.run.root).expanduser()  # FORGE_RUN_ROOT is in it
             address = address or self.recipe.generation.checkpoint
         root = run_root(root)
         if address is None:
-            address = newest_run(root).id
-            _note(f"no run was named: taking the newest, {address}")
+            address = run_or_newest(root, None).id
         return address, root
 
     def _seed(self, keys: GenerationKeys) -> int:
@@ -270,10 +272,18 @@ def _read_recipe(source: str | None) -> GenerationRecipe | None:
     return None if source is None else load_generation(source)
 
 
+def _is_piped() -> bool:
+    """Return whether standard input is a pipe or a file: then it has the prompt."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
 def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
-    prompts = [
-        decoded(sys.stdin.read().removesuffix("\n") if text == "-" else text) for text in given
-    ]
+    texts = (sys.stdin.read().removesuffix("\n") if text == "-" else text for text in given)
+    prompts = [decoded(text) for text in texts if text or "-" not in given]
     if file is not None:
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()

@@ -18,6 +18,7 @@ STATE_STYLES: Mapping[str, str] = {
     "running": "cyan",
     "completed": "green",
     "early-stopped": "green",
+    "pruned": "blue",
     "interrupted": "yellow",
     "crashed": "red",
     "failed": "red",

@@ -84,7 +84,10 @@ def _values(name: str, *, kind: str, command: bool) -> Mapping[str, str]:
 
 
 def _class_name(name: str, kind: str) -> str:
-    return "".join(part.capitalize() for part in [*name.split("-"), kind])
+    parts = name.split("-")
+    if parts[-1] != kind:  # my-model is a MyModel
+        parts.append(kind)
+    return "".join(part.capitalize() for part in parts)
 
 
 def _templates(kind: str, *, command: bool) -> Iterator[tuple[str, str]]:

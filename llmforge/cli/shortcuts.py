@@ -56,7 +56,7 @@ def overrides(
     device: str | None = None,
     project: str | None = None,
     name: str | None = None,
-    extend: int | None = None,
+    extend: str | None = None,
 ) -> list[Override]:
     """Return ``--set`` and then the shortcuts as overrides that remember which flag they are of.
 
@@ -73,7 +73,7 @@ def overrides(
         "--device": (("train", "device"), device),
         "--project": (("run", "project"), project),
         "--name": (("run", "name"), name),
-        "--extend": (("train", "extend_to"), extend),
+        "--extend": (("train", "extend_to"), _length(extend)),
     }
     found += [
         Override(path, decoded(value) if isinstance(value, str) else value, origin=flag)
@@ -84,3 +84,8 @@ def overrides(
         model = load_recipe(recipe, profile=profile, overrides=found).selected("model").name
         found.append(Override(("model", model, "preset"), preset, origin="--model"))
     return found
+
+
+def _length(text: str | None) -> int | str | None:
+    """Return steps as a number; what else it may be is the recipe's to judge."""
+    return int(text) if text is not None and text.isdecimal() else text

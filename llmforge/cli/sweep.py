@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from llmforge.cli import shortcuts
-from llmforge.cli.common import AsJson, Root, console, echo, emit_json, run_root
+from llmforge.cli.common import AsJson, Root, console, echo, emit_json, run_root, say_newest
 
 if TYPE_CHECKING:
     from llmforge.sweeps.sweep import Sweep
@@ -34,6 +34,12 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep id, or the beginning of one.")]
+NameOrNewest = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SWEEP]", help="A sweep id, or the beginning of one; absent: the newest sweep."
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", "-w", min=1, help="Trials at once here; else sweep.workers."),
@@ -154,7 +160,7 @@ def list_(as_json: AsJson = False, root: Root = None) -> None:
 
 
 @app.command()
-def status(sweep: Name, as_json: AsJson = False, root: Root = None) -> None:
+def status(sweep: NameOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
     """Show how far a sweep is, its best trial, and what to do next."""
     from llmforge.cli.sweep_views import print_status, status_json
 
@@ -166,7 +172,7 @@ def status(sweep: Name, as_json: AsJson = False, root: Root = None) -> None:
 
 
 @app.command()
-def show(sweep: Name, as_json: AsJson = False, root: Root = None) -> None:
+def show(sweep: NameOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
     """Show every trial of a sweep."""
     from llmforge.cli.sweep_views import print_trials
     from llmforge.sweeps.summary import as_row
@@ -195,10 +201,14 @@ def export(
     echo(output)
 
 
-def _load(text: str, root: Path | None) -> Sweep:
-    from llmforge.sweeps.sweep import find_sweep, load_sweep
+def _load(text: str | None, root: Path | None) -> Sweep:
+    from llmforge.sweeps.sweep import find_sweep, load_sweep, newest_sweep
 
-    return load_sweep(find_sweep(run_root(root), text))
+    if text is not None:
+        return load_sweep(find_sweep(run_root(root), text))
+    newest = newest_sweep(run_root(root))
+    say_newest("sweep", newest.id)
+    return load_sweep(newest)
 
 
 def _work(sweep: Sweep, workers: int | None) -> None:

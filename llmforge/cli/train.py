@@ -12,6 +12,7 @@ import typer
 
 from llmforge.cli import shortcuts
 from llmforge.cli.common import echo
+from llmforge.run_root import root_option
 
 if TYPE_CHECKING:
     from llmforge.api import TrainResult
@@ -54,8 +55,12 @@ def train(
     project: shortcuts.Project = None,
     name: shortcuts.Name = None,
     extend: Annotated[
-        int | None,
-        _option("--extend", metavar="STEP", help="Go on past the planned end."),
+        str | None,
+        _option(
+            "--extend",
+            metavar="STEP",
+            help="Continue past the planned end to this step, or to '3 epochs'.",
+        ),
     ] = None,
     resume: Annotated[
         str | None,
@@ -253,13 +258,14 @@ def _say_done(plan: Plan) -> None:
     assert done is not None
     when = datetime.fromtimestamp(done.ended).strftime("%Y-%m-%d %H:%M")
     best = "" if done.best_loss is None else f", best validation loss {done.best_loss:.4f}"
+    root = root_option(plan.root)
     echo(f"{plan.run_id}: already completed on {when} ({done.reason}{best})")
     if plan.directory.checkpoints.exists() or plan.recipe.storage.url is None:
         echo(f"  use it:         {done.next_command}")
     else:
         place = "" if plan.directory.recipe.exists() else f" --storage {plan.recipe.storage.url}"
-        echo(f"  fetch it:       forge runs pull {plan.run_id}{place}")
-    echo(f"  train it anew:  forge runs clear {plan.run_id}")
+        echo(f"  fetch it:       forge runs pull {plan.run_id}{place}{root}")
+    echo(f"  train it again: forge runs clear {plan.run_id}{root}")
     if plan.recipe.storage.url is not None:
         _carry_on_uploads(plan, attempt=done.attempt)
 
@@ -283,7 +289,7 @@ def _carry_on_uploads(plan: Plan, *, attempt: int) -> None:
     except ForgeError as error:
         echo(f"forge: {error}", err=True)
     except StopNow:
-        echo(f"  later:          forge uploads push-all {plan.run_id}")
+        echo(f"  later:          forge uploads push-all {plan.run_id}{root_option(plan.root)}")
 
 
 def _check(plan: Plan, nproc_per_node: int | None, nnodes: int) -> None:
@@ -338,4 +344,4 @@ def _summarise(result: TrainResult) -> None:
         out.print(f"  curves:   {directory.plots}")
     for viewer in viewers_of(directory, read_recipe(directory)).values():
         out.print(f"  view:     {viewer}")
-    out.print(f"  generate: forge generate {result.run.id}")
+    out.print(f"  generate: forge generate {result.run.id}{root_option(directory.root)}")

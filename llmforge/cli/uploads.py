@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmforge.cli.common import AsJson, Root, console, echo, emit_json, run_root
+from llmforge.cli.common import (
+    AsJson,
+    Root,
+    RunOrNewest,
+    console,
+    echo,
+    emit_json,
+    run_or_newest,
+    run_root,
+)
 
 if TYPE_CHECKING:
     from llmforge.recipe import Recipe
@@ -32,13 +41,13 @@ Timeout = Annotated[
 
 
 @app.command()
-def status(run: Run, as_json: AsJson = False, root: Root = None) -> None:
+def status(run: RunOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
     """Show how the upload of each checkpoint stands, as this machine knows it."""
     from dataclasses import asdict
 
     from llmforge.cli.render import Column, age_text, print_table
 
-    directory = _find(root, run)
+    directory = run_or_newest(root, run)
     records = _records(directory)
     found = [records[step] for step in sorted(records)]
     at_work = _at_work(directory)
@@ -69,7 +78,9 @@ def status(run: Run, as_json: AsJson = False, root: Root = None) -> None:
 
 
 @app.command("list")
-def list_(run: Run, url: Url = None, as_json: AsJson = False, root: Root = None) -> None:
+def list_(
+    run: RunOrNewest = None, url: Url = None, as_json: AsJson = False, root: Root = None
+) -> None:
     """List the checkpoints of a run that are committed in storage."""
     from dataclasses import asdict
     from datetime import datetime
@@ -77,7 +88,7 @@ def list_(run: Run, url: Url = None, as_json: AsJson = False, root: Root = None)
     from llmforge.checkpoint import size_text
     from llmforge.cli.render import Column, print_table
 
-    remote = _remote(_find(root, run), url)
+    remote = _remote(run_or_newest(root, run), url)
     commits = remote.commits()
     if as_json:
         emit_json([asdict(commit) for commit in commits])
@@ -127,14 +138,14 @@ def push(
 @app.command("push-all")
 def push_all(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None) -> None:
     """Upload every checkpoint of a run that is not in storage yet, and its small files."""
-    directory = _find(root, run)
+    directory = run_or_newest(root, run)
     push_now(directory, _recipe(directory, url), timeout=timeout, steps=None)
 
 
 @app.command()
 def retry(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None) -> None:
     """Try the failed uploads of a run again, now, and those that were broken off."""
-    directory = _find(root, run)
+    directory = run_or_newest(root, run)
     records, at_work = _records(directory).values(), _at_work(directory)
     states = {record.step: _state(record, at_work=at_work) for record in records}
     failed = [step for step, state in states.items() if state in ("failed", _BROKEN_OFF)]
@@ -148,7 +159,7 @@ def retry(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None)
 
 @app.command()
 def verify(
-    run: Run,
+    run: RunOrNewest = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Read everything back and compare the hashes.")
     ] = False,
@@ -160,7 +171,7 @@ def verify(
     code 1 when one is not sound."""
     from llmforge.courier import committed_uploads
 
-    directory = _find(root, run)
+    directory = run_or_newest(root, run)
     remote = _remote(directory, url)
     found = {step: [_LOST] for step in committed_uploads(directory, remote.url)}
     found |= {commit.step: remote.verify(commit, deep=deep) for commit in remote.commits()}
@@ -256,12 +267,6 @@ def push_now(
             remedy=f"nothing here was deleted; to go on: forge uploads push-all {directory.id}",
         )
     echo(f"everything asked for is in {remote.url}")
-
-
-def _find(root: Any, text: str) -> RunDirectory:
-    from llmforge.rundir import find_run
-
-    return find_run(run_root(root), text)
 
 
 def _recipe(directory: RunDirectory, url: str | None) -> Recipe:

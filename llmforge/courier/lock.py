@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from llmforge.errors import RunLockedError
+from llmforge.run_root import root_option
 from llmforge.rundir import RunDirectory
 
 
@@ -45,9 +46,10 @@ def only_courier(directory: RunDirectory, *, wait: float) -> IO[str]:
         except OSError:
             if time.monotonic() > deadline:
                 lock.close()
+                run = f"{directory.id}{root_option(directory.root)}"
                 raise RunLockedError(
                     f"another process delivers and uploads for run {directory.id} already",
-                    remedy=f"'forge uploads status {directory.id}' shows how far it is",
+                    remedy=f"'forge uploads status {run}' shows how far it is",
                 ) from None
             time.sleep(0.1)
 

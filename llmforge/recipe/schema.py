@@ -107,8 +107,9 @@ class TrainTable(Options):
     """Passes over the training data; give this or ``max_steps``."""
     stop_at: Annotated[Positive | None, SAFE] = None
     """Stop after this step, the schedule still spanning the full length; resumable."""
-    extend_to: Annotated[Positive | None, SAFE] = None
-    """Go on past the planned end to this step (``--extend``), the schedule at its last value."""
+    extend_to: Annotated[Interval | None, SAFE] = None
+    """Continue past the planned end to this step, or epoch as in ``"3 epochs"`` (``--extend``), the
+    schedule at its last value."""
     batch_size: Positive = 16
     """Sequences per optimizer step, over all devices."""
     micro_batch_size: Annotated[Positive | None, MACHINE] = None
@@ -134,7 +135,7 @@ class TrainTable(Options):
     histograms_every: Annotated[Interval | None, SAFE] = None
     """Steps, or ``"1 epoch"``, between histograms of weights and gradients; absent: none."""
 
-    _check_histograms_every = field_validator("histograms_every")(check_interval)
+    _check_intervals = field_validator("extend_to", "histograms_every")(check_interval)
 
     @field_validator("device")
     @classmethod

@@ -16,6 +16,7 @@ from llmforge.errors import CheckpointError, RunError, StorageError
 from llmforge.remote import Commit, RemoteRun, recipe_remote
 from llmforge.remote.layout import ATTEMPT, COMPLETION, is_safe
 from llmforge.run.plan import Plan
+from llmforge.run_root import root_option
 from llmforge.rundir import RunDirectory, next_attempt, read_record, write_completion
 from llmforge.rundir.atomic import write_bytes
 
@@ -64,8 +65,8 @@ def bring_back(
             raise RunError(
                 f"storage holds attempt {newest} of run {plan.run_id}, here is "
                 f"attempt {attempt}: it was cleared and begun again elsewhere",
-                remedy=f"forge runs clear {plan.run_id} sets the one here aside; the same "
-                "command then goes on with the other",
+                remedy=f"forge runs clear {plan.run_id}{root_option(plan.root)} sets the one here "
+                "aside; the same command then continues with the other",
             )
         if newest < attempt:
             return BroughtBack(attempt)
@@ -149,7 +150,8 @@ def _bring_checkpoint(
     if newer and here is None:
         raise CheckpointError(
             "\n  ".join([f"no checkpoint in {remote.url} is sound; not starting over", *notices]),
-            remedy=f"to train from the beginning: forge runs clear {plan.run_id}",
+            remedy="put a sound copy back there, or train from the beginning: "
+            f"forge runs clear {plan.run_id}{root_option(plan.root)}",
         )
     return tuple(notices)
 

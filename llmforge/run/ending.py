@@ -11,6 +11,7 @@ from typing import Any
 from llmforge.errors import ForgeError
 from llmforge.run.plan import Plan
 from llmforge.run.state import TrainerState
+from llmforge.run_root import root_option
 from llmforge.rundir import Completion, RunRecord
 
 
@@ -76,7 +77,9 @@ def completion(
         ended=time.time(),
         directory=str(directory.path.absolute()),
         artifacts={name: str(path) for name, path in artifacts.items() if path.exists()},
-        next_command=f"forge generate {plan.run_id}",
+        next_command=f"forge generate {plan.run_id}{root_option(plan.root.absolute())}",
+        epochs=float(metrics.get("epoch", 0.0)),
+        keys=dict(plan.identity.keys),
     )
 
 

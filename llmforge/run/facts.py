@@ -19,7 +19,7 @@ def run_facts(
     model: LanguageModel,
     prepared: PreparedData,
     resolution: Resolution,
-    total_steps: int,
+    last_step: int,
 ) -> dict[str, Any]:
     """Return sizes of model, data, steps and machine.
 
@@ -27,18 +27,17 @@ def run_facts(
     ``planned_tokens`` are all that will be trained on, repeated ones counted again.
     """
     tokens_per_step = recipe.train.batch_size * recipe.context
-    steps = recipe.train.extend_to or total_steps
     flops = model.flops_per_token()
     return {
         **parameter_counts(model),
         "architecture": architecture(model, recipe),
         "vocab_size": prepared.tokenizer.vocab_size,
         "flops_per_token": flops,
-        "total_flops": flops * tokens_per_step * steps,
-        "total_steps": steps,
+        "total_flops": flops * tokens_per_step * last_step,
+        "total_steps": last_step,
         "steps_per_epoch": round(prepared.batches.epochs.steps_per_epoch, 3),
         "tokens_per_step": tokens_per_step,
-        "planned_tokens": tokens_per_step * steps,
+        "planned_tokens": tokens_per_step * last_step,
         **data_facts(prepared),
         "hardware": hardware(resolution),
     }

@@ -165,7 +165,7 @@ def _loop(
         batches=stage.prepared.batches,
         validation=stage.prepared.splits.get("validation"),
         state=stage.point.state,
-        total_steps=stage.total_steps,
+        last_step=stage.last_step,
         division=stage.division,
         evaluation_rows=stage.evaluation_rows,
         writer=writer,

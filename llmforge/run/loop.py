@@ -49,7 +49,7 @@ class TrainingLoop:
         batches: training data by global position.
         validation: the split evaluations run over, or None.
         state: where to go on; changed in place.
-        total_steps: planned length.
+        last_step: where the run ends.
         division: how a batch is computed.
         evaluation_rows: windows that are evaluated at once.
         writer: saves checkpoints, or None when they are off.
@@ -70,7 +70,7 @@ class TrainingLoop:
         batches: TrainBatches,
         validation: TokenSplit | None,
         state: TrainerState,
-        total_steps: int,
+        last_step: int,
         division: Division,
         evaluation_rows: int,
         writer: CheckpointWriter | None,
@@ -98,7 +98,7 @@ class TrainingLoop:
         train = recipe.train
         self._batch_size = train.batch_size
         self._targets = train.batch_size * recipe.context
-        self._last_step = recipe.train.extend_to or total_steps
+        self._last_step = last_step
         self._stop_at = min(recipe.train.stop_at or self._last_step, self._last_step)
         self._ends_epoch = batches.epochs.ends
         self._evaluation_due, self._save_due, self._sampling_due, self._histograms_due = (

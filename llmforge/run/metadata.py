@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+from llmforge import __version__
 from llmforge.interfaces import Resolution
 from llmforge.run.metrics import LossHistory
 from llmforge.run.state import TrainerState
@@ -45,7 +46,10 @@ class Describer:
         self._context = context
         self._data = dict(data)
         self._files = files
-        self._versions = {name: version(name) for name in ("llmforge", "torch", "safetensors")}
+        self._versions = {
+            "llmforge": __version__,
+            **{name: version(name) for name in ("torch", "safetensors")},
+        }
 
     def __call__(self, state: TrainerState) -> dict[str, Any]:
         """Return the metadata at ``state``."""

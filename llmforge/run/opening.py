@@ -16,6 +16,7 @@ from llmforge.plugins import entries
 from llmforge.run.naming import display_name
 from llmforge.run.plan import Plan, check_identity
 from llmforge.run.provenance import provenance
+from llmforge.run_root import root_option
 from llmforge.rundir import RunDirectory, RunRecord, next_attempt, read_record
 from llmforge.rundir.atomic import DISK_FULL
 
@@ -49,7 +50,8 @@ def open_record(plan: Plan, *, attempt: int | None = None) -> RunRecord:
     elif directory.checkpoints.exists():
         raise RunError(
             f"{directory.path} has checkpoints but no run.json, so nothing says whose they are",
-            remedy=f"forge runs clear {plan.run_id} keeps them aside and starts afresh",
+            remedy=f"forge runs clear {plan.run_id}{root_option(plan.root)} keeps them aside and "
+            "starts afresh",
         )
     else:
         record = RunRecord(

@@ -7,12 +7,14 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import pluggy
 import torch
 
 from llmforge.data.batches import TrainBatches, require_targets, train_batches
+from llmforge.data.epochs import Epochs
 from llmforge.data.limited import LimitedData
 from llmforge.data.split import TokenSplit
 from llmforge.data.tokens import prepare_tokens
@@ -22,6 +24,7 @@ from llmforge.plugins import call_factory
 from llmforge.recipe import Recipe
 from llmforge.recipe.lines import dotted
 from llmforge.recipe.rules import length_findings
+from llmforge.recipe.schema import parse_interval
 from llmforge.run.seeds import MODEL, derive
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import sync_directory
@@ -144,23 +147,25 @@ def check_fingerprints(old: dict[str, str], new: dict[str, str], *, allow_change
         )
 
 
-def planned_steps(recipe: Recipe, batches: TrainBatches) -> int:
-    """Return the length of the run in optimizer steps.
+def run_length(recipe: Recipe, epochs: Epochs) -> tuple[int, int]:
+    """Return the planned length of the run, and where it ends, extended or not, in steps.
 
     Raises:
         RecipeError: another length contradicts it; of epochs this is known only with the data.
     """
-    if recipe.train.max_steps is not None:
-        return recipe.train.max_steps
-    assert recipe.train.epochs is not None
-    steps = batches.epochs.end(recipe.train.epochs)
+    train = recipe.train
+    assert train.max_steps is not None or train.epochs is not None
+    planned = epochs.end(train.epochs) if train.max_steps is None else train.max_steps  # type: ignore[arg-type]
+    extended = parse_interval(train.extend_to)
+    if isinstance(extended, Fraction):
+        extended = epochs.end(extended)
     problems = [
         Problem(key=dotted(found.path), message=found.message, remedy=found.remedy)
-        for found in length_findings(recipe.train, planned=steps)
+        for found in length_findings(train, planned=planned, extended=extended)
     ]
     if problems:
         raise RecipeError(problems, source=str(recipe.source))
-    return steps
+    return planned, extended or planned
 
 
 def prepare_engine(manager: pluggy.PluginManager, run: RunContext, tokenizer: Tokenizer) -> Engine:

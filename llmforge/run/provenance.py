@@ -13,9 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from llmforge import __version__
 from llmforge.redaction import redact_arguments
 
-_PACKAGES = ("llmforge", "torch", "numpy", "tokenizers", "safetensors", "pluggy", "pydantic")
+_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "pluggy", "pydantic")
 _GIT_SECONDS = 5
 
 
@@ -34,7 +35,10 @@ def provenance(distributions: Sequence[str] = ()) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "packages": {name: found for name in names if (found := _version(name))},
+        "packages": {
+            "llmforge": __version__,
+            **{name: found for name in names if (found := _version(name))},
+        },
         "git": _git(),
     }
 

@@ -97,9 +97,9 @@ class LiveReporter(Reporter):
         show_on(self._bars)
 
     def phase(self, text: str) -> None:
-        """Show the phase in the live table and in the log."""
+        """Show the phase in the live table; the log file gets a line, the screen does not."""
         self._phase = text
-        super().phase(text)
+        log.info(text, extra={"screen": False})
 
     def step(self, row: Mapping[str, Any], timing: Mapping[str, Any], *, total: int) -> None:
         """Update the live table; the log file gets the line, the screen does not."""

@@ -52,11 +52,11 @@ def starting_point(plan: Plan, *, resume: Path | None) -> StartingPoint:
         if plan.recipe.storage.url is not None:
             go_back(plan, step=chosen.step)
         rewind(plan.directory.checkpoints, chosen.step)
-        return _from(plan, chosen, ())
+        return _from(chosen, ())
     restored = newest_valid(plan.directory.checkpoints)
     if restored is None:
         return StartingPoint(state=TrainerState(), engine_values={}, checkpoint=None)
-    return _from(plan, restored.checkpoint, restored.warnings)
+    return _from(restored.checkpoint, restored.warnings)
 
 
 def load_into(engine: Engine, point: StartingPoint) -> None:
@@ -90,12 +90,9 @@ def _chosen(plan: Plan, path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _from(plan: Plan, checkpoint: Checkpoint, warnings: tuple[str, ...]) -> StartingPoint:
+def _from(checkpoint: Checkpoint, warnings: tuple[str, ...]) -> StartingPoint:
     body = read_trainer(checkpoint.path)
     state = TrainerState.from_json(body)
-    extend_to = plan.recipe.train.extend_to
-    if state.finished is not None and extend_to is not None and state.step < extend_to:
-        state.finished, state.stale_evaluations = None, 0  # asked to go on, with fresh patience
     return StartingPoint(
         state=state,
         engine_values=dict(body.get("engine", {})),

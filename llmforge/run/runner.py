@@ -175,8 +175,9 @@ class _Start:
         except (StopNow, Interrupted) as stop:
             interrupted = True
             reason = stop.message if isinstance(stop, Interrupted) else f"stopped by {stop}"
-            ended = replace(ended, exit_code=EXIT_INTERRUPTED, state="interrupted", reason=reason)
-            self._end_early(telemetry, state="interrupted", reason=reason)
+            state = self._signals.state
+            ended = replace(ended, exit_code=EXIT_INTERRUPTED, state=state, reason=reason)
+            self._end_early(telemetry, state=state, reason=reason)
             raise Interrupted(reason, remedy="the same command goes on from here") from None
         except BaseException as caught:
             with self._signals.deferred():
@@ -199,7 +200,7 @@ class _Start:
     def _prepare(
         self, telemetry: Telemetry, *, resume: Path | None, allow_data_change: bool
     ) -> Stage:
-        recorder, recipe = self._recorder, self._plan.recipe
+        recorder = self._recorder
         for text in self._notices:
             self._notice(text)
         require_ready(
@@ -230,7 +231,7 @@ class _Start:
             resolved=stage.resolved(),
             fingerprints=stage.prepared.fingerprints,
             metrics=with_best(recorder.record.metrics, stage.point.state),
-            total_steps=recipe.train.extend_to or stage.total_steps,
+            total_steps=stage.last_step,
         )
         self._signals.check()
         for line in stage.describe(self._plan, recorder.record):
@@ -252,7 +253,7 @@ class _Start:
                 batches=stage.prepared.batches,
                 validation=stage.prepared.splits.get("validation"),
                 state=state,
-                total_steps=stage.total_steps,
+                last_step=stage.last_step,
                 division=stage.division,
                 evaluation_rows=stage.evaluation_rows,
                 writer=writer,

@@ -26,6 +26,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self.state = "interrupted"
         self._deferred = 0
         self._previous: dict[int, object] = {}
 
@@ -53,9 +54,15 @@ class StopSignals:
         finally:
             self._deferred -= 1
 
-    def request(self, reason: str) -> None:
-        """Ask for a stop from within the process, as a signal called ``reason`` would."""
-        self.requested = self.requested or reason
+    def request(self, reason: str, *, state: str = "interrupted") -> None:
+        """Ask for a stop from within the process, as a signal called ``reason`` would.
+
+        Args:
+            reason: what stopped the run, after the words "stopped by".
+            state: that the run is left in.
+        """
+        if self.requested is None:
+            self.requested, self.state = reason, state
 
     def check(self) -> None:
         """Raise when a stop was asked for.

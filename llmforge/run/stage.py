@@ -20,9 +20,9 @@ from llmforge.run.naming import tracker_tags
 from llmforge.run.parts import (
     PreparedData,
     check_fingerprints,
-    planned_steps,
     prepare_data,
     prepare_engine,
+    run_length,
     with_steps,
 )
 from llmforge.run.plan import Plan
@@ -39,7 +39,7 @@ class Stage:
         prepared: tokens and batches.
         engine: model and optimizer, restored.
         point: the state to go on from.
-        total_steps: planned length.
+        last_step: where the run ends, extended or not.
         division: how the batch is computed.
         evaluation_rows: sequences that are evaluated at once.
         facts: sizes of model, data, steps and machine, for the log and trackers.
@@ -49,7 +49,7 @@ class Stage:
     prepared: PreparedData
     engine: Engine
     point: StartingPoint
-    total_steps: int
+    last_step: int
     division: Division
     evaluation_rows: int
     facts: dict[str, Any]
@@ -149,9 +149,11 @@ def set_stage(
     )
     check_fingerprints(record.fingerprints, prepared.fingerprints, allow_change=allow_data_change)
     _check_same_data(team, prepared)
-    total = planned_steps(plan.recipe, prepared.batches)
-    run = with_steps(run, total_steps=total)
+    planned, last_step = run_length(plan.recipe, prepared.batches.epochs)
+    run = with_steps(run, total_steps=planned)
     point = _shared_point(team, plan, resume=resume)
+    if plan.recipe.train.extend_to is not None:
+        point.state.reopen(until=last_step)
     run = with_matmul_speed(run, team=team)
     engine = prepare_engine(components.manager, run, prepared.tokenizer)
     if team.place.is_leader and (warning := slow_bf16(run, engine.resolution)):
@@ -170,7 +172,7 @@ def set_stage(
         prepared=prepared,
         engine=engine,
         point=point,
-        total_steps=total,
+        last_step=last_step,
         division=division,
         evaluation_rows=_evaluation_rows(team, plan, record, engine=engine, division=division),
         facts=run_facts(
@@ -178,7 +180,7 @@ def set_stage(
             model=engine.model,
             prepared=prepared,
             resolution=engine.resolution,
-            total_steps=total,
+            last_step=last_step,
         ),
     )
 

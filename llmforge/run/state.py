@@ -57,6 +57,11 @@ class TrainerState:
     finished: dict[str, str] | None = None
     components: dict[str, Any] = field(default_factory=dict)
 
+    def reopen(self, *, until: int) -> None:
+        """Let a finished run continue to the step ``until``, with fresh patience."""
+        if self.finished is not None and self.step < until:
+            self.finished, self.stale_evaluations = None, 0
+
     def to_json(self, engine_values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the content of ``trainer.json``; ``engine_values`` is the engine's part."""
         return {

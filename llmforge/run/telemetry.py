@@ -32,6 +32,7 @@ from llmforge.remote import recipe_remote
 from llmforge.run.metrics import LossHistory, RowFile, cut_rows, read_rows
 from llmforge.run.signals import StopNow
 from llmforge.run.uploading import UploadWatch
+from llmforge.run_root import root_option
 from llmforge.rundir import Recorder, RunDirectory
 
 log = logging.getLogger("llmforge.run")
@@ -190,7 +191,7 @@ class Telemetry:
         """
         if self.courier is None or not self.uploads_begun:
             return
-        go_on = f"forge uploads push-all {self._directory.id}"
+        go_on = f"forge uploads push-all {self._directory.id}{root_option(self._directory.root)}"
         try:
             with track("uploading") as task:
                 look = partial(self.uploads.count, task) if self.uploads else lambda: None

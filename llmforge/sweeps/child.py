@@ -67,7 +67,7 @@ class Watcher(Component, kind="callback"):
         if reason is not None and step < self._last_step and self.signals is not None:
             self._ledger.set_pruned(self._entry, reason)
             self.pruned = True
-            self.signals.request(f"the pruner ({reason})")
+            self.signals.request(f"the pruner ({reason})", state="pruned")
 
 
 class Link:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK, Interrupted, RunError
 from llmforge.run.signals import StopSignals
+from llmforge.run_root import root_option
 from llmforge.sweeps.devices import shares, visible_gpus
 from llmforge.sweeps.ledger import Ledger
 from llmforge.sweeps.sweep import Sweep
@@ -101,9 +102,8 @@ class Controller:
                 remedy="the same command goes on from here",
             )
         if stopped := self._ledger.stopped:
-            raise Interrupted(
-                f"{stopped}, trials saved", remedy=f"forge sweep resume {self._sweep.id}"
-            )
+            name = f"{self._sweep.id}{root_option(self._sweep.directory.root)}"
+            raise Interrupted(f"{stopped}, trials saved", remedy=f"forge sweep resume {name}")
         done = next_work(goal, trials, is_dead=lambda _: False)
         return self._judged(done if isinstance(done, Done) else Done("other workers go on"))
 

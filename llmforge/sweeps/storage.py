@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from llmforge.errors import UsageError
+from llmforge.installed import install_command
 from llmforge.settings import credential
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _database(url: str, *, wait: bool) -> BaseStorage:
     except ImportError as error:
         raise UsageError(
             f"sweep.study: the driver of {url} is not installed: {error}",
-            remedy="pip install 'llmforge[postgres]' for postgresql+psycopg://",
+            remedy=f"{install_command('psycopg')} for postgresql+psycopg://",
         ) from error
     except SQLAlchemyError as error:
         first = str(error).splitlines()[0]

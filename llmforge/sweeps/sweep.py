@@ -242,6 +242,18 @@ def find_sweep(root: Path, text: str) -> SweepDirectory:
     raise RunError(f"no sweep '{text}' in {root}", remedy=remedy)
 
 
+def newest_sweep(root: Path) -> SweepDirectory:
+    """Return the sweep that was started last.
+
+    Raises:
+        RunError: there is none.
+    """
+    every = find_sweeps(root)
+    if not every:
+        raise RunError(f"no sweeps in {root}", remedy="start one: forge sweep wikitext_tiny_sweep")
+    return max(every, key=lambda item: item.record.stat().st_mtime)
+
+
 def _stem(recipe: Recipe) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]", "-", recipe.source.stem) or "sweep"
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 from import_rules import ROOT, imports, sources, violations
 
+from llmforge.installed import DISTRIBUTION
 from llmforge.plugins import listed
 
 HEAVY = ("torch", "numpy", "tokenizers", "tensorboard", "matplotlib", "transformers", "fsspec")
@@ -110,7 +111,7 @@ def _files(part: str) -> list[str]:
     "modules",
     [
         sorted(
-            {entry.target.split(":")[0] for entry in listed() if entry.distribution == "llmforge"}
+            {entry.target.split(":")[0] for entry in listed() if entry.distribution == DISTRIBUTION}
         ),
         ["llmforge"],
         ["llmforge.cli.app"],

@@ -181,7 +181,7 @@ def test_a_command_that_two_distributions_list_names_both(install) -> None:
 
 
 def test_every_built_in_entry_point_is_listed_under_its_kind() -> None:
-    own = [entry for entry in plugins.listed() if entry.distribution == "llmforge"]
+    own = [entry for entry in plugins.listed() if entry.distribution == "llmforge-train"]
     assert {"model", "tokenizer", "data", "optimizer", "schedule", "backend", "tracker"} <= {
         entry.kind for entry in own
     }

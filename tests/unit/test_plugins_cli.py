@@ -52,7 +52,7 @@ def test_the_list_has_kind_name_package_and_target() -> None:
     assert lines[0] == ["kind", "name", "package", "target"]
     (cosine,) = [line for line in lines if line[1] == "cosine"]
     assert cosine[0] == "schedule"
-    assert cosine[2] == "llmforge"
+    assert cosine[2] == "llmforge-train"
     assert cosine[-1] == "llmforge_plugins.schedules.cosine:Cosine"
 
 
@@ -259,3 +259,10 @@ def test_a_directory_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written"):
         invoke("new", "thing", "--dir", str(tmp_path / "file"))
+
+
+def test_a_name_that_ends_in_its_kind_does_not_say_it_twice(tmp_path: Path) -> None:
+    invoke("new", "my-model", "--kind", "model", "--dir", str(tmp_path))
+    source = (tmp_path / "llmforge-my-model/src/llmforge_my_model/model.py").read_text()
+    assert "class MyModel(" in source
+    assert "ModelModel" not in source

@@ -128,5 +128,5 @@ def test_a_missing_package_is_told_with_what_to_install(
     component = make_component(DeepSpeed)
     monkeypatch.setattr("llmforge.component.importable", lambda module: module != "deepspeed")
     (problem,) = component.missing_packages()
-    assert problem.remedy == "pip install 'llmforge[deepspeed]'"
+    assert problem.remedy == "pip install 'deepspeed>=0.17'"
     assert component.forge_preflight(run=run_context(tmp_path, config={})) == []

@@ -24,7 +24,6 @@ class DeepSpeed(Component, kind="backend"):
     """
 
     requires = ("deepspeed",)
-    extra = "llmforge[deepspeed]"
 
     class Options(llmforge.Options):
         """Options of ``[backend.deepspeed]``. Batch, schedule, precision and clipping are the

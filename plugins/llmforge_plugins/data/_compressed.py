@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llmforge import install_command
 from llmforge.errors import DataError
 from llmforge.interfaces import Progress
 
@@ -116,6 +117,6 @@ def _decompressor(kind: str, path: Path) -> Callable[[], Any]:
     except ImportError as error:
         raise DataError(
             f"{path} is compressed with Zstandard, which the zstandard package reads",
-            remedy="pip install 'zstandard>=0.23'",
+            remedy=install_command("zstandard"),
         ) from error
     return lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()

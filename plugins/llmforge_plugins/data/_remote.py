@@ -16,7 +16,7 @@ from typing import Any
 
 import fsspec
 
-from llmforge import RunContext, track
+from llmforge import RunContext, install_command, track
 from llmforge.errors import DataError
 from llmforge_plugins.data._files import written_whole
 from llmforge_plugins.data._parallel import in_parallel
@@ -250,9 +250,9 @@ def _unreadable(url: str, error: Exception, verb: str = "read") -> DataError:
 
 def _missing_package(url: str, error: ImportError) -> DataError:
     scheme = url.partition("://")[0]
-    extra = {"s3": "llmforge[s3]", "gs": "llmforge[gcs]", "gcs": "llmforge[gcs]"}.get(scheme)
-    package = extra or f"fsspec[{scheme}]"
-    return DataError(f"{shown(url)} cannot be read: {error}", remedy=f"pip install '{package}'")
+    module = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme)
+    remedy = install_command(module) if module else f"pip install 'fsspec[{scheme}]'"
+    return DataError(f"{shown(url)} cannot be read: {error}", remedy=remedy)
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from llmforge import Component, Problem, hookimpl
+from llmforge import Component, Problem, hookimpl, install_command
 from llmforge.interfaces import Direction, Space
 from llmforge_plugins.sweep._pruning import Pruner, PruningOptions
 
@@ -52,7 +52,7 @@ class Optuna(Component, kind="sweep"):
                 Problem(
                     key="sweep.optuna.sampler",
                     message=f"the sampler '{self.options.sampler}' needs the {needed} package",
-                    remedy="pip install 'llmforge[sweep]'",
+                    remedy=install_command(needed),
                 )
             )
         return found

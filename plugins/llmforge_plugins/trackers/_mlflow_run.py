@@ -28,6 +28,7 @@ _PARENT_TAG = "mlflow.parentRunId"
 _STATUS = {
     "completed": "FINISHED",
     "early-stopped": "FINISHED",
+    "pruned": "KILLED",
     "interrupted": "KILLED",
     "failed": "FAILED",
 }

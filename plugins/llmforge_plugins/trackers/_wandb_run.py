@@ -128,7 +128,9 @@ class WandbRun:
         self._sent.append(_Sent(event, self._row if self._open else -1))
         client, self._client = self._client, None
         try:
-            client.finish(exit_code=0 if event.state in ("completed", "early-stopped") else 1)
+            client.finish(
+                exit_code=0 if event.state in ("completed", "early-stopped", "pruned") else 1
+            )
         except TimeoutError:
             self._lose(f"W&B did not take the rest within {FINISH_SECONDS:.0f} s")
         self._looked, self._moved = 0.0, time.monotonic()

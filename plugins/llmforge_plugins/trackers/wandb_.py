@@ -20,7 +20,6 @@ class Wandb(Component, kind="tracker"):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("wandb",)
-    extra: ClassVar[str] = "llmforge[wandb]"
     credentials: ClassVar[tuple[str, ...]] = ("WANDB_API_KEY",)
 
     class Options(llmforge.Options):
