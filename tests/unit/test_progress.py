@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import pty
+import queue
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from upload_parts import Told, make_remote, make_run, upload_all, uploader
 from llmforge import progress
 from llmforge.checkpoint import verify
 from llmforge.checkpoint.hashed_files import hash_file
+from llmforge.courier import Courier
 from llmforge.data.limited import LimitedData
 from llmforge.data.shards import shard_splits
 from llmforge.data.split import TokenSplit
@@ -163,12 +165,17 @@ def test_a_bar_is_shown_and_taken_away_again(screen: io.StringIO) -> None:
             assert not thread.is_alive()
 
 
-def test_what_is_quick_shows_nothing(screen: io.StringIO) -> None:
-    for _ in range(20):
-        with track("quick"):
-            time.sleep(0.02)
-    time.sleep(0.2)
-    assert screen.getvalue() == ""
+def test_what_is_quick_shows_nothing() -> None:
+    sent = io.StringIO()
+    console = Console(file=sent, force_terminal=True, width=100)
+    before = show_on(TerminalBars(console=lambda: console, after=0.6))
+    try:
+        for _ in range(2):
+            with track("quick"):
+                time.sleep(0.3)  # long enough for the display to look
+    finally:
+        show_on(before)
+    assert sent.getvalue() == ""
 
 
 def test_later_work_has_a_bar_of_its_own(screen: io.StringIO) -> None:
@@ -405,3 +412,12 @@ def test_files_behind_urls_are_counted_as_they_arrive(
     run = run_context(tmp_path / "run")
     fetch_urls([f"file://{tmp_path}/{name}" for name in names], run=run)
     assert recorder.done() == [("fetching files", 3000, 3000, "bytes")]
+
+
+def test_while_the_courier_finishes_uploads_somebody_may_look() -> None:
+    courier = object.__new__(Courier)  # without its process
+    courier._ask = lambda **_: None  # type: ignore[method-assign]
+    courier._uploads = queue.Queue()
+    arrived = {"uploads": {"pending": []}}
+    found = courier.finish_uploads(0.1, waiting=lambda: courier._uploads.put(arrived))
+    assert found == arrived["uploads"]
