@@ -27,6 +27,16 @@ def test_the_code_keeps_the_import_rules() -> None:
             "import llmforge.run.training.loop",
             "imports llmforge.run.training.loop, which is",
         ),
+        (
+            "llmforge.run.reporting.x",
+            "import llmforge.run.training.loop",
+            "imports llmforge.run.training.loop, which is of a later stage",
+        ),
+        (
+            "llmforge_plugins.sweep._optuna",
+            "import llmforge_plugins.sweep.optuna",
+            "imports llmforge_plugins.sweep.optuna, whose heavy half it is",
+        ),
         ("llmforge.rundir.x", "from llmforge.cli import app", "imports llmforge.cli.app, which is"),
         ("llmforge.recipe.x", "from llmforge import events", "imports llmforge.events, which is"),
         ("llmforge.recipe.x", "def f():\n    import llmforge.run", "imports llmforge.run, which"),

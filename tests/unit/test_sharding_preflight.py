@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from llmforge.errors import Problem
 from llmforge.testing import make_component, run_context
-from llmforge_plugins.backends.deepspeed_ import DeepSpeed
+from llmforge_plugins.backends.deepspeed import DeepSpeed
 from llmforge_plugins.backends.fsdp import Fsdp
 
 
