@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmforge.interfaces import Progress
+from llmforge.rundir.atomic import OPEN_FLAGS
 
 CHUNK = 8 << 20
 """Bytes hashed and written at once."""
@@ -34,7 +35,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> FileEntry:
     """
     digest = hashlib.sha256()
     size = 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o644)
     try:
         for chunk in chunks:
             digest.update(chunk)

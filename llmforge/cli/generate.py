@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -297,7 +298,8 @@ def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
 
 
 def _converse(loaded: LoadedModel, selection: Selection, *, seed: int) -> None:
-    import readline  # noqa: F401  # input() then has history and editing
+    with contextlib.suppress(ImportError):  # Windows' own console has as much
+        import readline  # noqa: F401  # input() then has history and editing
 
     from llmforge.generation.session import Session
 

@@ -10,7 +10,6 @@ proposed again, and its run found again with its checkpoint or its completion.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -22,6 +21,8 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend
 
 from llmforge.errors import RunError
+from llmforge.file_lock import lock_file
+from llmforge.rundir.atomic import OPEN_FLAGS
 
 _TAIL = 1 << 16
 _SYNC_SECONDS = 1.0
@@ -64,13 +65,14 @@ class JournalFile(BaseJournalBackend):
         """Add operations; every process sees them when this returns."""
         lines = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
         with self._open(os.O_RDWR) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file, wait=True)
             end = _end_of_lines(file)
             if end != os.fstat(file).st_size:
                 os.ftruncate(file, end)
-            written = 0
-            while written < len(lines):
-                written += os.pwrite(file, lines[written:], end + written)
+            os.lseek(file, end, os.SEEK_SET)
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[os.write(file, rest) :]
             if time.monotonic() - self._synced > _SYNC_SECONDS:
                 os.fsync(file)
                 self._synced = time.monotonic()
@@ -89,7 +91,7 @@ class JournalFile(BaseJournalBackend):
     @contextmanager
     def _open(self, flags: int) -> Iterator[int]:
         try:
-            file = os.open(self._path, flags | os.O_CLOEXEC, 0o644)
+            file = os.open(self._path, flags | OPEN_FLAGS, 0o644)
         except OSError as error:
             raise RunError(
                 f"{self._path} cannot be used: {error.strerror}",
@@ -103,7 +105,7 @@ class JournalFile(BaseJournalBackend):
 
 def _read_from(file: int, start: int) -> bytes:
     parts = []
-    while part := os.pread(file, 1 << 20, start):
+    while part := _read(file, 1 << 20, start):
         parts.append(part)
         start += len(part)
     return b"".join(parts)
@@ -114,8 +116,13 @@ def _end_of_lines(file: int) -> int:
     end = os.fstat(file).st_size
     while end > 0:
         start = max(end - _TAIL, 0)
-        found = os.pread(file, end - start, start).rfind(b"\n")
+        found = _read(file, end - start, start).rfind(b"\n")
         if found >= 0:
             return start + found + 1
         end = start
     return 0
+
+
+def _read(file: int, count: int, start: int) -> bytes:
+    os.lseek(file, start, os.SEEK_SET)
+    return os.read(file, count)

@@ -25,7 +25,7 @@ _LOCKED_SECONDS = 1.0
 _TAIL_BYTES = 4096
 _MOST_KILLS = 5
 """A trial killed as often as that, one attempt after the other, has failed."""
-_KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_KILLS = {getattr(signal, name, None) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")}
 """Signals that come from outside, also from a system without memory; others are a crash."""
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors printable",
+        "errors file_lock printable",
         "options hookspecs installed matmul_speed progress redaction settings run_root stop_signals"
         " streams",
         "component",
