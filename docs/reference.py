@@ -46,7 +46,7 @@ each value came from; `forge recipe check` finds all problems at once; `forge re
 a JSON Schema for editors.
 
 **Scope.** What a change of a key means for an existing run: *identity* makes another run, *safe*
-(logging, names, budgets) and *machine* (where and how it runs) go on with the same one.
+(logging, names, budgets) and *machine* (where and how it runs) continue the same one.
 
 **Intervals** are numbers of steps, or epochs as text: `"1 epoch"`, `"2 epochs"`, `"0.5 epoch"`.
 

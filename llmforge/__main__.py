@@ -1,7 +1,7 @@
 """``python -m llmforge`` and the script ``forge``: the command line, from its first instant on.
 
 A scheduler may stop ``forge train`` or ``forge sweep`` while Python is still importing. Nothing has
-been begun then, and the exit code must say so as it does later: put me in the queue again.
+been started then, and the exit code must say so as it does later: put me in the queue again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
             raise
         code = end.code
     finally:
-        # What the run came to is decided; only the interpreter's own end is left to interrupt.
+        # How the run ended is decided; only the interpreter's own end is left to interrupt.
         for number in stops:
             signal.signal(number, signal.SIG_IGN)
     end_process(end_code(code))
@@ -58,7 +58,7 @@ def _name_files_in_utf8() -> None:
 def _stop(number: int, frame: FrameType | None) -> None:
     del frame
     name = signal.Signals(number).name
-    sys.stderr.write(f"forge: stopped by {name} before anything was begun\n")
+    sys.stderr.write(f"forge: stopped by {name} before anything was started\n")
     drain()
     os._exit(end_code(EXIT_INTERRUPTED))
 

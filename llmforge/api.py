@@ -146,7 +146,7 @@ class RunHandle:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training came to.
+    """The result of training.
 
     Attributes:
         run: the run on disk.
@@ -187,14 +187,14 @@ def train(
     trial: TrialLink | None = None,
     team: Team | None = None,
 ) -> TrainResult:
-    """Train a recipe, or go on with it, or find that it is done.
+    """Train a recipe, or resume it, or find that it is done.
 
     Args:
         recipe: a file, the name of a shipped recipe, or a loaded recipe.
         profile: the profile to lay over it.
         overrides: ``{"train.max_steps": 20}``, or ``["train.max_steps=20"]``.
         resume: a checkpoint of the run to go back to, for example ``RUN@100``.
-        allow_data_change: go on although data or tokenizer changed since the run was started.
+        allow_data_change: continue although data or tokenizer changed since the run was started.
         reporter: shows what happens; the log only when absent.
         signals: handlers that were set up already; they are set up here when absent.
         trial: ties the run to a sweep.
@@ -238,7 +238,7 @@ def _stops_told() -> Iterator[None]:
     try:
         yield
     except StopNow as stop:
-        raise Interrupted(f"stopped by {stop} before anything was begun") from None
+        raise Interrupted(f"stopped by {stop} before anything was started") from None
 
 
 def generate(
@@ -323,7 +323,7 @@ def _started(
     found: BroughtBack | None = None
     if team.place.is_leader:
         with RunLock(plan.root, plan.run_id):
-            # A run that another process trains is told at once, before torch is imported.
+            # A run that another process trains is reported at once, before torch is imported.
             found = _elsewhere(plan, reporter, team.place) if resume is None else None
     team.assemble(timeout=plan.recipe.backend.timeout_seconds, device=plan.recipe.train.device)
     done = plan.completion() if resume is None and team.place.is_leader else None

@@ -89,7 +89,7 @@ class Component:
         supports: capabilities other parts may ask for, for example ``{"kv_cache"}``.
         viewer: the command that shows what a tracker wrote into its ``{directory}``.
         link: where a tracker's data can be seen, a URL or a command, once an instance knows it;
-            better than ``viewer`` for what does not lie in the run.
+            better than ``viewer`` for what is not in the run.
         address: of the run in a tracker's service, once an instance knows it, as its
             ``forge_open_tracked_run`` takes it.
     """
@@ -129,7 +129,7 @@ class Component:
 
     @property
     def keeps_checkpoints(self) -> bool:
-        """Whether every checkpoint this tracker is told of stays in its service for good.
+        """Whether every checkpoint this tracker is notified of stays in its service for good.
 
         Such checkpoints count as uploads where a recipe has no storage: the courier reads each
         back through ``forge_open_tracked_run``, and one that is sound need not stay here.

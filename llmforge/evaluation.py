@@ -109,7 +109,7 @@ def record_evaluation(checkpoint: Checkpoint, result: dict[str, Any]) -> Path | 
 
 
 def run_of(checkpoint: Checkpoint) -> RunDirectory | None:
-    """Return the run a checkpoint lies in; None for one that was copied elsewhere."""
+    """Return the run a checkpoint is in; None for one that was copied elsewhere."""
     directory = RunDirectory(checkpoint.path.absolute().parents[1])
     return directory if checkpoint.path.absolute().parent == directory.checkpoints else None
 

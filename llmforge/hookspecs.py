@@ -166,7 +166,7 @@ def forge_build_generator(
 
 @hookspec
 def forge_run_start(event: events.RunStarted) -> None:
-    """A run begins or goes on. Comes first, once for every start of the process."""
+    """A run starts or resumes. Comes first, once for every start of the process."""
 
 
 @hookspec

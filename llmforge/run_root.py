@@ -1,4 +1,4 @@
-"""Where runs lie: an option, ``FORGE_RUN_ROOT`` (environment or ``.env``), else ``runs``."""
+"""Where runs are: an option, ``FORGE_RUN_ROOT`` (environment or ``.env``), else ``runs``."""
 
 from __future__ import annotations
 

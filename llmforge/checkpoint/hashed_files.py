@@ -57,7 +57,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 
 def hash_file(path: Path, *, moved: Progress = lambda _: None) -> str:
-    """Return the SHA-256 of ``path`` in hex; ``moved`` is told the bytes read."""
+    """Return the SHA-256 of ``path`` in hex; ``moved`` is given the bytes read."""
     digest = hashlib.sha256()
     for chunk in read_chunks(path):
         digest.update(chunk)

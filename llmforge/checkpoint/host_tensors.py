@@ -50,7 +50,7 @@ class HostBuffer:
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Every tensor and where it lies in the file's data."""
+        """Every tensor and where it is in the file's data."""
         return self._places
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class StoredTensors(Mapping[str, "Tensor"]):
     """Tensors by name, in one file or in the slices that several ranks wrote.
 
-    Nothing is kept: each access maps what it returns anew, and the memory goes with the tensor, so
+    Nothing is kept: each access maps what it returns again, and the memory goes with the tensor, so
     that a reader who takes one after the other never holds two. What is written into a tensor
     does not reach the file.
 
@@ -99,7 +99,7 @@ class StoredTensors(Mapping[str, "Tensor"]):
         return joined
 
     def _map(self, name: str, piece: Piece, begin: int, end: int) -> Tensor:
-        """Return elements ``begin`` to ``end`` of the whole, all of which lie in ``piece``."""
+        """Return elements ``begin`` to ``end`` of the whole, all of which are in ``piece``."""
         import torch
 
         data, places = self._places[piece.file]

@@ -157,7 +157,7 @@ def _require_arrived(temporary: Path, rank: int, written: Mapping[str, _Entry]) 
 
 @dataclass(frozen=True)
 class _Old:
-    """What lies at the target already; ``best_weights`` are the model's files of a sound best."""
+    """What is at the target already; ``best_weights`` are the model's files of a sound best."""
 
     exists: bool = False
     sound: bool = False

@@ -55,7 +55,7 @@ def everyone(crew: Crew | None, work: Callable[[], T]) -> list[T]:
 
     Raises:
         CheckpointError: it failed on a rank; all raise this, and it names the rank.
-        CrewLostError: a rank is gone. What this one was doing may still go on.
+        CrewLostError: a rank is gone. What this one was doing may still continue.
     """
     if crew is None:
         return [work()]
@@ -85,7 +85,7 @@ def led(crew: Crew | None, work: Callable[[], T]) -> T:
 
 
 class _Task(threading.Thread):
-    """Work that goes on while signs of life are exchanged; it never keeps the process alive."""
+    """Work that continues while signs of life are exchanged; it never keeps the process alive."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         super().__init__(name="checkpoint-task", daemon=True)

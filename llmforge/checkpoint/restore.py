@@ -1,4 +1,4 @@
-"""Choosing the checkpoint to go on from, and finding one by its address."""
+"""Choosing the checkpoint to resume from, and finding one by its address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Restored:
-    """The checkpoint to go on from; ``warnings`` has a line for each newer one set aside."""
+    """The checkpoint to resume from; ``warnings`` has a line for each newer one set aside."""
 
     checkpoint: Checkpoint
     warnings: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ def resolve(directory: Path, which: str | int) -> Checkpoint:
 
 
 def rewind(directory: Path, step: int) -> list[Path]:
-    """Set aside every checkpoint after ``step``, so that training goes on from there.
+    """Set aside every checkpoint after ``step``, so that training resumes from there.
 
     They are renamed to ``step-….superseded-<n>`` and returned. Only for the process that holds
     the run's lock.
@@ -92,7 +92,7 @@ def _set_aside_damaged(path: Path, wrong: list[str], *, instead: Path) -> str:
     aside = set_aside(path, "corrupt")
     warning = (
         f"checkpoint {path.name} is damaged ({'; '.join(wrong)}); "
-        f"set aside as {aside.name}, going on from {instead.name}"
+        f"set aside as {aside.name}, resuming from {instead.name}"
     )
     _log.warning(warning)
     return warning

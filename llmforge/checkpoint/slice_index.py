@@ -1,4 +1,4 @@
-"""Tensors whose pieces lie in several files: the index that says which piece is where. No torch.
+"""Tensors whose pieces are in several files: the index that says which piece is where. No torch.
 
 ``model.safetensors.index.json``::
 

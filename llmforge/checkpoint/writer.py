@@ -64,7 +64,7 @@ class CheckpointWriter:
         on_saved: called on the thread after each checkpoint has become valid.
         protected: returns the steps that must not be deleted yet, such as uploads under way.
         elsewhere: returns the steps that are safe in another place and need not stay here.
-        parent: step of the checkpoint the run goes on from.
+        parent: step of the checkpoint the run resumes from.
         crew: how this writer reaches those of the other ranks; None for a run of one process.
         agree: returns the greatest of the numbers that all ranks give it. Asked by every
             :meth:`submit`, on its thread, so that all skip a checkpoint, or raise, or none does.

@@ -46,7 +46,7 @@ OWN = {
         Command(
             "sweep",
             "llmforge.cli.sweep:app",
-            "Search the space of a recipe: forge sweep RECIPE begins or goes on.",
+            "Search the space of a recipe: forge sweep RECIPE starts or resumes it.",
             _EXPERIMENTS,
         ),
         Command(

@@ -1,4 +1,4 @@
-"""What every command shares: where runs lie, consoles, JSON output, whether somebody watches."""
+"""What every command shares: where runs are, consoles, JSON output, whether somebody watches."""
 
 from __future__ import annotations
 

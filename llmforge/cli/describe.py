@@ -22,7 +22,7 @@ _WIDTH = 100
 _PLAIN = (bool, int, float, str, list, dict, type(None))
 _SCOPES = (
     "Scopes: another value of an identity option makes another run; with another value of a safe "
-    "or machine option the run goes on."
+    "or machine option the run continues."
 )
 
 

@@ -178,7 +178,7 @@ def clear(
     if as_json:
         emit_json({"id": directory.id, "state": state, "directory": str(aside)})
         return
-    echo(f"{directory.id} now lies in {aside}")
+    echo(f"{directory.id} is now in {aside}")
     echo("its completion is cleared: the next 'forge train' of its recipe starts fresh")
     begin_next_attempt(
         directory,
@@ -271,7 +271,7 @@ def _clearable(root: Path, text: str) -> RunDirectory:
     known = exact.checkpoints.is_dir() or exact.record.exists()
     found = exact if known else find_run(root, text, gone=True)
     if found.root.name == ARCHIVE:
-        raise UsageError(f"{found.id} is cleared already and lies in {found.path}")
+        raise UsageError(f"{found.id} is cleared already and is in {found.path}")
     return found
 
 

@@ -98,7 +98,7 @@ def pull(
             echo(f"fetching step {commit.step} from {remote.url}")
             remote.fetch(commit, target)
         _refresh_pointers(directory)
-    echo(f"{directory.id} lies in {directory.path}")
+    echo(f"{directory.id} is in {directory.path}")
 
 
 def begin_next_attempt(directory: RunDirectory, *, attempt: int, aside: RunDirectory) -> None:
@@ -107,7 +107,7 @@ def begin_next_attempt(directory: RunDirectory, *, attempt: int, aside: RunDirec
     Args:
         directory: the run as it was.
         attempt: the number of its next start.
-        aside: where it lies now.
+        aside: where it is now.
     """
     from llmforge.errors import ForgeError
     from llmforge.recipe import load_recipe
@@ -123,10 +123,11 @@ def begin_next_attempt(directory: RunDirectory, *, attempt: int, aside: RunDirec
         remote.begin()
     except ForgeError as error:
         echo(
-            f"storage could not be told and will be with the next start: {error.message}", err=True
+            f"storage could not be notified and will be with the next start: {error.message}",
+            err=True,
         )
         return
-    echo(f"storage: attempt {attempt} is begun in {remote.url}; the earlier one stays there")
+    echo(f"storage: attempt {attempt} is started in {remote.url}; the earlier one stays there")
 
 
 def _stored_run(root: Any, text: str, url: str | None) -> RemoteRun:

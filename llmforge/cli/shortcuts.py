@@ -61,7 +61,7 @@ def overrides(
     """Return ``--set`` and then the shortcuts as overrides that remember which flag they are of.
 
     Raises:
-        RecipeError: a preset is given, and which model it is of cannot be told.
+        RecipeError: a preset is given, and which model it is of cannot be determined.
         UsageError: an assignment is not one.
     """
     from llmforge.recipe import Override, load_recipe, parse_set

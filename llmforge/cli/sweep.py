@@ -1,4 +1,4 @@
-"""``forge sweep``: search the space of a recipe, look at sweeps, go on with them."""
+"""``forge sweep``: search the space of a recipe, look at sweeps, resume them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _RecipeFirst(TyperGroup):
 
 app = typer.Typer(
     cls=_RecipeFirst,
-    help="Search the space of a recipe: forge sweep RECIPE begins or goes on.",
+    help="Search the space of a recipe: forge sweep RECIPE starts or resumes it.",
     no_args_is_help=True,
 )
 
@@ -63,7 +63,7 @@ def run(
         bool, typer.Option("--dry-run", help="Check everything, try nothing.")
     ] = False,
 ) -> None:
-    """Try the points of a recipe's space; the same command again goes on, or says it is done.
+    """Try the points of a recipe's space; the same command again resumes it, or says it is done.
 
     The word `run` may be left out. The same command on another machine with the same sweep.study
     works on the same sweep. Exit codes: 0 done, 1 failure or more than sweep.max_failures, 2 bad
@@ -105,7 +105,7 @@ def _require_ready(sweep: Sweep) -> None:
 
 @app.command()
 def resume(sweep: Name, workers: Workers = None, root: Root = None) -> None:
-    """Go on with a sweep as it was last begun."""
+    """Continue with a sweep as it was last started."""
     _work(_load(sweep, root), workers)
 
 
@@ -140,7 +140,7 @@ def stop(sweep: Name, root: Root = None) -> None:
     """Stop a sweep's workers, on every machine; their trials save and wait."""
     loaded = _load(sweep, root)
     loaded.ledger().stop("stopped by forge sweep stop")
-    echo(f"{loaded.id}: asked to stop; go on with: forge sweep resume {loaded.id}")
+    echo(f"{loaded.id}: asked to stop; resume it with: forge sweep resume {loaded.id}")
 
 
 @app.command("list")

@@ -1,4 +1,4 @@
-"""``forge train``: train a recipe, go on with it, or say that it is done."""
+"""``forge train``: train a recipe, resume it, or say that it is done."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def train(
     ] = None,
     allow_data_change: Annotated[
         bool,
-        _option("--allow-data-change", help="Go on although the data changed."),
+        _option("--allow-data-change", help="Continue although the data changed."),
     ] = False,
     verbose: Annotated[bool, _option("--verbose", "-v", help="Show more of what happens.")] = False,
     quiet: Annotated[bool, _option("--quiet", "-q", help="Show warnings only.")] = False,
@@ -234,7 +234,7 @@ def _stops_told() -> Iterator[None]:
     except StopNow as stop:
         from llmforge.errors import Interrupted
 
-        raise Interrupted(f"stopped by {stop} before anything was begun") from None
+        raise Interrupted(f"stopped by {stop} before anything was started") from None
 
 
 def _name_recipes() -> NoReturn:

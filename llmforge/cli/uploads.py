@@ -220,7 +220,7 @@ def _told(record: UploadRecord, *, at_work: bool) -> str:
 
     if _state(record, at_work=at_work) == _BROKEN_OFF:
         done = f"{size_text(record.sent)} of {size_text(record.size)}"
-        return f"broken off while {record.state}, at {done}; the next start or 'retry' goes on"
+        return f"broken off while {record.state}, at {done}; the next start or 'retry' continues"
     return upload_text(record)
 
 
@@ -264,7 +264,7 @@ def push_now(
     if missing:
         raise StorageError(
             f"after {seconds:g} s not in storage: step {', '.join(map(str, missing))}",
-            remedy=f"nothing here was deleted; to go on: forge uploads push-all {directory.id}",
+            remedy=f"nothing here was deleted; to continue: forge uploads push-all {directory.id}",
         )
     echo(f"everything asked for is in {remote.url}")
 

@@ -1,7 +1,7 @@
 """Uploading a run's checkpoints, one after the other, until storage has committed each.
 
 What is to be done is read from the disk every time: the sound checkpoints there, less those whose
-upload record says that they are committed. So nothing a kill can interrupt is needed to go on.
+upload record says that they are committed. So nothing a kill can interrupt is needed to continue.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FINAL = (CheckpointError, CommitConflict)
 
 
 class Uploader(threading.Thread):
-    """Uploads what is not in storage yet: what was begun, then the newest checkpoint, the best.
+    """Uploads what is not in storage yet: what was started, then the newest checkpoint, the best.
 
     One that fails lets the others go first.
 

@@ -28,7 +28,7 @@ _MOST_RESTARTS = 3
 
 
 class Courier:
-    """A running courier process; one that dies while the run goes on is started again.
+    """A running courier process; one that dies while the run continues is started again.
 
     Args:
         directory: the run; its ``recipe.toml`` must be written already.
@@ -102,7 +102,7 @@ class Courier:
         return [Problem(**problem) for problem in answer["problems"]]
 
     def begin_uploads(self) -> None:
-        """Let uploads begin: it is settled which checkpoints the run goes on with."""
+        """Let uploads begin: it is settled which checkpoints the run continues with."""
         self._uploads_begun = True
         with contextlib.suppress(OSError):  # it is gone, and whoever asks next is told so
             self._ask(begin_uploads=1)

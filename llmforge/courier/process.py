@@ -47,7 +47,7 @@ from llmforge.stop_signals import stop_signals
 from llmforge.streams import drain
 
 ORPHAN_SECONDS = 20.0
-"""How long a courier goes on when the training process is gone, for uploads and then trackers."""
+"""How long a courier continues when the training process is gone, for uploads and then trackers."""
 HANDOVER_SECONDS = 10.0
 """How long a courier waits for the one before it, which leaves when it sees the run trained."""
 _WATCH_SECONDS = 0.5
@@ -93,12 +93,12 @@ class CourierProcess:
         self.tell(ready=True, problems=[], notices=found.notices)
 
     def begin_uploads(self) -> None:
-        """Begin to upload: it is known by now which checkpoints the run goes on with."""
+        """Begin to upload: it is known by now which checkpoints the run continues with."""
         if self._uploads is not None:
             self._uploads.start()
 
     def finish_uploads(self, seconds: float) -> None:
-        """Begin to finish the uploads; tell what they came to within ``seconds``."""
+        """Begin to finish the uploads; report how far they are within ``seconds``."""
         if self._uploads is None or self._finishing is not None:
             return
         finish = partial(self._finish_uploads, self._uploads, seconds)

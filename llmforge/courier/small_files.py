@@ -112,7 +112,7 @@ def small_files(directory: RunDirectory) -> dict[str, Path]:
 
 
 def run_files(directory: RunDirectory) -> Mapping[str, Path]:
-    """Return what of a run, besides a checkpoint, another machine needs to go on with it."""
+    """Return what of a run, besides a checkpoint, another machine needs to resume it."""
     single = (directory.record, directory.metrics, directory.timing, directory.samples)
     found = [path for path in single if path.exists()]
     found += sorted(directory.cursors.glob("*.json"))

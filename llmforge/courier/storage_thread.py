@@ -17,7 +17,7 @@ from llmforge.rundir.uploads import UploadRecord
 
 @dataclass(frozen=True, kw_only=True)
 class UploadSummary:
-    """What uploads came to.
+    """The result of uploads.
 
     Attributes:
         committed: steps that were committed since the start.
@@ -75,7 +75,7 @@ class Uploads:
         deadline = time.monotonic() + seconds
         self._uploader.close()
         self._mirror.hurry()
-        if self._uploader.ident is not None:  # it was begun
+        if self._uploader.ident is not None:  # it was started
             self._await(self._uploader, deadline)
             self._mirror.close()
             self._await(self._mirror, deadline)

@@ -23,7 +23,7 @@ class TrainBatches:
         split: the tokens.
         context: tokens per sequence.
         batch_size: sequences per optimizer step, over all ranks.
-        order: which window lies at which position; made for as many windows as there are.
+        order: which window is at which position; made for as many windows as there are.
         pin_memory: return page-locked tensors, for copying to a GPU while it computes.
     """
 

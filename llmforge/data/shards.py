@@ -1,4 +1,4 @@
-"""Data that is tokens already: checked once, then read where it lies."""
+"""Data that is tokens already: checked once, then read where it is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shard_splits(
     Args:
         data: the shards.
         tokenizer: says the vocabulary and the end-of-text token.
-        cache: root of the cache; results lie in ``tokens`` below it.
+        cache: root of the cache; results are in ``tokens`` below it.
         check_stop: called every few megabytes; what it raises ends the work.
 
     Raises:

@@ -69,7 +69,7 @@ def prepare_tokens(
     Args:
         data: text, or tokens.
         tokenizer: what turns text into ids, and knows the ids there are.
-        cache: root of the cache; entries lie in ``tokens`` below it.
+        cache: root of the cache; entries are in ``tokens`` below it.
         notice: told when an entry was damaged, or another process is waited for.
         check_stop: called every few megabytes; what it raises ends the work cleanly.
 

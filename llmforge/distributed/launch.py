@@ -165,7 +165,7 @@ class _Forwarding:
         started = [int(pid) for pid in workers if isinstance(pid, int)]
         if not started:
             name = signal.Signals(number).name
-            raise Interrupted(f"stopped by {name} before anything was begun")
+            raise Interrupted(f"stopped by {name} before anything was started")
         for pid in started:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -177,7 +177,7 @@ def _failure_code(
     """Return the exit code of processes some of which failed, saying what they could not say."""
     stopped = {EXIT_INTERRUPTED, *(-number for number in forwarding.passed)}
     if forwarding.passed and set(failed.values()) <= stopped:
-        return EXIT_INTERRUPTED  # some had not even begun to handle signals
+        return EXIT_INTERRUPTED  # some had not even started to handle signals
     killed = list(_killed(failed))
     for text in killed:
         say(text)
@@ -192,5 +192,5 @@ def _killed(failed: Mapping[int, int]) -> Iterator[str]:
         if code < 0:
             yield (
                 f"rank {rank} was killed by {signal.Signals(-code).name}; the last checkpoint is "
-                "untouched, and the same command goes on from it"
+                "untouched, and the same command resumes from it"
             )

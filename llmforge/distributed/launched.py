@@ -49,10 +49,10 @@ def leave_word(text: str) -> bool:
 
 
 def end_code(code: int) -> int:
-    """Return what this process must exit with, for what it came to.
+    """Return what this process must exit with, for how it ended.
 
-    A launcher starts processes again that failed. One that was stopped, or must not go on at all,
-    is no failure to it: it leaves its code for the launcher and exits with 0.
+    A launcher starts processes again that failed. One that was stopped, or must not continue at
+    all, is no failure to it: it leaves its code for the launcher and exits with 0.
     """
     folder = os.environ.get(ENDINGS)
     if folder is None or code not in _ORDERLY:
@@ -67,7 +67,7 @@ def end_process(code: int) -> NoReturn:
 
     One that was connected to others ends without the interpreter's taking itself apart: a thread
     of gloo that still has a tensor to give back would abort it in the middle of that, and a run
-    that is complete would be told as killed (pytorch/pytorch#190489).
+    that is complete would be reported as killed (pytorch/pytorch#190489).
     """
     if _CONNECTED not in sys.modules:
         sys.exit(code)

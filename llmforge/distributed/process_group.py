@@ -184,7 +184,7 @@ class ProcessGroupTeam:
         """Let the others know whose failure this is, and label it with the rank.
 
         Returns:
-            The failure of another rank when that was told first: one is enough.
+            The failure of another rank when that was reported first: one is enough.
         """
         if not self.place.is_leader:
             # An error that all ranks meet is the leader's to tell, who has no rank to name.
@@ -219,7 +219,7 @@ class ProcessGroupTeam:
             if isinstance(error, RankLost)
             else f"rank {self.place.rank} lost another: it was killed, or did not answer within "
             f"{self._timeout:g} s ({said})",
-            remedy="the last checkpoint is untouched; the same command goes on from it",
+            remedy="the last checkpoint is untouched; the same command resumes from it",
         )
         lost.shown = shown or leave_word(str(lost))
         return lost

@@ -47,7 +47,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenShard:
-    """Token ids that lie in one local file, or in a part of it.
+    """Token ids that are in one local file, or in a part of it.
 
     Attributes:
         name: what messages and checkpoints call it.
@@ -86,7 +86,7 @@ class TokenData(Protocol):
     def shards(self, split: str) -> Sequence[TokenShard]:
         """Return the shards of ``split`` in a fixed order.
 
-        Training draws an epoch shard by shard, shards and what lies in them in random order; no
+        Training draws an epoch shard by shard, shards and what is in them in random order; no
         sequence goes across two.
         """
         ...

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 Direction = Literal["minimize", "maximize"]
 
 _DIGITS = 4
-_TOLERANCE = 1e-9  # of a step: 0.1 + 0.2 lies on a grid of 0.1
+_TOLERANCE = 1e-9  # of a step: 0.1 + 0.2 is on a grid of 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +229,7 @@ class Point:
     Attributes:
         number: its place in the order of proposals, from 0.
         parameters: values by recipe key, without tied ones.
-        state: ``running`` (or waiting to go on), ``completed``, ``pruned`` or ``failed``.
+        state: ``running`` (or waiting to continue), ``completed``, ``pruned`` or ``failed``.
         value: the objective, when completed: the mean over its seeds.
         curve: the objective by step while it ran.
     """
@@ -244,7 +244,7 @@ class Point:
 class Sweeper(Protocol):
     """Decides what is tried. Pure: answers depend on the arguments and the seed alone.
 
-    So a sweep that was killed goes on exactly as if it had not been, and nothing has to be kept.
+    So a sweep that was killed continues exactly as if it had not been, and nothing has to be kept.
     """
 
     def propose(self, number: int, history: Sequence[Point]) -> Mapping[str, Any] | None:
@@ -252,16 +252,16 @@ class Sweeper(Protocol):
 
         Args:
             number: of the point to propose.
-            history: every other point that lies in the space, in the order of numbers.
+            history: every other point that is in the space, in the order of numbers.
         """
         ...
 
     def prune(self, point: Point, others: Sequence[Point]) -> str | None:
-        """Return why ``point`` should not go on, or None.
+        """Return why ``point`` should not continue, or None.
 
         Args:
             point: its curve ends at the step that was just evaluated. Its state is ``pruned``
-                when it was stopped there, and may go on after what others have done since.
-            others: the other points that were begun, with their whole curves.
+                when it was stopped there, and may continue after what others have done since.
+            others: the other points that were started, with their whole curves.
         """
         ...

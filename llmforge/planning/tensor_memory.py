@@ -26,7 +26,7 @@ that is as wide as the vocabulary: logits, their gradients and those of the outp
 class MemoryLedger(TorchDispatchMode):
     """Knows how many bytes are alive of each part, and how it was at the fullest moment.
 
-    Every operation's results are put down by the storage they lie in, once, however many tensors
+    Every operation's results are put down by the storage they are in, once, however many tensors
     look at it, and struck out when the storage is freed. So what counts is what autograd, modules
     and optimizers really hold on to; nothing is derived from the architecture. Memory that a kernel
     takes for itself and gives back is not seen.

@@ -78,7 +78,7 @@ class Check:
             self.space = read_space(draft, places=self._places, report=self._report)
 
     def _refuse_secrets(self) -> None:
-        """Report secrets and go on without them, so that no later message shows one."""
+        """Report secrets and continue without them, so that no later message shows one."""
         for path, message in list(secrets.find_secrets(self._values)):
             node = self._values
             for part in path[:-1]:

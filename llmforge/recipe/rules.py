@@ -93,7 +93,7 @@ def length_findings(train: TrainTable, *, planned: int, extended: int | None) ->
         yield Finding(("train", "extend_to"), message, f"more than {planned}")
     end = max(planned, extended or 0)
     if train.stop_at is not None and train.stop_at > end:
-        message = f"{train.stop_at} lies after the last step {end}"
+        message = f"{train.stop_at} is after the last step {end}"
         yield Finding(("train", "stop_at"), message, f"at most {end}")
 
 

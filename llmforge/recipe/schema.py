@@ -246,11 +246,11 @@ class StorageKeys(Options):
     url: Annotated[str | None, SAFE] = None
     """Where the run is mirrored, any fsspec URL; its scheme picks the component."""
     resume: Annotated[bool, SAFE] = True
-    """Go on from storage when it is further than this machine, or when nothing is here."""
+    """Continue from storage when it is further than this machine, or when nothing is here."""
     archive: Annotated[Literal["none", "tar.gz", "tar.zst"], SAFE] = "none"
     """Upload a checkpoint as its files, or as one archive."""
     background: Annotated[bool, SAFE] = True
-    """Upload while training goes on; false uploads and verifies before the next step."""
+    """Upload while training continues; false uploads and verifies before the next step."""
     delete_local_after_upload: Annotated[bool, SAFE] = False
     """Delete verified checkpoints here; the newest and the best always stay. Without a ``url``,
     those count that a tracker keeps for good (``log_checkpoints = "all"``)."""

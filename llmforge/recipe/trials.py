@@ -35,7 +35,7 @@ def load_trial(
     Args:
         source: the sweep's recipe.
         parameters: values by recipe key, tied ones included.
-        profile: the profile the sweep was begun with.
+        profile: the profile the sweep was started with.
         overrides: those of the sweep; the parameters win over them.
         seed: the trial's ``run.seed``, when it is not the recipe's own.
         name: the display name, ``sweep.trial_name`` of the recipe.

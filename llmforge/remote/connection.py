@@ -29,7 +29,7 @@ _FIRST_PAUSE_SECONDS = 0.1
 
 
 class Cancelled(Exception):
-    """Raised by whoever is told of an upload's progress, to end the upload."""
+    """Raised by whoever is notified of an upload's progress, to end the upload."""
 
 
 class Connections:

@@ -168,7 +168,7 @@ class RemoteRun:
         """Upload the local ``checkpoint``, verify it there and commit it; once done, do nothing.
 
         Files that an earlier try with the same ``token`` brought there are not sent again. What
-        is made on the way lies in ``staging`` and is gone in the end, archives after every try.
+        is made on the way is in ``staging`` and is gone in the end, archives after every try.
 
         Args:
             checkpoint: the local directory; it is verified, never changed.

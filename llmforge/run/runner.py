@@ -59,7 +59,7 @@ Finisher = Callable[[RunDirectory], Sequence[Path]]
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcome:
-    """What a start of a run came to.
+    """How a start of a run ended.
 
     Attributes:
         directory: the run.
@@ -96,7 +96,7 @@ def start_run(
         signals: entered already, so that a signal is handled from the start of the process.
         reporter: shows what happens.
         resume: a checkpoint of this run to go back to.
-        allow_data_change: go on although data or tokenizer changed.
+        allow_data_change: continue although data or tokenizer changed.
         finishers: make artifacts at the end.
         found: what storage knew of the run.
         team: the ranks that train together, the others in
@@ -178,7 +178,7 @@ class _Start:
             state = self._signals.state
             ended = replace(ended, exit_code=EXIT_INTERRUPTED, state=state, reason=reason)
             self._end_early(telemetry, state=state, reason=reason)
-            raise Interrupted(reason, remedy="the same command goes on from here") from None
+            raise Interrupted(reason, remedy="the same command resumes from here") from None
         except BaseException as caught:
             with self._signals.deferred():
                 error = self._team.cause(caught)

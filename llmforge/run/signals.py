@@ -3,7 +3,7 @@
 Before the first step, and while samples and plots are made, a signal raises where it arrives. In
 between, inside :meth:`StopSignals.deferred`, it only sets :attr:`StopSignals.requested`, which the
 loop asks after every step and every evaluated batch. A second Ctrl-C always raises; a second
-SIGTERM is only noted, so that it does not break off what the first one has begun to save.
+SIGTERM is only noted, so that it does not break off what the first one has started to save.
 """
 
 from __future__ import annotations

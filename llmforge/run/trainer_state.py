@@ -1,4 +1,4 @@
-"""What the loop must remember to go on exactly where it was; kept in ``trainer.json``."""
+"""What the loop must remember to resume exactly where it was; kept in ``trainer.json``."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class RunEntry:
     """A run as the list shows it.
 
     Attributes:
-        directory: where it lies, or lay.
+        directory: where it is, or lay.
         record: its record; made from the completion when the directory is gone.
         state: the state it is in now.
         problem: why its record cannot be read; empty when it can.

@@ -1,6 +1,6 @@
 """Which checkpoints a tracker's service keeps, read back and verified: written by the courier.
 
-They lie beside the records of uploads, and let a checkpoint be deleted here as those do.
+They are beside the records of uploads, and let a checkpoint be deleted here as those do.
 """
 
 from __future__ import annotations

@@ -98,13 +98,13 @@ class Controller:
         if self._signals.requested is not None:
             raise Interrupted(
                 f"stopped by {self._signals.requested}, trials saved",
-                remedy="the same command goes on from here",
+                remedy="the same command resumes from here",
             )
         if stopped := self._ledger.stopped:
             name = f"{self._sweep.id}{root_option(self._sweep.directory.root)}"
             raise Interrupted(f"{stopped}, trials saved", remedy=f"forge sweep resume {name}")
         done = next_work(goal, trials, is_dead=lambda _: False)
-        return self._judged(done if isinstance(done, Done) else Done("other workers go on"))
+        return self._judged(done if isinstance(done, Done) else Done("other workers continue"))
 
     def _judged(self, done: Done) -> Done:
         if done.failed:
@@ -170,7 +170,7 @@ class Controller:
         if self._deaths > _MOST_DEATHS:
             name = signal.Signals(-code).name
             raise RunError(
-                f"{self._deaths} workers were killed by {name} and no trial came to an end",
+                f"{self._deaths} workers were killed by {name} and no trial ended",
                 remedy="is the machine out of memory? Try fewer --workers",
             )
         self._start(slot)
@@ -186,7 +186,7 @@ class Controller:
         last = said.splitlines()[-1] if said else f"it ended with code {code}"
         return RunError(
             f"a worker of sweep {self._sweep.id} crashed: {last}",
-            remedy=f"{crash} has the traceback; the same command goes on",
+            remedy=f"{crash} has the traceback; the same command resumes it",
         )
 
 

@@ -41,7 +41,7 @@ def endure(call: Callable[[], _T], *, name: str, patience: float = PATIENCE_SECO
         if time.monotonic() - began > patience:
             raise RunError(
                 f"sweep.study: {name} has not answered for {patience:.0f} s: {why}",
-                remedy="once it is back the same command goes on; trials keep what they saved",
+                remedy="once it is back the same command resumes it; trials keep what they saved",
             )
         if pause == _FIRST_PAUSE:
             log.warning("sweep.study: %s does not answer (%s); trying again", name, why)

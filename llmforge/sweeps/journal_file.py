@@ -84,7 +84,7 @@ class JournalFile(BaseJournalBackend):
             raise RunError(
                 f"{self._path}:{number + 1} is damaged: {error}",
                 remedy="nothing llmforge does leaves it so; restore the file, or delete it to "
-                "begin the sweep anew: trials that are complete are found again and reused",
+                "begin the sweep again: trials that are complete are found again and reused",
             ) from error
         return log
 

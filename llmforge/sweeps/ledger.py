@@ -88,7 +88,7 @@ class Ledger:
         return None
 
     def requeue(self, trial: Trial, *, prunable: bool, reason: str) -> None:
-        """Let an ended trial go on; ``prunable`` says whether it may be pruned then."""
+        """Let an ended trial continue; ``prunable`` says whether it may be pruned then."""
         self._write(
             trial.number,
             trial.repeat,

@@ -15,7 +15,7 @@ _SECONDS_PER_HOUR = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Begin or go on with a trial; fields as of :class:`~llmforge.sweeps.trials.Trial`."""
+    """Start or resume a trial; fields as of :class:`~llmforge.sweeps.trials.Trial`."""
 
     number: int
     repeat: int
@@ -56,7 +56,7 @@ def next_work(
 ) -> Start | Wait | Done:
     """Return what a free worker should do.
 
-    First what was begun and is not being done, then pruned trials that the pruner lets go on
+    First what was started and is not being done, then pruned trials that the pruner lets continue
     now, then further seeds of a point, then a new point.
 
     Args:
@@ -99,7 +99,7 @@ def _again(trial: Trial) -> Start:
 
 
 def _promoted(goal: Goal, own: Sequence[Trial]) -> Start | None:
-    """Return a pruned trial that may go on after what others have reached since."""
+    """Return a pruned trial that may continue after what others have reached since."""
     for trial in own:
         if trial.state == "pruned" and why_prune(goal, trial, own) is None:
             return _again(trial)

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind for people, written anew whenever it stops."""
+"""What a sweep leaves behind for people, written again whenever it stops."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Drawing:
 
     @property
     def points(self) -> list[Point]:
-        """The points that lie in the space."""
+        """The points that are in the space."""
         return points(self.trials, self.space)
 
     @property
@@ -183,7 +183,7 @@ def _parallel(axes: Axes, drawing: Drawing) -> bool:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Where a key's values lie on its axis, from 0 to 1."""
+    """Where a key's values are on its axis, from 0 to 1."""
 
     key: str
     place: Callable[[Any], float]

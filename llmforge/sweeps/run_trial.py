@@ -52,7 +52,7 @@ class ChildTrials:
         return recipe.run.id, identity(recipe).hash
 
     def run(self, job: Job, progress: Progress, *, stop: Callable[[], bool]) -> Result:
-        """Train the run, go on with it, or find that an equal one is complete.
+        """Train the run, resume it, or find that an equal one is complete.
 
         Raises:
             RunError: the sweep's metric never appears.

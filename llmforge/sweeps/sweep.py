@@ -85,7 +85,7 @@ class Sweep:
     """A sweep and everything it needs to work.
 
     Attributes:
-        directory: where it lies.
+        directory: where it is.
         recipe: what it was read from, ``[sweep]`` included.
         space: what is tried.
     """
@@ -191,7 +191,7 @@ def open_sweep(
 
 
 def load_sweep(directory: SweepDirectory) -> Sweep:
-    """Return the sweep that lies in ``directory``.
+    """Return the sweep that is in ``directory``.
 
     Raises:
         RunError: there is none, or it cannot be read.
@@ -278,13 +278,13 @@ def _check_same(directory: SweepDirectory, recipe: Recipe) -> None:
     try:
         known = json.loads(directory.record.read_bytes()).get("about", {})
     except ValueError:
-        return  # it is written anew
+        return  # it is written again
     now = _about(recipe)
     differing = [key for key in now if known.get(key) != now[key]]
     if differing:
         what = {"recipe": "values outside [sweep]"}
         listed = ", ".join(what.get(key, f"sweep.{key}") for key in differing)
         raise RunError(
-            f"sweep {directory.id} was begun with other {listed}",
+            f"sweep {directory.id} was started with other {listed}",
             remedy="choose another sweep.id: trials of the two cannot be compared",
         )

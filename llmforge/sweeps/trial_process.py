@@ -124,7 +124,7 @@ def run(directory: Path, entry: int) -> None:
         try:
             train(recipe, signals=signals, trial=Link(sweep, trial, watcher))
         except StopNow as stop:
-            raise Interrupted(f"stopped by {stop} before anything was begun") from None
+            raise Interrupted(f"stopped by {stop} before anything was started") from None
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ class Executor(Protocol):
         ...
 
     def run(self, job: Job, progress: Progress, *, stop: Callable[[], bool]) -> Result:
-        """Run a job, or go on with it, until it ends or ``stop`` answers True.
+        """Run a job, or resume it, until it ends or ``stop`` answers True.
 
         Raises:
             ForgeError: something that no trial of this sweep can get over.

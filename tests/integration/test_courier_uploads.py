@@ -147,7 +147,7 @@ def test_with_requests_failing_and_stalling_all_is_committed_and_nothing_deleted
             trainer.save(step)
             if step > 4:  # as far ahead of its uploads as a run may be
                 trainer.watch.wait_for(step - 4, stop=lambda: False)
-            if step == uploads // 2:  # it is started again, and goes on where it was
+            if step == uploads // 2:  # it is started again, and resumes where it was
                 os.kill(process._process.pid, signal.SIGKILL)
         found = process.finish_uploads(1500)
     assert found is not None

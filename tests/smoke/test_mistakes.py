@@ -1,4 +1,4 @@
-"""Mistakes of a user that only the machine or the data can tell: one message, nothing begun."""
+"""Mistakes of a user that only the machine or the data can tell: one message, nothing started."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_epochs_are_rounded_up_to_whole_steps() -> None:
     [
         (["train.extend_to=18"], "train.extend_to: 18 does not go past the 18 steps planned"),
         (["train.extend_to=2 epochs"], "2 epochs does not go past the 18 steps planned"),
-        (["train.stop_at=19"], "train.stop_at: 19 lies after the last step 18"),
+        (["train.stop_at=19"], "train.stop_at: 19 is after the last step 18"),
     ],
 )
 def test_what_contradicts_the_length_is_refused(overrides: list[str], message: str) -> None:

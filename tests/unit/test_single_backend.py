@@ -291,7 +291,7 @@ def test_compiled_training_equals_eager_training(tmp_path: Path) -> None:
 
 
 def test_freed_memory_is_kept_by_the_process(tmp_path: Path) -> None:
-    """Page faults show whether glibc maps the same block anew every time."""
+    """Page faults show whether glibc maps the same block again every time."""
     code = (
         "import resource, torch\n"
         "from llmforge_plugins.backends._allocator import keep_freed_memory\n"

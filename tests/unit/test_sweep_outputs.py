@@ -95,9 +95,9 @@ def test_another_space_or_budget_is_the_same_sweep_and_another_recipe_is_not() -
 def test_a_sweep_of_something_else_under_the_same_id_is_refused() -> None:
     named = RECIPE.replace("[sweep]", '[sweep]\nid = "mine"')
     assert begun(named).id == "mine"
-    with pytest.raises(RunError, match=r"begun with other sweep\.metric"):
+    with pytest.raises(RunError, match=r"started with other sweep\.metric"):
         begun(named, 'sweep.metric="val/perplexity"')
-    with pytest.raises(RunError, match=r"begun with other values outside \[sweep\]"):
+    with pytest.raises(RunError, match=r"started with other values outside \[sweep\]"):
         begun(named, "train.max_steps=7")
 
 

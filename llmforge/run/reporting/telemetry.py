@@ -179,7 +179,7 @@ class Telemetry:
         return self._failed_tracker() or (self.uploads.failure() if self.uploads else None)
 
     def begin_uploads(self) -> None:
-        """Let uploads begin; only once it is settled which checkpoint the run goes on from."""
+        """Let uploads begin; only once it is settled which checkpoint the run resumes from."""
         if self.uploads is not None and self.courier is not None:
             self.uploads_begun = True
             self.courier.begin_uploads()
@@ -197,15 +197,15 @@ class Telemetry:
                 look = partial(self.uploads.count, task) if self.uploads else lambda: None
                 found = self.courier.finish_uploads(seconds, waiting=look)
         except StopNow:
-            log.warning("uploads go on with the next start, or: %s", go_on)
+            log.warning("uploads continue with the next start, or: %s", go_on)
             return
         if found is None:
-            log.warning("the courier did not say what was uploaded; to go on: %s", go_on)
+            log.warning("the courier did not say what was uploaded; to continue: %s", go_on)
         elif found["pending"]:
             steps = ", ".join(str(step) for step in found["pending"])
-            log.warning("not in storage yet: step %s; to go on: %s", steps, go_on)
+            log.warning("not in storage yet: step %s; to continue: %s", steps, go_on)
         elif not found["mirrored"]:
-            log.warning("not all small files of the run are in storage; to go on: %s", go_on)
+            log.warning("not all small files of the run are in storage; to continue: %s", go_on)
         else:
             log.info("storage: everything is in %s", found["url"])
 
@@ -214,7 +214,7 @@ class Telemetry:
             return None
         return PluginError(
             self._tracker_failure,
-            remedy='the run is saved; set tracker.on_error = "warn" to go on without it',
+            remedy='the run is saved; set tracker.on_error = "warn" to continue without it',
         )
 
     def abandon(self) -> None:

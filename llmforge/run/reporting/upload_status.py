@@ -73,7 +73,7 @@ class UploadWatch:
             self._changed.notify_all()
 
     def _level(self, record: UploadRecord) -> int:
-        """Return how loud a state is: an outage is told once and not with every try."""
+        """Return how loud a state is: an outage is reported once and not with every try."""
         if record.state == "failed":
             return logging.DEBUG if record.error == self._reported else logging.WARNING
         again = record.tries > 1 and record.state in BEGUN
@@ -85,21 +85,21 @@ class UploadWatch:
             return None
         return StorageError(
             self._failure,
-            remedy='the run is saved here; set storage.on_error = "warn" to go on without storage',
+            remedy='the run is saved here; set storage.on_error = "warn" to train without storage',
         )
 
     def wait_for(self, step: int, *, stop: Callable[[], bool]) -> None:
         """Wait until the checkpoint of ``step`` is committed, as ``background = false`` asks.
 
         Returns all the same when ``stop`` says so, when the upload cannot succeed, or after
-        ``storage.close_timeout`` seconds; the upload goes on then.
+        ``storage.close_timeout`` seconds; the upload continues then.
         """
         deadline = time.monotonic() + self._keys.close_timeout
         with self._changed:
             while not self._is_settled(step) and not stop():
                 if time.monotonic() > deadline:
                     log.warning(
-                        "step %d is not in storage after %g s; going on, its upload goes on too",
+                        "step %d is not in storage after %g s; continuing, and so does its upload",
                         step,
                         self._keys.close_timeout,
                     )

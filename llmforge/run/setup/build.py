@@ -50,7 +50,7 @@ class PreparedData:
     def files(self, sequences: int) -> dict[str, Any]:
         """Return how many files the data has and how many are used up after ``sequences``.
 
-        Shards are used up one after the other, anew in every epoch; text is read whole before
+        Shards are used up one after the other, again in every epoch; text is read whole before
         the first step.
         """
         if len(self.splits["train"].shards) > 1:
@@ -137,7 +137,7 @@ def run_tokenizer(
 
 
 def check_fingerprints(old: dict[str, str], new: dict[str, str], *, allow_change: bool) -> None:
-    """Refuse to go on with other data than the run was started with.
+    """Refuse to continue with other data than the run was started with.
 
     Raises:
         DataError: a fingerprint differs and ``allow_change`` is not set.
@@ -146,7 +146,7 @@ def check_fingerprints(old: dict[str, str], new: dict[str, str], *, allow_change
     if changed and not allow_change:
         raise DataError(
             f"the {' and the '.join(changed)} of this run changed since it was started",
-            remedy="restore what it was, or go on knowingly with --allow-data-change",
+            remedy="restore what it was, or continue knowingly with --allow-data-change",
         )
 
 

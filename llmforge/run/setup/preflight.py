@@ -38,7 +38,7 @@ def require_ready(
 
     Raises:
         RecipeError: on the leader, with all that any rank found.
-        PeerFailed: on the others, so that it is told once.
+        PeerFailed: on the others, so that it is reported once.
     """
     run = plan.context(resolved=resolved, notice=notice, place=team.place)
     found = team.gather(_problems_here(plan, components, run))

@@ -1,4 +1,4 @@
-"""Going on from storage: what another machine, or this one before its disk was lost, has left."""
+"""Continuing from storage: what another machine, or this one before its disk was lost, has left."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from llmforge.rundir.atomic import write_bytes
 log = logging.getLogger("llmforge.run")
 
 _NOT_OF_THE_RUN = (ATTEMPT, COMPLETION)
-_NO_LOOK = "the run may be there, so nothing was begun; without looking: --set storage.resume=false"
+_NO_LOOK = (
+    "the run may be there, so nothing was started; without looking: --set storage.resume=false"
+)
 
 
 @dataclass(frozen=True)
 class BroughtBack:
-    """What storage knew: the ``attempt`` to go on with, and lines for the user."""
+    """What storage knew: the ``attempt`` to continue with, and lines for the user."""
 
     attempt: int
     notices: tuple[str, ...] = ()
@@ -51,7 +53,7 @@ def bring_back(
     Raises:
         ForgeError: what ``require_ready`` raised.
         RunError: storage has another recipe's run of this id, or a later attempt.
-        StorageError: storage does not answer and there is no checkpoint here to go on from.
+        StorageError: storage does not answer and there is no checkpoint here to resume from.
         CheckpointError: there are checkpoints in storage, none is sound, and none is here.
     """
     directory = plan.directory
@@ -64,7 +66,7 @@ def bring_back(
         if newest > attempt and begun:
             raise RunError(
                 f"storage holds attempt {newest} of run {plan.run_id}, here is "
-                f"attempt {attempt}: it was cleared and begun again elsewhere",
+                f"attempt {attempt}: it was cleared and started again elsewhere",
                 remedy=f"forge runs clear {plan.run_id}{root_option(plan.root)} sets the one here "
                 "aside; the same command then continues with the other",
             )
@@ -84,7 +86,7 @@ def bring_back(
             raise type(error)(error.message, remedy="\n  ".join(remedies)) from error
         return BroughtBack(
             attempt,
-            (f"storage was not asked for a newer checkpoint, going on from here: {error.message}",),
+            (f"storage was not asked for a newer checkpoint, resuming from here: {error.message}",),
         )
 
 
@@ -106,7 +108,7 @@ def _newest_here(plan: Plan) -> int | None:
     try:
         restored = newest_valid(plan.directory.checkpoints)
     except CheckpointError as error:
-        log.warning("%s", error.message)  # storage may have a sound one; else it is told again
+        log.warning("%s", error.message)  # storage may have a sound one; else it is reported again
         return None
     return None if restored is None else restored.checkpoint.step
 
@@ -146,7 +148,7 @@ def _bring_checkpoint(
             notices.append(f"step {commit.step} in storage is damaged: {'; '.join(wrong)}")
             log.warning("%s", notices[-1])
         else:
-            return (*notices, f"went on from step {commit.step} in {remote.url}")
+            return (*notices, f"resumed from step {commit.step} in {remote.url}")
     if newer and here is None:
         raise CheckpointError(
             "\n  ".join([f"no checkpoint in {remote.url} is sound; not starting over", *notices]),

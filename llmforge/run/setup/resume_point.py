@@ -25,7 +25,7 @@ from llmforge.rundir import withdraw_completion
 
 @dataclass(frozen=True, kw_only=True)
 class StartingPoint:
-    """The state to go on from; ``checkpoint`` is None at the very beginning."""
+    """The state to resume from; ``checkpoint`` is None at the very beginning."""
 
     state: TrainerState
     engine_values: dict[str, Any]
@@ -34,7 +34,7 @@ class StartingPoint:
 
 
 def starting_point(plan: Plan, *, resume: Path | None) -> StartingPoint:
-    """Find the checkpoint to go on from.
+    """Find the checkpoint to resume from.
 
     Args:
         plan: the run.
@@ -43,7 +43,7 @@ def starting_point(plan: Plan, *, resume: Path | None) -> StartingPoint:
 
     Raises:
         CheckpointError: none is sound, or the chosen one is damaged or of another recipe.
-        StorageError: storage could not be told that the run goes back.
+        StorageError: storage could not be notified that the run goes back.
     """
     if resume is not None:
         chosen = _chosen(plan, resume)

@@ -1,4 +1,4 @@
-"""Opening a run: its record, begun or continued."""
+"""Opening a run: its record, started or continued."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def open_record(plan: Plan, *, attempt: int | None = None) -> RunRecord:
         attempt: the number of a run that begins; counted from the cleared ones here when None.
 
     Raises:
-        RunError: the directory is a run of another recipe, or cannot be told whose it is.
+        RunError: the directory is a run of another recipe, or nothing says whose it is.
     """
     directory = plan.directory
     now = time.time()
@@ -85,7 +85,7 @@ def disk_errors_told(plan: Plan) -> Iterator[None]:
             raise RunError(
                 f"no room to write {place}: {error.strerror}",
                 remedy="free some space, or choose another disk with run.root; the checkpoints "
-                "are untouched, and the same command goes on from the newest",
+                "are untouched, and the same command resumes from the newest",
             ) from error
         if error.errno not in _REFUSED or not _is_inside(place, plan.root):
             raise

@@ -1,4 +1,4 @@
-"""Everything the steps need, built and restored: data, engine, and where to go on."""
+"""Everything the steps need, built and restored: data, engine, and where to continue."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Stage:
         run: the run as components see it, its length known.
         prepared: tokens and batches.
         engine: model and optimizer, restored.
-        point: the state to go on from.
+        point: the state to resume from.
         last_step: where the run ends, extended or not.
         division: how the batch is computed.
         evaluation_rows: sequences that are evaluated at once.
@@ -75,7 +75,7 @@ class Stage:
         found, division = self.engine.resolution, self.division
         tokens = ", ".join(f"{name} {count:,}" for name, count in self.facts["tokens"].items())
         if self.point.checkpoint is not None:
-            begin = f"going on from step {self.point.state.step}"
+            begin = f"resuming from step {self.point.state.step}"
         elif record.restarts > 1:
             begin = "starting at step 0: no checkpoint was written yet"
         else:
@@ -135,7 +135,7 @@ def set_stage(
         notice: tells the user what is worth knowing.
         check_stop: raises when a signal has arrived.
         resume: a checkpoint to go back to instead of the newest.
-        allow_data_change: go on although the fingerprints differ.
+        allow_data_change: continue although the fingerprints differ.
 
     Raises:
         ForgeError: data, a component or every checkpoint is not fit for use.
@@ -186,7 +186,7 @@ def set_stage(
 
 
 def _shared_point(team: Team, plan: Plan, *, resume: Path | None) -> StartingPoint:
-    """Return where to go on; the leader chooses, which may take long, and tells the others."""
+    """Return where to continue; the leader chooses, which may take long, and tells the others."""
     chosen = starting_point(plan, resume=resume) if team.place.is_leader else None
     point = team.broadcast(chosen, patient=True)
     assert point is not None

@@ -48,7 +48,7 @@ class TrainingLoop:
         engine: model and optimizer, prepared and restored.
         batches: training data by global position.
         validation: the split evaluations run over, or None.
-        state: where to go on; changed in place.
+        state: where to continue; changed in place.
         last_step: where the run ends.
         division: how a batch is computed.
         evaluation_rows: windows that are evaluated at once.
@@ -201,7 +201,7 @@ class TrainingLoop:
         return True
 
     def _require_alone(self, error: Exception) -> None:
-        """Refuse to try again where others wait for this rank, who cannot be told in time."""
+        """Refuse to try again where others wait for this rank, who cannot be asked to in time."""
         if self._division.ranks > 1:
             smaller = self._division.smaller()
             raise TrainingError(

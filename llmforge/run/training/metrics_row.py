@@ -1,4 +1,4 @@
-"""The row of numbers of a logged step, and everyone who is told of it."""
+"""The row of numbers of a logged step, and everyone who is notified of it."""
 
 from __future__ import annotations
 

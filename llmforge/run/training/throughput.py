@@ -22,7 +22,7 @@ class Stopwatch:
         self._mark = now
 
     def read(self) -> tuple[float, dict[str, float]]:
-        """Return the seconds since the last read and their parts, and begin anew."""
+        """Return the seconds since the last read and their parts, and start again."""
         now = time.perf_counter()
         result = now - self._since, self._parts
         self._since, self._parts = now, {}

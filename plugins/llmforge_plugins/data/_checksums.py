@@ -15,9 +15,9 @@ _UNCERTAIN_NS = 2_000_000_000
 
 
 def checksum(path: Path, *, cache: Path, moved: Progress = lambda _: None) -> str:
-    """Return the SHA-256 of ``path``; ``moved`` is told its bytes as they are through.
+    """Return the SHA-256 of ``path``; ``moved`` is given its bytes as they are through.
 
-    It is computed anew when size or time of modification are not those of the last time; so a
+    It is computed again when size or time of modification are not those of the last time; so a
     start does not read a hundred gigabytes to find that nothing changed.
 
     Raises:

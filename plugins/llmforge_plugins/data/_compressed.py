@@ -47,7 +47,7 @@ def compression(path: Path) -> str | None:
 
 
 def blocks(path: Path, *, moved: Progress = lambda _: None) -> Iterator[bytes]:
-    """Yield the content of a file, unpacked; ``moved`` is told the bytes read, as they are.
+    """Yield the content of a file, unpacked; ``moved`` is given the bytes read, as they are.
 
     Raises:
         DataError: it cannot be read, is damaged or cut short, or a package for it is missing.

@@ -16,7 +16,7 @@ _BLOCK = 1 << 22
 
 
 def sha256_of(path: Path, *, moved: Progress = lambda _: None) -> str:
-    """Return the SHA-256 of a file's bytes; ``moved`` is told how many are read.
+    """Return the SHA-256 of a file's bytes; ``moved`` is given how many are read.
 
     Raises:
         DataError: it cannot be read.

@@ -48,7 +48,7 @@ def shown(url: str) -> str:
 def fetch_url(
     url: str, *, run: RunContext, expected: Callable[[int], None] = lambda _: None
 ) -> Path:
-    """Return the local path of the file behind ``url``; ``expected`` is told its size.
+    """Return the local path of the file behind ``url``; ``expected`` is given its size.
 
     The file is downloaded into the cache, by one rename once its size and, where the service tells
     it, its MD5 are right, unless this version of it (size, ETag, time) is there. When the place

@@ -22,7 +22,7 @@ _MARKS = (
 
 
 def scan_text(path: Path, encoding: str, *, moved: Progress = lambda _: None) -> tuple[str, int]:
-    """Return the SHA-256 of a text and its length in characters; ``moved`` is told bytes read.
+    """Return the SHA-256 of a text and its length in characters; ``moved`` is given bytes read.
 
     The hash is of the text's bytes unpacked and without a byte order mark, and of an encoding that
     only the mark tells; so a file has the hash of its compressed copy.

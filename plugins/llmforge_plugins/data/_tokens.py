@@ -109,7 +109,7 @@ def build(options: Any, run: RunContext) -> TokenShards:
 def _tell_changes(now: Mapping[str, str], run: RunContext) -> None:
     """Name the shards that are not what they were when the run was started.
 
-    Whether the run may go on is the core's to decide, by the fingerprint.
+    Whether the run may continue is the core's to decide, by the fingerprint.
     """
     before: Mapping[str, str] = run.resolved.get("data", {}).get("shards", {})
     if not before:

@@ -130,7 +130,7 @@ class Wandb(Component, kind="tracker"):
 
     @property
     def keeps_checkpoints(self) -> bool:
-        """Whether every checkpoint is uploaded, while the run goes on."""
+        """Whether every checkpoint is uploaded, while the run continues."""
         return self._checkpoints("all") and self._is("online")
 
     def has_arrived(self, event: events.Event) -> bool:
