@@ -4,7 +4,7 @@ Each contender lives in a process of its own; the rounds take turns, so that wha
 machine does meets all alike. A ratio is the median over the rounds, with the smallest and largest.
 On a busy machine ``--clock cpu --threads 1`` compares processor time instead of wall time.
 
-    python benchmarks/generate.py                      # needs: pip install 'llmforge[bench]'
+    python benchmarks/generate.py                      # needs: pip install -e '.[bench]'
     python benchmarks/generate.py --sizes 4x256 --batches 1 --rounds 9 --model default
 """
 

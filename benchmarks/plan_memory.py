@@ -223,8 +223,8 @@ def _train(keys: dict[str, str]) -> None:
 
     from llmforge.distributed.environment import find_place
     from llmforge.plugins import build_manager
-    from llmforge.run.parts import prepare_engine
     from llmforge.run.plan import make_plan
+    from llmforge.run.setup.build import prepare_engine
 
     recipe = _recipe(keys)
     plan, vocabulary = make_plan(recipe), int(keys["tokenizer.bpe.vocab_size"])

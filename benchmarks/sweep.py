@@ -30,7 +30,7 @@ from sweep_parts import make_goal
 
 from llmforge.interfaces import Dimension, Space
 from llmforge.sweeps.ledger import Ledger
-from llmforge.sweeps.storage import open_storage
+from llmforge.sweeps.trial_storage import open_storage
 from llmforge.sweeps.trials import points
 from llmforge.sweeps.worker import Worker
 from llmforge.testing import SimulatedTrials

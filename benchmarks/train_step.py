@@ -1,6 +1,6 @@
 """Tokens per second of the real ``forge train`` loop against what else one would use on a CPU.
 
-    python benchmarks/train_step.py                    # needs: pip install 'llmforge[bench]'
+    python benchmarks/train_step.py                    # needs: pip install -e '.[bench]'
     python benchmarks/train_step.py --sizes 4x256 --rounds 5 --json out.json
 
 Contenders, each in a process of its own for every round, taking turns:

@@ -1,7 +1,8 @@
-"""Writes the reference pages from the code: ``python docs/write_reference.py`` (``--check`` compares).
+"""Writes the reference pages from the code: ``python docs/write_reference.py``.
 
-``reference/cli.md`` comes from the commands' help by typer's own generator, ``reference/recipe.md`` from the option
-models. A test runs the check, so a page never tells of an option that is not there.
+``--check`` compares. ``reference/cli.md`` comes from the commands' help by typer's own generator,
+``reference/recipe.md`` from the option models. A test runs the check, so a page never has an option
+that is not there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.component import KINDS
+from llmforge.installed import DISTRIBUTION
 from llmforge.options import IDENTITY, Options, Scope, scope_of
 from llmforge.plugins import entries, load
 from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS
@@ -45,9 +47,9 @@ each value came from; `forge recipe check` finds all problems at once; `forge re
 a JSON Schema for editors.
 
 **Scope.** What a change of a key means for an existing run: *identity* makes another run, *safe*
-(logging, names, budgets) and *machine* (where and how it runs) go on with the same one.
+(logging, names, budgets) and *machine* (where and how it runs) continue the same one.
 
-**Intervals** are numbers of steps, or `"1 epoch"`.
+**Intervals** are numbers of steps, or epochs as text: `"1 epoch"`, `"2 epochs"`, `"0.5 epoch"`.
 
 **Secrets** come from the environment or from `.env` in the working directory, whose lines
 `NAME=VALUE` count as if they were set there. They never stand in a recipe, which is kept, tracked
@@ -73,7 +75,7 @@ def recipes_page() -> str:
         parts.append(f"\n### `[{name}]`\n\n{_first(model)}\n\n{_options(model)}")
     parts.append(BUILT_IN)
     for kind in KINDS:
-        own = [item for item in entries(kind).values() if item.distribution == "llmforge"]
+        own = [item for item in entries(kind).values() if item.distribution == DISTRIBUTION]
         for entry in sorted(own, key=lambda item: item.name):
             component = load(kind, entry.name)
             default = " (the default)" if DEFAULT_COMPONENTS.get(kind) == entry.name else ""

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from llmforge.component import Component
     from llmforge.errors import ForgeError, Problem
     from llmforge.hookspecs import hookimpl
+    from llmforge.installed import install_command
     from llmforge.interfaces import RunContext
     from llmforge.options import IDENTITY, MACHINE, SAFE, Options
+    from llmforge.plugins import load_component
+    from llmforge.progress import track
     from llmforge.settings import credential
     from llmforge.sweeps.api import SweepResult, sweep
 
@@ -37,8 +40,11 @@ _HOMES = {
     "credential": "llmforge.settings",
     "generate": "llmforge.api",
     "hookimpl": "llmforge.hookspecs",
+    "install_command": "llmforge.installed",
+    "load_component": "llmforge.plugins",
     "load_run": "llmforge.api",
     "sweep": "llmforge.sweeps.api",
+    "track": "llmforge.progress",
     "train": "llmforge.api",
 }
 
@@ -58,8 +64,11 @@ __all__ = [
     "credential",
     "generate",
     "hookimpl",
+    "install_command",
+    "load_component",
     "load_run",
     "sweep",
+    "track",
     "train",
 ]
 

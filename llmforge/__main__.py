@@ -1,7 +1,7 @@
 """``python -m llmforge`` and the script ``forge``: the command line, from its first instant on.
 
 A scheduler may stop ``forge train`` or ``forge sweep`` while Python is still importing. Nothing has
-been begun then, and the exit code must say so as it does later: put me in the queue again.
+been started then, and the exit code must say so as it does later: put me in the queue again.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from types import FrameType
 
 from llmforge.distributed.launched import end_code, end_process
 from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from llmforge.stop_signals import stop_signals
+from llmforge.streams import drain, protect_streams
 
 
 def main() -> None:
     """Run the command line."""
-    if {"train", "sweep"} & set(sys.argv[1:]):
-        for number in _SIGNALS:
+    _name_files_in_utf8()
+    trains = bool({"train", "sweep"} & set(sys.argv[1:]))
+    protect_streams(keep_running=trains)
+    stops = stop_signals()
+    if trains:
+        for number in stops:
             signal.signal(number, _stop)
     from llmforge.cli.app import main as run
 
@@ -32,17 +36,30 @@ def main() -> None:
             raise
         code = end.code
     finally:
-        # What the run came to is decided; only the interpreter's own end is left to interrupt.
-        for number in _SIGNALS:
+        # How the run ended is decided; only the interpreter's own end is left to interrupt.
+        for number in stops:
             signal.signal(number, signal.SIG_IGN)
     end_process(end_code(code))
+
+
+def _name_files_in_utf8() -> None:
+    """Start again in UTF-8 mode where the locale has no name for most files (PEP 540).
+
+    Recipes are UTF-8, and so are the names in them: under ``LC_ALL=C`` none could be opened. What
+    is printed keeps the encoding of the terminal.
+    """
+    if os.name != "posix" or sys.getfilesystemencoding() == "utf-8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ["PYTHONIOENCODING"] = f"{getattr(sys.stdout, 'encoding', 'utf-8')}:surrogateescape"
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     del frame
     name = signal.Signals(number).name
-    sys.stderr.write(f"forge: stopped by {name} before anything was begun\n")
-    sys.stderr.flush()
+    sys.stderr.write(f"forge: stopped by {name} before anything was started\n")
+    drain()
     os._exit(end_code(EXIT_INTERRUPTED))
 
 

@@ -14,7 +14,7 @@ from llmforge.errors import Interrupted, RecipeError
 from llmforge.insight.metrics import metric_rows
 from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.run.plan import Plan, make_plan
-from llmforge.run.report import Reporter
+from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run_root import run_root
 from llmforge.rundir import (
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from llmforge.generation import LoadedModel
     from llmforge.interfaces import Completion as GeneratedText
     from llmforge.interfaces import LanguageModel, Tokenizer
-    from llmforge.run.elsewhere import BroughtBack
     from llmforge.run.runner import Finisher, RunOutcome
+    from llmforge.run.setup.resume_from_storage import BroughtBack
     from llmforge.run.trial import TrialLink
 
 Overrides = Sequence[Override | str] | Mapping[str, Any]
@@ -146,7 +146,7 @@ class RunHandle:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training came to.
+    """The result of training.
 
     Attributes:
         run: the run on disk.
@@ -187,14 +187,14 @@ def train(
     trial: TrialLink | None = None,
     team: Team | None = None,
 ) -> TrainResult:
-    """Train a recipe, or go on with it, or find that it is done.
+    """Train a recipe, or resume it, or find that it is done.
 
     Args:
         recipe: a file, the name of a shipped recipe, or a loaded recipe.
         profile: the profile to lay over it.
         overrides: ``{"train.max_steps": 20}``, or ``["train.max_steps=20"]``.
         resume: a checkpoint of the run to go back to, for example ``RUN@100``.
-        allow_data_change: go on although data or tokenizer changed since the run was started.
+        allow_data_change: continue although data or tokenizer changed since the run was started.
         reporter: shows what happens; the log only when absent.
         signals: handlers that were set up already; they are set up here when absent.
         trial: ties the run to a sweep.
@@ -238,7 +238,7 @@ def _stops_told() -> Iterator[None]:
     try:
         yield
     except StopNow as stop:
-        raise Interrupted(f"stopped by {stop} before anything was begun") from None
+        raise Interrupted(f"stopped by {stop} before anything was started") from None
 
 
 def generate(
@@ -323,19 +323,21 @@ def _started(
     found: BroughtBack | None = None
     if team.place.is_leader:
         with RunLock(plan.root, plan.run_id):
-            # A run that another process trains is told at once, before torch is imported.
-            found = _elsewhere(plan, reporter) if resume is None else None
+            # A run that another process trains is reported at once, before torch is imported.
+            found = _elsewhere(plan, reporter, team.place) if resume is None else None
     team.assemble(timeout=plan.recipe.backend.timeout_seconds, device=plan.recipe.train.device)
     done = plan.completion() if resume is None and team.place.is_leader else None
     done = team.broadcast(done, patient=True)
     if done is not None:
         return _skipped(plan, done)
-    checkpoint = _located(plan, resume, reporter)
+    checkpoint = None if resume is None else _located(plan, resume, reporter, team.place)
     if not team.place.is_leader:
         return _followed(plan, checkpoint, allow_data_change, signals=signals, team=team)
-    # Imported here: this is where torch comes in, and a skipped run does without it.
-    from llmforge.run.runner import start_run
-
+    # Imported here: this is where torch comes in, and a skipped run does without it. A signal that
+    # raised within the import of a compiled module would leave half of it behind.
+    with signals.deferred():
+        from llmforge.run.runner import start_run
+    signals.check()
     finishers: Sequence[Finisher] = (_curves(),)
     outcome = start_run(
         plan,
@@ -368,8 +370,9 @@ def _followed(
     team: Team,
 ) -> TrainResult:
     """Train as one of several ranks, whose leader does everything else."""
-    from llmforge.run.follower import follow_run
-
+    with signals.deferred():
+        from llmforge.run.follower_rank import follow_run
+    signals.check()
     ended = follow_run(
         plan, team=team, signals=signals, resume=checkpoint, allow_data_change=allow_data_change
     )
@@ -383,19 +386,20 @@ def _followed(
     )
 
 
-def _located(plan: Plan, resume: str | None, reporter: Reporter) -> Path | None:
-    if resume is None:
-        return None
+def _located(plan: Plan, resume: str, reporter: Reporter, place: Place) -> Path:
     from llmforge.generation import locate
+    from llmforge.run.setup.preflight import require_ready_here
 
+    require_ready_here(plan, place=place)  # it may have to be fetched
     return locate(resume, root=plan.root, say=reporter.say).path
 
 
-def _elsewhere(plan: Plan, reporter: Reporter) -> BroughtBack | None:
+def _elsewhere(plan: Plan, reporter: Reporter, place: Place) -> BroughtBack | None:
     """Fetch what storage has and this machine has not, None when the recipe has no storage.
 
     Raises:
-        RecipeError: a package or credentials that the storage needs are missing.
+        RecipeError: a package or credentials that the storage needs are missing, or this machine
+            cannot train the run.
     """
     if plan.recipe.storage.url is None:
         return None
@@ -406,9 +410,14 @@ def _elsewhere(plan: Plan, reporter: Reporter) -> BroughtBack | None:
         raise RecipeError(problems, source=str(plan.recipe.source))
     if not plan.recipe.storage.resume:
         return None
-    from llmforge.run.elsewhere import bring_back
+    from llmforge.run.setup.preflight import require_ready_here
+    from llmforge.run.setup.resume_from_storage import bring_back
 
-    return bring_back(plan, say=reporter.say)
+    return bring_back(
+        plan,
+        say=reporter.say,
+        require_ready=lambda: require_ready_here(plan, place=place),
+    )
 
 
 def _curves() -> Callable[[RunDirectory], Sequence[Path]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmforge.errors import PluginError, Problem
 from llmforge.hookspecs import HOOK_PREFIX, PROJECT
+from llmforge.installed import install_command
 from llmforge.options import IDENTITY, MACHINE, SAFE, Options, Scope
 
 if TYPE_CHECKING:
@@ -81,14 +82,14 @@ class Component:
     Attributes:
         kind: the extension point it implements, set by the class keyword.
         name: the name it is selected by, set from its entry point when it is loaded.
-        requires: modules that must be importable, checked before step 0.
-        extra: what to install when one is missing, for example ``llmforge[wandb]``.
+        requires: modules that must be importable, checked before step 0. What to install for one
+            that is missing is read from the metadata of the installed packages.
         credentials: variables of the environment that hold its secrets, for example
             ``WANDB_API_KEY``; named where a recipe has a secret in it.
         supports: capabilities other parts may ask for, for example ``{"kv_cache"}``.
         viewer: the command that shows what a tracker wrote into its ``{directory}``.
         link: where a tracker's data can be seen, a URL or a command, once an instance knows it;
-            better than ``viewer`` for what does not lie in the run.
+            better than ``viewer`` for what is not in the run.
         address: of the run in a tracker's service, once an instance knows it, as its
             ``forge_open_tracked_run`` takes it.
     """
@@ -96,7 +97,6 @@ class Component:
     kind: ClassVar[str]
     name: str = ""
     requires: ClassVar[tuple[str, ...]] = ()
-    extra: ClassVar[str] = ""
     credentials: ClassVar[tuple[str, ...]] = ()
     supports: ClassVar[frozenset[str]] = frozenset()
     viewer: ClassVar[str] = ""
@@ -129,7 +129,7 @@ class Component:
 
     @property
     def keeps_checkpoints(self) -> bool:
-        """Whether every checkpoint this tracker is told of stays in its service for good.
+        """Whether every checkpoint this tracker is notified of stays in its service for good.
 
         Such checkpoints count as uploads where a recipe has no storage: the courier reads each
         back through ``forge_open_tracked_run``, and one that is sound need not stay here.
@@ -142,7 +142,7 @@ class Component:
             Problem(
                 key=f"{self.kind}.{self.name}",
                 message=f"{self.kind} '{self.name}' needs the {module} package",
-                remedy=f"pip install '{self.extra or module}'",
+                remedy=install_command(module),
             )
             for module in self.requires
             if not importable(module)

@@ -7,13 +7,23 @@ message without a traceback. Anything else that escapes is a defect of llmforge 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_LOCKED = 3
 EXIT_INTERRUPTED = 75
+
+
+_LONGEST = 600
+
+
+def _shortened(text: str) -> str:
+    """Return ``text`` without the middle of a value that would fill the screen."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST - 100]}[... {len(text) - _LONGEST:,} more ...]{text[-100:]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +40,9 @@ class Problem:
     remedy: str = ""
 
     def __str__(self) -> str:
-        head = ": ".join(part for part in (self.where, self.key) if part)
-        text = f"{head}: {self.message}" if head else self.message
+        head = ": ".join(part for part in (self.where, _shortened(self.key)) if part)
+        message = _shortened(self.message)
+        text = f"{head}: {message}" if head else message
         return f"{text} ({self.remedy})" if self.remedy else text
 
 
@@ -44,6 +55,11 @@ class ForgeError(Exception):
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, in one line: what ``run.json`` and trackers say of a run that failed."""
+        return self.message
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
@@ -64,6 +80,11 @@ class RecipeError(ForgeError):
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
         super().__init__(f"{source}: {count}" if source else count)
         self.problems = tuple(problems)
+
+    @property
+    def reason(self) -> str:
+        """Every problem, without its remedy."""
+        return "; ".join(str(replace(problem, remedy="")) for problem in self.problems)
 
     def __str__(self) -> str:
         return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)])

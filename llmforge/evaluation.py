@@ -18,12 +18,11 @@ from llmforge.errors import RunError, UsageError
 from llmforge.generation import LoadedModel, load_checkpoint
 from llmforge.interfaces import Batch
 from llmforge.plugins import build_manager, load
-from llmforge.run.evaluation import evaluate
-from llmforge.run.parts import open_data
+from llmforge.run.setup.build import open_data
+from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.rundir import RunDirectory, RunRecord, read_record
 from llmforge.rundir.atomic import write_json
 
-_TOKENS_AT_ONCE = 8192
 _PREFIXES = {"validation": "val"}
 
 
@@ -65,7 +64,9 @@ def evaluate_checkpoint(
             tokens,
             name=name,
             context=loaded.recipe.context,
-            batch_size=max(1, _TOKENS_AT_ONCE // loaded.recipe.context),
+            batch_size=rows_at_once(
+                model, context=loaded.recipe.context, device=torch.device(loaded.device)
+            ),
         )
     assert values is not None
     return {
@@ -108,7 +109,7 @@ def record_evaluation(checkpoint: Checkpoint, result: dict[str, Any]) -> Path | 
 
 
 def run_of(checkpoint: Checkpoint) -> RunDirectory | None:
-    """Return the run a checkpoint lies in; None for one that was copied elsewhere."""
+    """Return the run a checkpoint is in; None for one that was copied elsewhere."""
     directory = RunDirectory(checkpoint.path.absolute().parents[1])
     return directory if checkpoint.path.absolute().parent == directory.checkpoints else None
 

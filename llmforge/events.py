@@ -27,7 +27,7 @@ class RunStarted(Event):
 
     ``config`` is the resolved recipe as nested tables; ``facts`` hold the model's size and
     architecture, the planned length, data, hardware and provenance; ``resumed_from`` is the step
-    it goes on from, or None.
+    it resumes from, or None.
     """
 
     hook: ClassVar[str] = "forge_run_start"

@@ -166,7 +166,7 @@ def forge_build_generator(
 
 @hookspec
 def forge_run_start(event: events.RunStarted) -> None:
-    """A run begins or goes on. Comes first, once for every start of the process."""
+    """A run starts or resumes. Comes first, once for every start of the process."""
 
 
 @hookspec
@@ -234,8 +234,9 @@ def forge_run_end(event: events.RunEnded) -> None:
 def forge_preflight(run: RunContext) -> list[Problem]:
     """Look for what would stop this component later: a missing login, file or capability.
 
-    Called before step 0 (for trackers in the courier). Return every problem found; an empty
-    list means ready. Must return within a few seconds even when a network is dead.
+    Called before data are downloaded or tokenised and before a checkpoint is fetched (for trackers
+    in the courier), and by ``forge train --dry-run``; perhaps twice. Return every problem found;
+    an empty list means ready. Must return within a few seconds even when a network is dead.
     """
 
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, requires
 from typing import Any
 
 from llmforge.errors import PluginError
 
 COMMAND = "command"
 COMMANDS_GROUP = "llmforge.commands"
-_OWN = "llmforge"
+DISTRIBUTION = "llmforge-train"
+"""The name llmforge is installed under; ``llmforge`` on PyPI is somebody else's."""
+
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Entry:
 def allowed(distribution: str) -> bool:
     """Return whether ``FORGE_PLUGINS`` lets this distribution's plugins load."""
     value = os.environ.get("FORGE_PLUGINS")
-    if value is None or distribution == _OWN:
+    if value is None or distribution == DISTRIBUTION:
         return True
     return _normalised(distribution) in {_normalised(item) for item in value.split(",")}
 
@@ -76,6 +80,34 @@ def unique(entries: Iterable[Entry]) -> dict[str, Entry]:
                 remedy="uninstall one of them, or set FORGE_PLUGINS to the one to load",
             )
     return found
+
+
+def install_command(*modules: str) -> str:
+    """Return the command that installs packages which are missing, for a remedy.
+
+    Versions are those that the installed metadata of llmforge or of a plugin's package ask for;
+    what none of them knows is named as it is imported.
+    """
+    return f"pip install {' '.join(shlex.quote(_requirement(module)) for module in modules)}"
+
+
+def _requirement(module: str) -> str:
+    wanted = _normalised(module.partition(".")[0])
+    for text in _requirements():
+        match = _REQUIREMENT.match(text)
+        if match is not None and _normalised(match[0]) == wanted:
+            return text
+    return module.partition(".")[0]
+
+
+def _requirements() -> Iterator[str]:
+    """Yield what llmforge and the packages of plugins require, without markers, own ones first."""
+    groups = [group for group in _all_points().groups if group.startswith("llmforge.")]
+    points = [point for group in groups for point in _points(group)]
+    names = {_distribution(point)[0] for point in points if point.dist}
+    for name in sorted(names, key=lambda name: (name != DISTRIBUTION, name)):
+        for text in requires(name) or ():
+            yield text.partition(";")[0].replace(" ", "")
 
 
 def refresh() -> None:

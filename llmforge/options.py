@@ -3,8 +3,8 @@
 An option belongs to one scope, which decides what a change of it means for a run:
 
 * identity (the default): another value makes another run;
-* :data:`SAFE`: logging, names, budgets; the same run goes on with the new value;
-* :data:`MACHINE`: where and how it runs; the same run goes on elsewhere.
+* :data:`SAFE`: logging, names, budgets; the same run continues with the new value;
+* :data:`MACHINE`: where and how it runs; the same run continues elsewhere.
 
 A scope is written as an annotation: ``log_every: Annotated[int, SAFE] = 10``.
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -66,6 +66,25 @@ def load(kind: str, name: str) -> type[Component]:
             remedy="a component has one name: derive a class for the other",
         )
     return _load(found)
+
+
+def load_component(kind: str, name: str, options: Mapping[str, Any] | None = None) -> Component:
+    """Return the component that a recipe selects as ``name``, for one that builds on another.
+
+    Args:
+        kind: for example ``backend``.
+        name: its name in recipes.
+        options: its option table; defaults where absent.
+
+    Raises:
+        PluginError: no such component, or it cannot be imported, or its package is missing.
+        pydantic.ValidationError: an option is unknown or wrong.
+    """
+    component = load(kind, name)
+    instance = component(component.Options(**(options or {})))
+    for problem in instance.missing_packages():
+        raise PluginError(problem.message, remedy=problem.remedy)
+    return instance
 
 
 def unknown_component(kind: str, name: str) -> str:

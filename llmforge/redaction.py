@@ -12,10 +12,13 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote
+
+from llmforge.printable import printable
 
 HIDDEN = "***"
 """Stands where a secret was."""
@@ -32,20 +35,23 @@ _NAME = re.compile(
 )
 _VARIABLE = re.compile(r"(^|_)(TOKEN|KEY|PASS)$", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<=://)[^/@\s'\"]+@")
-_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:([^/\s@]+)@", re.IGNORECASE)
+# No form may look far from each of many beginnings: a text of a megabyte is searched, too.
+_PASSWORD = re.compile(r"(?<=[a-z0-9+.-])://[^/\s:@]*:([^/\s@]+)@", re.IGNORECASE)
 _QUERY = re.compile(
-    r"([?&][\w.-]*(?:token|key|secret|password|passwd|sig|signature|credential)[\w.-]*=)"
+    r"([?&][\w.-]{0,64}(?:token|key|secret|password|passwd|sig|signature|credential)[\w.-]{0,64}=)"
     r"[^&\s'\"]+",
     re.IGNORECASE,
 )
 _KEYS = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
     r"|\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,})\b"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.*?-----END [A-Z ]*PRIVATE KEY-----)?",
+    r"|-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----"
+    r"(?:.{0,16384}?-----END [A-Z ]{0,32}PRIVATE KEY-----)?",
     re.IGNORECASE | re.DOTALL,
 )
 _HEADER = re.compile(
-    r"""(authorization['"]?\s*[:=]\s*['"]?(?:basic|bearer)\s+)[^\s'"]+""", re.IGNORECASE
+    r"""(authorization['"]?\s{0,64}[:=]\s{0,64}['"]?(?:basic|bearer)\s{1,64})[^\s'"]+""",
+    re.IGNORECASE,
 )
 
 
@@ -103,11 +109,11 @@ def redact_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats log records, tracebacks included, without secrets."""
+    """Formats log records, tracebacks included, without secrets and control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line or lines of one record."""
-        return redact(super().format(record))
+        return printable(redact(super().format(record)))
 
 
 class RedactingStream:
@@ -143,17 +149,22 @@ def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     text = "".join(traceback.format_exception(kind, error, trace))
-    sys.stderr.write(redact(text))
+    sys.stderr.write(printable(redact(text)))
 
 
-def _known() -> Iterator[str]:
-    """Yield the secrets in the environment as they are and as URLs write them, longest first."""
+def _known() -> Sequence[str]:
+    """Return the secrets in the environment as they are and as URLs write them, longest first."""
+    return _secrets_of(tuple(os.environ.items()))
+
+
+@lru_cache(maxsize=1)
+def _secrets_of(environment: tuple[tuple[str, str], ...]) -> Sequence[str]:
     found = set()
-    for name, value in os.environ.items():
+    for name, value in environment:
         if is_secret_name(name) or _VARIABLE.search(name):
             found.add(value)
         else:
             found.update(_PASSWORD.findall(value))
     secrets = {item for item in found if len(item) >= _SHORTEST and not os.path.exists(item)}  # noqa: PTH110  # a key may be no valid path
     spellings = {form for item in secrets for form in (item, quote(item, safe=""), unquote(item))}
-    yield from sorted(spellings, key=len, reverse=True)
+    return sorted(spellings, key=len, reverse=True)

@@ -1,8 +1,9 @@
-"""Where runs lie: an option, ``FORGE_RUN_ROOT`` (environment or ``.env``), else ``runs``."""
+"""Where runs are: an option, ``FORGE_RUN_ROOT`` (environment or ``.env``), else ``runs``."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 DEFAULT_ROOT = "runs"
@@ -19,6 +20,13 @@ def configured_root() -> str | None:
     from llmforge.settings import settings
 
     return settings().run_root
+
+
+def root_option(root: Path) -> str:
+    """Return `` --root DIR`` for a command about a run in ``root``, empty where it goes without."""
+    if root.absolute() == run_root().absolute():
+        return ""
+    return f" --root {shlex.quote(str(root))}"
 
 
 def run_root(option: str | Path | None = None) -> Path:

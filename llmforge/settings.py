@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     """What the environment or a ``.env`` file in the working directory sets."""
 
     model_config = SettingsConfigDict(
-        env_prefix="FORGE_", env_file=".env", env_file_encoding="utf-8", extra="ignore"
+        env_prefix="FORGE_", env_file=".env", env_file_encoding="utf-8-sig", extra="ignore"
     )
 
     run_root: str | None = None
@@ -64,7 +64,7 @@ def load_environment() -> None:
     if Path(".env").exists():
         from dotenv import load_dotenv  # only where there is a file to read
 
-        load_dotenv(".env")
+        load_dotenv(".env", encoding="utf-8-sig")
 
 
 def credential(name: str) -> str | None:

@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 from torch import Tensor
 
 from llmforge.checkpoint import load_tensors
-from llmforge.checkpoint.files import FileEntry, hash_file, read_chunks, write_file
 from llmforge.checkpoint.format import PARTS, Part, index_file, slice_file, tensor_file
-from llmforge.checkpoint.index import Piece, encode_index, indexed
+from llmforge.checkpoint.hashed_files import FileEntry, hash_file, read_chunks, write_file
+from llmforge.checkpoint.host_tensors import DTYPES, HostBuffer
 from llmforge.checkpoint.manifest import MANIFEST, encode_manifest, read_manifest
 from llmforge.checkpoint.publish import Draft, publish
-from llmforge.checkpoint.tensors import DTYPES, HostBuffer
+from llmforge.checkpoint.slice_index import Piece, encode_index, indexed
 
 Holding = tuple[Tensor, int]
 """A flat part of a tensor, and the element of the whole it begins with."""

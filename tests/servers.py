@@ -122,7 +122,7 @@ def gcs_server(log: Path, *, bucket: str, keep: Path | None = None) -> Server:
 
 @dataclass
 class Seen:
-    """One request as it came to the proxy."""
+    """One request as it reached the proxy."""
 
     method: str
     path: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge import train
-from llmforge.run.report import Reporter
+from llmforge.run.reporting.reporter import Reporter
 from peers.case import Case, Clock
 
 _GPT2 = {"positions": "learned", "norm": "layernorm", "activation": "gelu", "bias": True}
@@ -41,7 +41,7 @@ def run(case: Case, *, precision: str) -> None:
 def _tables(case: Case, precision: str, *, runs: str) -> dict[str, dict[str, Any]]:
     """Return the recipe: text, logging and checkpoints like in any run, no tracker.
 
-    It goes on past the clock, so that the evaluation at a run's end, which no other contender
+    It continues past the clock, so that the evaluation at a run's end, which no other contender
     makes, is not timed.
     """
     return {

@@ -3,9 +3,6 @@
 Nothing here imports torch before tensors are copied or loaded.
 """
 
-from llmforge.checkpoint.contents import SelfDescription
-from llmforge.checkpoint.crew import Crew, CrewLostError
-from llmforge.checkpoint.files import size_text
 from llmforge.checkpoint.format import (
     Checkpoint,
     list_checkpoints,
@@ -17,12 +14,15 @@ from llmforge.checkpoint.format import (
     unpin,
     verify,
 )
+from llmforge.checkpoint.hashed_files import size_text
+from llmforge.checkpoint.lazy_tensors import StoredTensors
 from llmforge.checkpoint.manifest import Manifest, NewerFormatError
 from llmforge.checkpoint.publish import preflight_space
+from llmforge.checkpoint.rank_files import SelfDescription
+from llmforge.checkpoint.rank_group import Crew, CrewLostError
 from llmforge.checkpoint.restore import Restored, newest_valid, resolve, rewind
 from llmforge.checkpoint.retention import Retention
 from llmforge.checkpoint.snapshot import SaveRequest
-from llmforge.checkpoint.stored import StoredTensors
 from llmforge.checkpoint.writer import CheckpointWriter, SavedCheckpoint
 
 __all__ = [

@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmforge.checkpoint.files import hash_file
-from llmforge.checkpoint.index import read_index
+from llmforge.checkpoint.hashed_files import hash_file
 from llmforge.checkpoint.manifest import Manifest, read_manifest, unreadable
+from llmforge.checkpoint.slice_index import read_index
 from llmforge.errors import CheckpointError
+from llmforge.interfaces import Progress
+from llmforge.progress import track
 
 if TYPE_CHECKING:
-    from llmforge.checkpoint.stored import StoredTensors
+    from llmforge.checkpoint.lazy_tensors import StoredTensors
 
 RECIPE = "recipe.toml"
 METADATA = "metadata.json"
@@ -147,19 +149,26 @@ def verify(path: Path, *, hashes: bool = True) -> list[str]:
     match = _STEP.fullmatch(path.name)
     if match and int(match[1]) != manifest.step:
         wrong.append(f"{path.name} holds a manifest of step {manifest.step}")
-    for name in manifest.files:
-        wrong += _verify_file(path, name, manifest, hashes=hashes)
+    with track(f"verifying {path.name}", total=_size_of(manifest, manifest.files)) as task:
+        for name in manifest.files:
+            wrong += _verify_file(path, name, manifest, hashes=hashes, moved=task.advance)
     return wrong or [problem for part in PARTS for problem in _verify_index(path, part, manifest)]
 
 
-def _verify_file(path: Path, name: str, manifest: Manifest, *, hashes: bool) -> list[str]:
+def _size_of(manifest: Manifest, names: Iterable[str]) -> int:
+    return sum(manifest.files[name].size for name in names)
+
+
+def _verify_file(
+    path: Path, name: str, manifest: Manifest, *, hashes: bool, moved: Progress
+) -> list[str]:
     entry = manifest.files[name]
     file = path / name
     try:
         size = file.stat().st_size
         if size != entry.size:
             return [f"{name} has {size} bytes instead of {entry.size}"]
-        if hashes and hash_file(file) != entry.sha256:
+        if hashes and hash_file(file, moved=moved) != entry.sha256:
             return [f"{name} was altered: its SHA-256 does not match the manifest"]
     except FileNotFoundError:
         return [f"{name} is missing"]
@@ -205,16 +214,17 @@ def load_tensors(path: Path, part: Part, *, verified: bool = False) -> StoredTen
     Raises:
         CheckpointError: a file is missing or damaged, or tensors are not complete.
     """
-    from llmforge.checkpoint.stored import StoredTensors
+    from llmforge.checkpoint.lazy_tensors import StoredTensors
 
     manifest = read_manifest(path)
     names = tensor_files(manifest.files, part)
     if not names:
         raise CheckpointError(f"{path} holds no {tensor_file(part)}")
     if not verified:
-        for name in names:
-            if wrong := _verify_file(path, name, manifest, hashes=True):
-                raise CheckpointError(f"{path} is damaged: {wrong[0]}", remedy=_ANOTHER)
+        with track(f"verifying {path.name}", total=_size_of(manifest, names)) as task:
+            for name in names:
+                if wrong := _verify_file(path, name, manifest, hashes=True, moved=task.advance):
+                    raise CheckpointError(f"{path} is damaged: {wrong[0]}", remedy=_ANOTHER)
     try:
         if names[0] == index_file(part):
             return StoredTensors.of_index(path / names[0])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llmforge.checkpoint.files import FileEntry
+from llmforge.checkpoint.hashed_files import FileEntry
 from llmforge.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -32,7 +32,7 @@ class Manifest:
         step: optimizer steps taken.
         recipe_hash: identity of the recipe that was trained.
         world_size: number of processes that wrote it.
-        parent: step of the checkpoint training went on from, None for the first.
+        parent: step of the checkpoint training resumed from, None for the first.
         created: time in UTC, ISO 8601.
         is_best: whether its evaluation was the best so far.
         files: every file by its relative name, the manifest excepted.

@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from llmforge.checkpoint.crew import Crew, everyone, led
-from llmforge.checkpoint.files import FileEntry, size_text, write_file
 from llmforge.checkpoint.format import (
     BEST,
     LAST,
@@ -29,6 +27,7 @@ from llmforge.checkpoint.format import (
     tensor_files,
     verify,
 )
+from llmforge.checkpoint.hashed_files import FileEntry, size_text, write_file
 from llmforge.checkpoint.manifest import (
     MANIFEST,
     Manifest,
@@ -36,6 +35,7 @@ from llmforge.checkpoint.manifest import (
     encode_manifest,
     read_manifest,
 )
+from llmforge.checkpoint.rank_group import Crew, everyone, led
 from llmforge.errors import CheckpointError
 from llmforge.rundir.atomic import DISK_FULL, sync_directory, write_text
 
@@ -157,7 +157,7 @@ def _require_arrived(temporary: Path, rank: int, written: Mapping[str, _Entry]) 
 
 @dataclass(frozen=True)
 class _Old:
-    """What lies at the target already; ``best_weights`` are the model's files of a sound best."""
+    """What is at the target already; ``best_weights`` are the model's files of a sound best."""
 
     exists: bool = False
     sound: bool = False

@@ -1,4 +1,4 @@
-"""Choosing the checkpoint to go on from, and finding one by its address."""
+"""Choosing the checkpoint to resume from, and finding one by its address."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from llmforge.checkpoint.format import (
 from llmforge.checkpoint.manifest import NewerFormatError, read_manifest
 from llmforge.checkpoint.publish import recover, refresh_pointers, set_aside
 from llmforge.errors import CheckpointError
+from llmforge.run_root import root_option
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Restored:
-    """The checkpoint to go on from; ``warnings`` has a line for each newer one set aside."""
+    """The checkpoint to resume from; ``warnings`` has a line for each newer one set aside."""
 
     checkpoint: Checkpoint
     warnings: tuple[str, ...] = ()
@@ -76,7 +77,7 @@ def resolve(directory: Path, which: str | int) -> Checkpoint:
 
 
 def rewind(directory: Path, step: int) -> list[Path]:
-    """Set aside every checkpoint after ``step``, so that training goes on from there.
+    """Set aside every checkpoint after ``step``, so that training resumes from there.
 
     They are renamed to ``step-….superseded-<n>`` and returned. Only for the process that holds
     the run's lock.
@@ -91,7 +92,7 @@ def _set_aside_damaged(path: Path, wrong: list[str], *, instead: Path) -> str:
     aside = set_aside(path, "corrupt")
     warning = (
         f"checkpoint {path.name} is damaged ({'; '.join(wrong)}); "
-        f"set aside as {aside.name}, going on from {instead.name}"
+        f"set aside as {aside.name}, resuming from {instead.name}"
     )
     _log.warning(warning)
     return warning
@@ -107,14 +108,15 @@ def _refuse_newer_format(path: Path) -> None:
 
 
 def _refuse_to_start_over(directory: Path, damaged: list[tuple[Path, list[str]]]) -> None:
+    run = directory.absolute().parent
     found = [f"{path.name}: {'; '.join(wrong)}" for path, wrong in damaged]
     if directory.is_dir():
         found += [f"{path.name}: set aside before" for path in directory.glob("step-*.corrupt-*")]
     if found:
         raise CheckpointError(
             "\n  ".join([f"no checkpoint in {directory} is sound; not starting over", *found]),
-            remedy="to train from the beginning, keeping these files aside: "
-            f"forge runs clear {directory.absolute().parent.name}",
+            remedy="put a sound copy back there, or train from the beginning, keeping these files "
+            f"aside: forge runs clear {run.name}{root_option(run.parent)}",
         )
 
 

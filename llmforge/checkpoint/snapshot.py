@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmforge.checkpoint.format import METADATA, TRAINER, Part
-from llmforge.checkpoint.shares import Held, Holding
+from llmforge.checkpoint.rank_slices import Held, Holding
 from llmforge.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmforge.checkpoint.tensors import HostBuffer
+    from llmforge.checkpoint.host_tensors import HostBuffer
     from llmforge.interfaces import Slice
 
 
@@ -54,7 +54,7 @@ class Snapshot:
     """
 
     def __init__(self, *, leader: bool) -> None:
-        from llmforge.checkpoint.tensors import HostBuffer
+        from llmforge.checkpoint.host_tensors import HostBuffer
 
         self.model: HostBuffer = HostBuffer()
         self.optimizer: HostBuffer = HostBuffer()

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from llmforge.checkpoint.contents import SelfDescription, contents
-from llmforge.checkpoint.crew import LEADER, Crew, led
 from llmforge.checkpoint.publish import Draft, publish, recover
+from llmforge.checkpoint.rank_files import SelfDescription, contents
+from llmforge.checkpoint.rank_group import LEADER, Crew, led
 from llmforge.checkpoint.retention import Retention, apply_retention
-from llmforge.checkpoint.sharing import check_shared
+from llmforge.checkpoint.shared_directory import check_shared
 from llmforge.checkpoint.snapshot import SaveRequest, Snapshot
 from llmforge.errors import CheckpointError, RankLost
 
@@ -64,7 +64,7 @@ class CheckpointWriter:
         on_saved: called on the thread after each checkpoint has become valid.
         protected: returns the steps that must not be deleted yet, such as uploads under way.
         elsewhere: returns the steps that are safe in another place and need not stay here.
-        parent: step of the checkpoint the run goes on from.
+        parent: step of the checkpoint the run resumes from.
         crew: how this writer reaches those of the other ranks; None for a run of one process.
         agree: returns the greatest of the numbers that all ranks give it. Asked by every
             :meth:`submit`, on its thread, so that all skip a checkpoint, or raise, or none does.

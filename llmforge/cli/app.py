@@ -12,9 +12,12 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from llmforge.errors import EXIT_FAILURE, ForgeError, PeerFailed, PluginError, UsageError
+from llmforge.errors import EXIT_OK, ForgeError, PeerFailed, PluginError, UsageError
 from llmforge.installed import commands
+from llmforge.printable import printable
+from llmforge.progress import show_on
 from llmforge.redaction import redact, redact_tracebacks
+from llmforge.streams import OutputClosed
 
 _EXPERIMENTS = "Experiments"
 _PREPARING = "Preparing"
@@ -43,7 +46,7 @@ OWN = {
         Command(
             "sweep",
             "llmforge.cli.sweep:app",
-            "Search the space of a recipe: forge sweep RECIPE begins or goes on.",
+            "Search the space of a recipe: forge sweep RECIPE starts or resumes it.",
             _EXPERIMENTS,
         ),
         Command(
@@ -210,27 +213,38 @@ def root(
         from llmforge.cli.logs import set_verbosity
 
         set_verbosity(verbose=verbose, quiet=quiet)
+    if sys.stderr.isatty() and not quiet:
+        from llmforge.run.reporting.progress_bars import TerminalBars
+
+        show_on(TerminalBars())
 
 
 def main() -> None:
     """Run the command line; a user's error becomes one message and an exit code."""
     try:
-        app()
+        _run()
     except ForgeError as error:
         if os.environ.get("FORGE_DEBUG"):
             raise
         if not (isinstance(error, PeerFailed) and error.shown):
-            print(f"forge: {redact(str(error))}", file=sys.stderr)
+            print(f"forge: {printable(redact(str(error)))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("forge: stopped", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output is gone (forge ... | head); nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILURE)
+    except OutputClosed:  # forge ... | head
+        sys.exit(EXIT_OK)
     finally:
         redact_tracebacks()  # after typer has set a hook of its own
+
+
+def _run() -> None:
+    try:
+        app()
+    except SystemExit as end:
+        if not end.code:
+            sys.stdout.flush()  # here, where it can still fail with a message
+        raise
 
 
 def _as_command(name: str, target: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmforge.cli.common import AsJson, Root
+from llmforge.cli.common import AsJson, Root, RunOrNewest, echo, run_or_newest
 
 app = typer.Typer(no_args_is_help=True, help="Look at checkpoints and keep some.")
 
@@ -21,7 +21,7 @@ Address = Annotated[
 
 @app.command("list")
 def list_saved(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id or its beginning.")],
+    run: RunOrNewest = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read and hash every file.")] = False,
     as_json: AsJson = False,
     root: Root = None,
@@ -29,19 +29,18 @@ def list_saved(
     """List the checkpoints of a run, damaged ones too."""
     import dataclasses
 
-    from llmforge.cli.common import console, emit_json, run_root
+    from llmforge.cli.common import console, emit_json
     from llmforge.cli.run_views import print_checkpoints
     from llmforge.insight.inventory import checkpoints_of
-    from llmforge.rundir import find_run
 
-    directory = find_run(run_root(root), run)
+    directory = run_or_newest(root, run)
     found = checkpoints_of(directory, hashes=verify)
     if as_json:
         emit_json([dataclasses.asdict(info) for info in found])
     elif found:
         print_checkpoints(console(), found)
     else:
-        typer.echo(f"{directory.id} has no checkpoint yet")
+        echo(f"{directory.id} has no checkpoint yet")
 
 
 @app.command()
@@ -67,4 +66,4 @@ def _set_pin(address: str, root: Path | None, *, pinned: bool) -> None:
         (checkpoint.pin if pinned else checkpoint.unpin)(found.path)
     except OSError as error:
         raise CheckpointError(f"{found.path} cannot be written: {error.strerror}") from error
-    typer.echo(f"{found.path} {'stays until it is unpinned' if pinned else 'is not pinned'}")
+    echo(f"{found.path} {'stays until it is unpinned' if pinned else 'is not pinned'}")

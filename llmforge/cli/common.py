@@ -1,4 +1,4 @@
-"""What every command shares: where runs lie, consoles, JSON output, whether somebody watches."""
+"""What every command shares: where runs are, consoles, JSON output, whether somebody watches."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmforge.run.console import console, error_console
+from llmforge.printable import printable
+from llmforge.run.reporting.console import console, error_console
 from llmforge.run_root import run_root
+
+if TYPE_CHECKING:
+    from llmforge.rundir import RunDirectory
 
 __all__ = [
     "AsJson",
     "Root",
+    "RunOrNewest",
     "console",
+    "echo",
     "emit_json",
     "error_console",
     "interactive",
+    "run_or_newest",
     "run_root",
+    "say_newest",
 ]
 
 Root = Annotated[
@@ -32,14 +40,52 @@ Root = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+RunOrNewest = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="A run id, or the beginning of one; absent: the newest run."
+    ),
+]
+
+
+def run_or_newest(root: Path | None, run: str | None, *, gone: bool = False) -> RunDirectory:
+    """Return the run that was named, or the newest, which is said.
+
+    Raises:
+        RunError: there is no such run, or none at all.
+    """
+    from llmforge.rundir import find_run, newest_run
+
+    if run is not None:
+        return find_run(run_root(root), run, gone=gone)
+    newest = newest_run(run_root(root))
+    say_newest("run", newest.id)
+    return newest
+
+
+def say_newest(what: str, name: str) -> None:
+    """Say on standard error what a command takes that was given no name."""
+    error_console().print(f"no {what} was named: taking the newest, {name}", style="dim")
+
+
 def interactive() -> bool:
     """Return whether somebody can be asked: input and output are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a text with its control characters escaped."""
+    print(
+        printable(str(text)),
+        end="\n" if nl else "",
+        file=sys.stderr if err else sys.stdout,
+        flush=True,
+    )
+
+
 def emit_json(value: Any) -> None:
     """Print ``value`` as JSON that every parser takes; NaN and infinities become strings."""
-    typer.echo(json.dumps(_strict(value), indent=2, allow_nan=False, default=str))
+    echo(json.dumps(_strict(value), indent=2, allow_nan=False, default=str))
 
 
 def _strict(value: Any) -> Any:

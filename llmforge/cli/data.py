@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llmforge.cli import shortcuts
+from llmforge.cli.common import echo
 
 _PATHS_SHOWN = 3
 
@@ -27,31 +28,31 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Download and tokenise the data of RECIPE, so that training starts at once."""
-    from llmforge.checkpoint.files import size_text
+    from llmforge.checkpoint.hashed_files import size_text
     from llmforge.cli.common import emit_json
     from llmforge.recipe import load_recipe
-    from llmforge.run.prepare import prepare_ahead
+    from llmforge.run.setup.build import prepare_ahead
 
     overrides = shortcuts.overrides(
         recipe, profile=profile, assignments=assignments, samples=samples
     )
     loaded = load_recipe(recipe, profile=profile, overrides=overrides)
-    report = prepare_ahead(loaded, notice=lambda text: typer.echo(f"notice: {text}", err=True))
+    report = prepare_ahead(loaded, notice=lambda text: echo(f"notice: {text}", err=True))
     if as_json:
         emit_json(report)
         return
-    typer.echo(f"{report['data']}; fingerprint {report['fingerprint'][:16]}")
-    typer.echo(f"cache {report['cache']}; vocabulary {report['vocab_size']:,}")
+    echo(f"{report['data']}; fingerprint {report['fingerprint'][:16]}")
+    echo(f"cache {report['cache']}; vocabulary {report['vocab_size']:,}")
     for name, split in report["splits"].items():
-        typer.echo(
+        echo(
             f"  {name:<11} {split['tokens']:>12,} tokens  {_text_size(split['bytes'])}  "
             f"{split['documents']:>6,} documents"
         )
         for path in split["paths"][:_PATHS_SHOWN]:
-            typer.echo(f"  {'':<11} {path}")
+            echo(f"  {'':<11} {path}")
         if (more := len(split["paths"]) - _PATHS_SHOWN) > 0:
-            typer.echo(f"  {'':<11} and {more} more")
-        typer.echo(f"  {'':<11} {size_text(split['size'])}")
+            echo(f"  {'':<11} and {more} more")
+        echo(f"  {'':<11} {size_text(split['size'])}")
 
 
 def _text_size(size: int | None) -> str:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from llmforge import hookspecs
 from llmforge.component import KINDS, Component, importable
+from llmforge.installed import install_command
 from llmforge.options import scope_of
 from llmforge.plugins import entries, load
 
@@ -21,7 +22,7 @@ _WIDTH = 100
 _PLAIN = (bool, int, float, str, list, dict, type(None))
 _SCOPES = (
     "Scopes: another value of an identity option makes another run; with another value of a safe "
-    "or machine option the run goes on."
+    "or machine option the run continues."
 )
 
 
@@ -44,7 +45,6 @@ def describe(kind: str, name: str) -> dict[str, Any]:
         "options": [_option(key, field, KINDS[kind].scope) for key, field in options.items()],
         "hooks": [hook for hook in vars(hookspecs) if _implements(component, hook)],
         "requires": {module: importable(module) for module in component.requires},
-        "extra": component.extra,
         "supports": sorted(component.supports),
     }
 
@@ -72,8 +72,8 @@ def _lines(described: Mapping[str, Any]) -> Iterator[str]:
     if described["supports"]:
         yield from _wrapped("Supports: ", ", ".join(described["supports"]))
     for module, installed in described["requires"].items():
-        remedy = f"pip install '{described['extra'] or module}'"
-        yield f"Requires: {module} ({'installed' if installed else f'missing: {remedy}'})"
+        state = "installed" if installed else f"missing: {install_command(module)}"
+        yield f"Requires: {module} ({state})"
 
 
 def _option_lines(option: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from llmforge.cli.common import echo
+
 
 def evaluate(
     checkpoint: Annotated[
@@ -40,7 +42,9 @@ def evaluate(
     from llmforge.cli.common import emit_json, error_console, run_root
     from llmforge.evaluation import evaluate_checkpoint, record_evaluation, run_of
     from llmforge.generation import locate
+    from llmforge.generation.load import require_device
 
+    require_device(device, dtype)
     found = locate(checkpoint, root=run_root(root), say=error_console().print)
     result = evaluate_checkpoint(
         found,
@@ -55,10 +59,10 @@ def evaluate(
     else:
         run = run_of(found)
         name = str(found.path) if run is None else f"{run.id}@{found.step}"
-        typer.echo(f"{name} on {split} ({result['tokens']:,} tokens)")
+        echo(f"{name} on {split} ({result['tokens']:,} tokens)")
         for name, value in result.items():
             if "/" in name:
-                typer.echo(f"  {name:<20} {value:.4f}")
+                echo(f"  {name:<20} {value:.4f}")
     kept = record_evaluation(found, result) if weights is None else None
     if not as_json:
-        typer.echo(f"  kept in {kept}" if kept else "  not kept: the weights are not of a run")
+        echo(f"  kept in {kept}" if kept else "  not kept: the weights are not of a run")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmforge.cli.common import AsJson, Root
+from llmforge.cli.common import AsJson, Root, echo
 
 
 def export(
@@ -59,4 +59,4 @@ def export(
         told = {"file": str(weights), "size": entry.size, "sha256": entry.sha256}
         emit_json({**told, "step": found.step, "checkpoint": str(found.path)})
     else:
-        typer.echo(f"{weights}: the weights of step {found.step}, {size_text(entry.size)}")
+        echo(f"{weights}: the weights of step {found.step}, {size_text(entry.size)}")

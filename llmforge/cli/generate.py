@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmforge.cli.common import emit_json, error_console, interactive, run_root
+from llmforge.cli.common import emit_json, error_console, interactive, run_or_newest, run_root
 from llmforge.errors import UsageError
+from llmforge.printable import decoded, printable
 
 if TYPE_CHECKING:
     from llmforge.generation import LoadedModel
@@ -150,7 +154,8 @@ def generate(
 ) -> None:
     """Continue prompts with a trained model.
 
-    Without a prompt it is an interactive session on a terminal, else the recipe's own prompts.
+    Text that is piped in is the prompt. Without any it is an interactive session on a terminal,
+    else the recipe's own prompts.
     Only generated text goes to standard output.
     """
     changes = {
@@ -173,6 +178,8 @@ def generate(
         stream=stream and not as_json,
         as_json=as_json,
     )
+    if not prompt and prompts_file is None and _is_piped():
+        prompt = ["-"]
     prompts = _read_prompts(prompt or [], prompts_file)
     job.run(prompts, device=device, dtype=dtype, weights=weights)
 
@@ -191,19 +198,25 @@ class _Job:
     as_json: bool
 
     def run(self, prompts: Sequence[str], *, device: str, dtype: str, weights: Path | None) -> None:
-        from llmforge.generation import changed_options, locate
-        from llmforge.generation.load import load_checkpoint
+        from llmforge.generation import changed_options, open_checkpoint
 
         address, root = self._address()
-        found = locate(address, root=root, say=_note)
-        loaded = load_checkpoint(found, device=device, dtype=dtype, weights=weights, notice=_note)
+        loaded = open_checkpoint(
+            address,
+            root=root,
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            notice=_note,
+            say=_note,
+        )
         keys = self.recipe.generation if self.recipe else loaded.recipe.generation
         selection = self.recipe.generator if self.recipe else loaded.recipe.selected("generation")
         selection = changed_options(selection, self.changes)
         converse = interactive() and not self.as_json
         if not prompts and (self.recipe or not converse):
             prompts = keys.prompts
-        _note(f"{loaded.run.id} at step {found.step}, {loaded.device}, {loaded.dtype}")
+        _note(f"{loaded.run.id} at step {loaded.checkpoint.step}, {loaded.device}, {loaded.dtype}")
         if prompts:
             self._print(loaded, selection, keys, prompts)
         elif converse:
@@ -216,16 +229,13 @@ class _Job:
 
     def _address(self) -> tuple[str, Path]:
         """Return what to sample from, and where runs are: flags, then the recipe, then defaults."""
-        from llmforge.rundir import newest_run
-
         root, address = self.root, self.checkpoint
         if self.recipe is not None:
             root = root or Path(self.recipe.run.root).expanduser()  # FORGE_RUN_ROOT is in it
             address = address or self.recipe.generation.checkpoint
         root = run_root(root)
         if address is None:
-            address = newest_run(root).id
-            _note(f"no run was named: taking the newest, {address}")
+            address = run_or_newest(root, None).id
         return address, root
 
     def _seed(self, keys: GenerationKeys) -> int:
@@ -263,11 +273,21 @@ def _read_recipe(source: str | None) -> GenerationRecipe | None:
     return None if source is None else load_generation(source)
 
 
+def _is_piped() -> bool:
+    """Return whether standard input is a pipe or a file: then it has the prompt."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
 def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
-    prompts = [sys.stdin.read().removesuffix("\n") if text == "-" else text for text in given]
+    texts = (sys.stdin.read().removesuffix("\n") if text == "-" else text for text in given)
+    prompts = [decoded(text) for text in texts if text or "-" not in given]
     if file is not None:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--prompts-file {file} cannot be read: {error}") from error
         found = [line for line in lines if line.strip()]
@@ -278,7 +298,8 @@ def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
 
 
 def _converse(loaded: LoadedModel, selection: Selection, *, seed: int) -> None:
-    import readline  # noqa: F401  # input() then has history and editing
+    with contextlib.suppress(ImportError):  # Windows' own console has as much
+        import readline  # noqa: F401  # input() then has history and editing
 
     from llmforge.generation.session import Session
 
@@ -329,11 +350,13 @@ def _print_texts(completions: Sequence[Completion]) -> None:
 
 
 def _show_prompt(prompt: str) -> None:
-    _write(f"\033[1m{prompt}\033[0m" if sys.stdout.isatty() else prompt)
+    bold = sys.stdout.isatty()
+    sys.stdout.write(f"\033[1m{printable(prompt)}\033[0m" if bold else prompt)
+    sys.stdout.flush()
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llmforge.cli import shortcuts
+from llmforge.cli.common import echo
 from llmforge.errors import UsageError
 
 app = typer.Typer(
@@ -171,7 +172,7 @@ def _write(text: str, output: Path | None, *, force: bool, then: str) -> None:
         UsageError: the file exists, or cannot be written.
     """
     if output is None:
-        typer.echo(text, nl=False)
+        echo(text, nl=False)
         return
     if output.exists() and not force:
         raise UsageError(f"{output} exists", remedy="choose another name, or add --force")
@@ -179,4 +180,4 @@ def _write(text: str, output: Path | None, *, force: bool, then: str) -> None:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror}") from error
-    typer.echo(f"{output}: start it with  {then} {shlex.quote(str(output))}")
+    echo(f"{output}: start it with  {then} {shlex.quote(str(output))}")

@@ -6,7 +6,7 @@ import logging
 
 from llmforge.cli.common import console
 from llmforge.redaction import redact
-from llmforge.run.report import TerminalFilter
+from llmforge.run.reporting.reporter import TerminalFilter
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 _chosen: int | None = None

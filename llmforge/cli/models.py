@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from llmforge.cli.common import echo
+
 app = typer.Typer(no_args_is_help=True, help="Models and their presets.")
 
 
@@ -34,15 +36,15 @@ def list_models(
     if as_json:
         emit_json(rows)
         return
-    typer.echo(f"parameters with a vocabulary of {vocab_size:,} (--vocab-size changes it)\n")
-    typer.echo(
+    echo(f"parameters with a vocabulary of {vocab_size:,} (--vocab-size changes it)\n")
+    echo(
         f"{'model':<14}{'preset':<10}{'layers':>7}{'width':>7}{'heads':>7}{'parameters':>15}"
         f"{'in blocks':>15}"
     )
     for row in rows:
         counts = (row.get(key) for key in ("parameters", "parameters_in_blocks"))
         shown = "".join(f"{'' if count is None else format(count, ','):>15}" for count in counts)
-        typer.echo(
+        echo(
             f"{row['model']:<14}{row['preset']:<10}{row.get('layers', ''):>7}"
             f"{row.get('width', ''):>7}{row.get('heads', ''):>7}{shown}".rstrip()
         )

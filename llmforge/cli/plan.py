@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llmforge.cli import shortcuts
-from llmforge.cli.common import AsJson, emit_json
+from llmforge.cli.common import AsJson, echo, emit_json
 from llmforge.errors import UsageError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -50,7 +50,7 @@ def plan(
     with tensors that have no content.
     """
     from llmforge.planning.plan import plan_memory
-    from llmforge.planning.text import as_text, as_values
+    from llmforge.planning.plan_text import as_text, as_values
     from llmforge.recipe import load_recipe
 
     given = shortcuts.overrides(recipe, profile=profile, assignments=assignments, preset=preset)
@@ -65,7 +65,7 @@ def plan(
     if as_json:
         emit_json(as_values(found))
     else:
-        typer.echo(as_text(found), nl=False)
+        echo(as_text(found), nl=False)
 
 
 def parse_size(text: str) -> int:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from llmforge.cli.common import echo
+
 app = typer.Typer(no_args_is_help=True, help="List, explain and create plugins.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -38,11 +40,11 @@ def list_plugins(
     print_table(console(), columns, rows)
     restriction = os.environ.get("FORGE_PLUGINS")
     if restriction is not None:
-        typer.echo(f"\nFORGE_PLUGINS allows only: {restriction or 'nothing besides llmforge'}")
+        echo(f"\nFORGE_PLUGINS allows only: {restriction or 'nothing besides llmforge'}")
     targets = {(entry.kind, entry.name, entry.target) for entry in found}
     for (kind_, name), count in Counter((kind_, name) for kind_, name, _ in targets).items():
         if count > 1:
-            typer.echo(f"\nwarning: {count} {kind_}s are named '{name}': uninstall all but one")
+            echo(f"\nwarning: {count} {kind_}s are named '{name}': uninstall all but one")
 
 
 @app.command()
@@ -66,14 +68,15 @@ def show(
     if as_json:
         emit_json(described)
     else:
-        typer.echo(text_of(described), nl=False)
+        echo(text_of(described), nl=False)
 
 
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What recipes will select it by.")],
     kind: Annotated[
-        str, typer.Option("--kind", "-k", metavar="KIND", help="What the component is.")
+        str,
+        typer.Option("--kind", "-k", metavar="KIND", help="Any kind, or command."),
     ] = "tracker",
     directory: Annotated[
         Path, typer.Option("--dir", "-d", metavar="DIR", help="Where to put the package.")
@@ -92,8 +95,8 @@ def new(
         raise UsageError(f"the package cannot be written: {error}") from error
     root = written[0].parent
     for path in written:
-        typer.echo(f"wrote {path}")
-    typer.echo(f"\nnext:  pip install -e {root} && pytest {root}")
+        echo(f"wrote {path}")
+    echo(f"\nnext:  pip install -e {root} && pytest {root}")
 
 
 def _known_kind(kind: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llmforge.cli import shortcuts
+from llmforge.cli.common import echo
 from llmforge.errors import Problem, RecipeError, UsageError
 
 app = typer.Typer(help="Check, show and copy recipes.", no_args_is_help=True)
@@ -40,7 +41,7 @@ def check(
                 known = {(problem.where, problem.key) for problem in problems}
                 problems += [item for item in error.problems if (item.where, item.key) not in known]
             else:
-                typer.echo(f"{source}{f' (profile {name})' if name else ''}: ok, {summary}")
+                echo(f"{source}{f' (profile {name})' if name else ''}: ok, {summary}")
     if problems:
         raise RecipeError(problems, source=recipes[0] if len(recipes) == 1 else "")
 
@@ -77,10 +78,10 @@ def show(
     )
     if as_json:
         shown = as_mapping(recipe, profile=profile, overrides=given, defaults=defaults)
-        typer.echo(json.dumps(shown, indent=2))
+        echo(json.dumps(shown, indent=2))
     else:
         text = as_text(recipe, profile=profile, overrides=given, defaults=defaults)
-        typer.echo(text, nl=False)
+        echo(text, nl=False)
 
 
 @app.command()
@@ -90,17 +91,17 @@ def schema(
     ] = None,
 ) -> None:
     """Print the JSON Schema of recipes, for completion and checks in an editor."""
-    from llmforge.recipe.schema_json import recipe_schema
+    from llmforge.recipe.json_schema import recipe_schema
 
     text = json.dumps(recipe_schema(), indent=2) + "\n"
     if output is None:
-        typer.echo(text, nl=False)
+        echo(text, nl=False)
         return
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror}") from error
-    typer.echo(f"{output}: name it in a recipe's first line as  #:schema {output}")
+    echo(f"{output}: name it in a recipe's first line as  #:schema {output}")
 
 
 @app.command("list")
@@ -119,13 +120,13 @@ def list_recipes(as_json: AsJson = False) -> None:
             }
             for item in found
         ]
-        typer.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return
     width = max((len(item.name) for item in found), default=0)
     for item in found:
-        typer.echo(f"{item.name:<{width}}  {item.description}")
+        echo(f"{item.name:<{width}}  {item.description}")
         if item.profiles:
-            typer.echo(f"{'':<{width}}  profiles: {', '.join(item.profiles)}")
+            echo(f"{'':<{width}}  profiles: {', '.join(item.profiles)}")
 
 
 @app.command()
@@ -139,7 +140,7 @@ def copy(
     """Copy a shipped recipe, to change it."""
     from llmforge.recipe.shipped import copy_shipped
 
-    typer.echo(copy_shipped(name, destination=destination, force=force))
+    echo(copy_shipped(name, destination=destination, force=force))
 
 
 def _summary(source: str, *, profile: str | None, assignments: list[str]) -> str:

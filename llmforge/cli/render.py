@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from llmforge.printable import printable_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -16,6 +18,7 @@ STATE_STYLES: Mapping[str, str] = {
     "running": "cyan",
     "completed": "green",
     "early-stopped": "green",
+    "pruned": "blue",
     "interrupted": "yellow",
     "crashed": "red",
     "failed": "red",
@@ -50,6 +53,7 @@ def print_table(
 
     On a terminal the header ``val/loss`` takes two lines, which keeps numbers whole.
     """
+    rows = [[printable_line(value) for value in row] for row in rows]
     if not console.is_terminal:
         lines = [" " * indent + line for line in _plain_lines(columns, rows)]
         console.out("\n".join(lines), highlight=False)  # a print per row takes seconds

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from llmforge.checkpoint.files import size_text
+from llmforge.checkpoint.hashed_files import size_text
 from llmforge.cli.render import (
     METRIC_DIGITS,
     STATE_STYLES,
@@ -32,7 +32,7 @@ from llmforge.insight.inventory import (
     why_ended,
 )
 from llmforge.insight.metrics import last_row
-from llmforge.insight.summary import STATES, RunSummary, summarize
+from llmforge.insight.summary import STATES, UNFINISHED, RunSummary, summarize
 from llmforge.rundir import RunEntry, completion_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def print_list(console: Console, runs: Sequence[RunSummary]) -> None:
 
 def print_unfinished(console: Console, runs: Sequence[RunSummary]) -> None:
     """Print the runs that are not finished, and how many there are of each state."""
-    unfinished = [run for run in runs if run.state not in ("completed", "early-stopped")]
+    unfinished = [run for run in runs if run.state in UNFINISHED]
     rows = [
         (run.id, run.state, _steps(run), _heartbeat(run.entry), why_ended(run.entry))
         for run in unfinished

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llmforge.cli.common import AsJson, Root, console, emit_json, interactive, run_root
+from llmforge.cli.common import (
+    AsJson,
+    Root,
+    RunOrNewest,
+    console,
+    echo,
+    emit_json,
+    interactive,
+    run_or_newest,
+    run_root,
+)
 from llmforge.cli.runs_storage import begin_next_attempt, print_stored, pull
 from llmforge.cli.runs_sync import sync
 
@@ -97,7 +108,7 @@ def list_(
 
 
 @app.command()
-def show(run: Run, as_json: AsJson = False, root: Root = None) -> None:
+def show(run: RunOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
     """Show everything that is known of one run."""
     from llmforge.cli.run_views import print_run, run_json
 
@@ -167,8 +178,8 @@ def clear(
     if as_json:
         emit_json({"id": directory.id, "state": state, "directory": str(aside)})
         return
-    typer.echo(f"{directory.id} now lies in {aside}")
-    typer.echo("its completion is cleared: the next 'forge train' of its recipe starts fresh")
+    echo(f"{directory.id} is now in {aside}")
+    echo("its completion is cleared: the next 'forge train' of its recipe starts fresh")
     begin_next_attempt(
         directory,
         attempt=next_attempt(directory.root, directory.id),
@@ -203,7 +214,7 @@ def diff(
 
 @app.command()
 def metrics(
-    run: Run,
+    run: RunOrNewest = None,
     per: Annotated[
         Literal["step", "epoch"], typer.Option("--per", help="A row per logged step or epoch.")
     ] = "step",
@@ -214,7 +225,7 @@ def metrics(
     """Print the metrics of a run; per epoch, the last value of each within it."""
     from llmforge.insight.metrics import metric_rows, per_epoch, write_csv
 
-    directory = _find(root, run)
+    directory = run_or_newest(root, run)
     rows = metric_rows(directory.metrics)
     if per == "epoch":
         rows = per_epoch(rows)
@@ -225,25 +236,19 @@ def metrics(
     elif rows:
         _print_metrics(rows)
     else:
-        typer.echo(f"{directory.id} has no metrics yet", err=True)
+        echo(f"{directory.id} has no metrics yet", err=True)
 
 
 @app.command()
-def path(run: Run, root: Root = None) -> None:
+def path(run: RunOrNewest = None, root: Root = None) -> None:
     """Print the directory of a run."""
-    typer.echo(_find(root, run).path)
+    typer.echo(os.fsencode(run_or_newest(root, run).path))  # for scripts: the very bytes
 
 
-def _find(root: Path | None, text: str) -> RunDirectory:
-    from llmforge.rundir import find_run
+def _entry(root: Path | None, text: str | None) -> RunEntry:
+    from llmforge.rundir import entry_of
 
-    return find_run(run_root(root), text)
-
-
-def _entry(root: Path | None, text: str) -> RunEntry:
-    from llmforge.rundir import entry_of, find_run
-
-    return entry_of(find_run(run_root(root), text, gone=True))
+    return entry_of(run_or_newest(root, text, gone=True))
 
 
 def _summaries(root: Path, *, archived: bool = False) -> list[RunSummary]:
@@ -266,7 +271,7 @@ def _clearable(root: Path, text: str) -> RunDirectory:
     known = exact.checkpoints.is_dir() or exact.record.exists()
     found = exact if known else find_run(root, text, gone=True)
     if found.root.name == ARCHIVE:
-        raise UsageError(f"{found.id} is cleared already and lies in {found.path}")
+        raise UsageError(f"{found.id} is cleared already and is in {found.path}")
     return found
 
 

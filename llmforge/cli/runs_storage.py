@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmforge.cli.common import Root, console, emit_json, run_root
+from llmforge.cli.common import Root, console, echo, emit_json, run_root
 
 if TYPE_CHECKING:
     from llmforge.remote import Commit, RemoteEntry, RemoteRun
@@ -25,7 +25,7 @@ def print_stored(url: str, *, as_json: bool) -> None:
         emit_json([_entry_json(entry) for entry in entries])
         return
     if not entries:
-        typer.echo(f"no runs in {url}")
+        echo(f"no runs in {url}")
         return
     rows = []
     for entry in entries:
@@ -54,7 +54,7 @@ def print_stored(url: str, *, as_json: bool) -> None:
     print_table(console(), columns, rows)
     for entry in entries:
         if entry.problem:
-            typer.echo(f"{entry.run_id}: {entry.problem}", err=True)
+            echo(f"{entry.run_id}: {entry.problem}", err=True)
 
 
 def pull(
@@ -75,7 +75,7 @@ def pull(
 ) -> None:
     """Fetch a run from storage: its record, metrics and plots, and a checkpoint."""
     from llmforge.checkpoint.format import step_name
-    from llmforge.run.elsewhere import fetch_mirrored
+    from llmforge.run.setup.resume_from_storage import fetch_mirrored
     from llmforge.rundir import RunDirectory, RunLock, write_completion
 
     remote = _stored_run(root, run, url)
@@ -93,12 +93,12 @@ def pull(
         for commit in commits:
             target = directory.checkpoints / step_name(commit.step)
             if target.exists():
-                typer.echo(f"step {commit.step} is here already")
+                echo(f"step {commit.step} is here already")
                 continue
-            typer.echo(f"fetching step {commit.step} from {remote.url}")
+            echo(f"fetching step {commit.step} from {remote.url}")
             remote.fetch(commit, target)
         _refresh_pointers(directory)
-    typer.echo(f"{directory.id} lies in {directory.path}")
+    echo(f"{directory.id} is in {directory.path}")
 
 
 def begin_next_attempt(directory: RunDirectory, *, attempt: int, aside: RunDirectory) -> None:
@@ -107,7 +107,7 @@ def begin_next_attempt(directory: RunDirectory, *, attempt: int, aside: RunDirec
     Args:
         directory: the run as it was.
         attempt: the number of its next start.
-        aside: where it lies now.
+        aside: where it is now.
     """
     from llmforge.errors import ForgeError
     from llmforge.recipe import load_recipe
@@ -122,11 +122,12 @@ def begin_next_attempt(directory: RunDirectory, *, attempt: int, aside: RunDirec
         remote = recipe_remote(recipe, directory.id, attempt=attempt)
         remote.begin()
     except ForgeError as error:
-        typer.echo(
-            f"storage could not be told and will be with the next start: {error.message}", err=True
+        echo(
+            f"storage could not be notified and will be with the next start: {error.message}",
+            err=True,
         )
         return
-    typer.echo(f"storage: attempt {attempt} is begun in {remote.url}; the earlier one stays there")
+    echo(f"storage: attempt {attempt} is started in {remote.url}; the earlier one stays there")
 
 
 def _stored_run(root: Any, text: str, url: str | None) -> RemoteRun:

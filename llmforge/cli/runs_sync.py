@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmforge.cli.common import Root, run_root
+from llmforge.cli.common import Root, echo, run_root
 
 
 def sync(
@@ -35,7 +35,7 @@ def sync(
     Exit codes: 0 all is delivered, 1 something still waits, 2 a tracker is not ready, 3 the run
     is being trained.
     """
-    from llmforge.courier.sync import sync_trackers
+    from llmforge.courier.deliver_later import sync_trackers
     from llmforge.errors import UsageError
     from llmforge.insight.compare import read_recipe
     from llmforge.insight.inventory import tracker_names
@@ -50,21 +50,19 @@ def sync(
         )
 
     def failed(tracker: str, message: str) -> None:
-        typer.echo(f"{tracker}: {message}", err=True)
+        echo(f"{tracker}: {message}", err=True)
 
     found = sync_trackers(
         directory,
         names,
         patience=timeout,
         on_error=failed,
-        on_notice=lambda text: typer.echo(text, err=True),
+        on_notice=lambda text: echo(text, err=True),
     )
     for name, item in found.items():
         waits = f", {item.pending:,} still wait" if item.pending else ""
         where = f": {item.link}" if item.link else ""
-        typer.echo(f"{name}: {item.new:,} events delivered, {item.total:,} in all{waits}{where}")
+        echo(f"{name}: {item.new:,} events delivered, {item.total:,} in all{waits}{where}")
     if any(item.pending for item in found.values()):
-        typer.echo(
-            f"not everything is delivered; try again: forge runs sync {directory.id}", err=True
-        )
+        echo(f"not everything is delivered; try again: forge runs sync {directory.id}", err=True)
         raise typer.Exit(1)

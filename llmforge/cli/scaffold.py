@@ -11,19 +11,11 @@ from string import Template
 from llmforge import __version__
 from llmforge.component import KINDS
 from llmforge.errors import UsageError
+from llmforge.installed import COMMAND, COMMANDS_GROUP
 from llmforge.options import closest
 
-TEMPLATED = (
-    "tracker",
-    "callback",
-    "model",
-    "data",
-    "tokenizer",
-    "optimizer",
-    "schedule",
-    "generation",
-)
-"""Kinds a package can be begun for."""
+TEMPLATED = (*KINDS, COMMAND)
+"""Kinds that packages are written for: all of them."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST_NAME = 40
@@ -37,7 +29,7 @@ def write_package(name: str, *, kind: str, parent: Path, command: bool = False) 
         name: what recipes select the component by; a leading ``llmforge-`` is dropped.
         kind: one of ``TEMPLATED``.
         parent: the directory to put the package's directory in.
-        command: also add the command ``forge NAME``.
+        command: also add the command ``forge NAME`` to a component's package.
 
     Raises:
         UsageError: the name or kind is not usable, or something is there already.
@@ -48,9 +40,9 @@ def write_package(name: str, *, kind: str, parent: Path, command: bool = False) 
     directory = parent / f"{_PREFIX}{name}"
     if directory.exists():
         raise UsageError(f"{directory} exists already", remedy="choose another name or --dir")
-    values = _values(name, kind=kind, command=command)
+    values = _values(name, kind=kind, command=command and kind != COMMAND)
     written = []
-    for place, template in _templates(kind, command=command):
+    for place, template in _templates(kind, command=command or kind == COMMAND):
         path = directory / Template(place).substitute(values)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(Template(template).substitute(values), encoding="utf-8")
@@ -80,14 +72,22 @@ def _values(name: str, *, kind: str, command: bool) -> Mapping[str, str]:
     return {
         "name": name,
         "kind": kind,
-        "group": KINDS[kind].group,
+        "group": COMMANDS_GROUP if kind == COMMAND else KINDS[kind].group,
         "package": package,
         "distribution": f"{_PREFIX}{name}",
-        "class_name": "".join(part.capitalize() for part in [*name.split("-"), kind]),
+        "class_name": "main" if kind == COMMAND else _class_name(name, kind),
         "version": __version__,
         "command_point": point if command else "",
+        "verb": "sweep" if kind == "sweep" else "train",
         "command_usage": f"    forge {name} Ada\n" if command else "",
     }
+
+
+def _class_name(name: str, kind: str) -> str:
+    parts = name.split("-")
+    if parts[-1] != kind:  # my-model is a MyModel
+        parts.append(kind)
+    return "".join(part.capitalize() for part in parts)
 
 
 def _templates(kind: str, *, command: bool) -> Iterator[tuple[str, str]]:
@@ -95,21 +95,23 @@ def _templates(kind: str, *, command: bool) -> Iterator[tuple[str, str]]:
     root = files("llmforge.cli") / "templates"
     package = root / "package"
     yield "pyproject.toml", (package / "pyproject.toml.tmpl").read_text(encoding="utf-8")
-    yield "README.md", (package / "README.md.tmpl").read_text(encoding="utf-8")
+    readme = root / kind if kind == COMMAND else package
+    yield "README.md", (readme / "README.md.tmpl").read_text(encoding="utf-8")
     yield "src/$package/__init__.py", (package / "init.py.tmpl").read_text(encoding="utf-8")
-    yield (
-        "recipe.toml",
-        (package / "recipe.toml.tmpl").read_text(encoding="utf-8")
-        + (root / kind / "recipe.toml.tmpl").read_text(encoding="utf-8"),
-    )
+    if kind != COMMAND:
+        yield (
+            "recipe.toml",
+            (package / "recipe.toml.tmpl").read_text(encoding="utf-8")
+            + (root / kind / "recipe.toml.tmpl").read_text(encoding="utf-8"),
+        )
     places = {"component.py": "src/$package/$kind.py", "test.py": "tests/test_$kind.py"}
     if command:
         places |= {
             "command.py": "src/$package/command.py",
             "test_command.py": "tests/test_command.py",
         }
-    for folder in (kind, *(["command"] if command else [])):
+    for folder in dict.fromkeys((kind, *([COMMAND] if command else []))):
         for item in sorted((root / folder).iterdir(), key=lambda entry: entry.name):
             file = item.name.removesuffix(".tmpl")
-            if file != "recipe.toml":
+            if file not in ("recipe.toml", "README.md"):
                 yield places.get(file, f"src/$package/{file}"), item.read_text(encoding="utf-8")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmforge.printable import decoded
+
 if TYPE_CHECKING:
     from llmforge.recipe import Override
 
@@ -54,12 +56,12 @@ def overrides(
     device: str | None = None,
     project: str | None = None,
     name: str | None = None,
-    extend: int | None = None,
+    extend: str | None = None,
 ) -> list[Override]:
     """Return ``--set`` and then the shortcuts as overrides that remember which flag they are of.
 
     Raises:
-        RecipeError: a preset is given, and which model it is of cannot be told.
+        RecipeError: a preset is given, and which model it is of cannot be determined.
         UsageError: an assignment is not one.
     """
     from llmforge.recipe import Override, load_recipe, parse_set
@@ -71,10 +73,10 @@ def overrides(
         "--device": (("train", "device"), device),
         "--project": (("run", "project"), project),
         "--name": (("run", "name"), name),
-        "--extend": (("train", "extend_to"), extend),
+        "--extend": (("train", "extend_to"), _length(extend)),
     }
     found += [
-        Override(path, value, origin=flag)
+        Override(path, decoded(value) if isinstance(value, str) else value, origin=flag)
         for flag, (path, value) in flags.items()
         if value is not None
     ]
@@ -82,3 +84,8 @@ def overrides(
         model = load_recipe(recipe, profile=profile, overrides=found).selected("model").name
         found.append(Override(("model", model, "preset"), preset, origin="--model"))
     return found
+
+
+def _length(text: str | None) -> int | str | None:
+    """Return steps as a number; what else it may be is the recipe's to judge."""
+    return int(text) if text is not None and text.isdecimal() else text

@@ -1,4 +1,4 @@
-"""``forge sweep``: search the space of a recipe, look at sweeps, go on with them."""
+"""``forge sweep``: search the space of a recipe, look at sweeps, resume them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from llmforge.cli import shortcuts
-from llmforge.cli.common import AsJson, Root, console, emit_json, run_root
+from llmforge.cli.common import AsJson, Root, console, echo, emit_json, run_root, say_newest
 
 if TYPE_CHECKING:
     from llmforge.sweeps.sweep import Sweep
@@ -29,11 +29,17 @@ class _RecipeFirst(TyperGroup):
 
 app = typer.Typer(
     cls=_RecipeFirst,
-    help="Search the space of a recipe: forge sweep RECIPE begins or goes on.",
+    help="Search the space of a recipe: forge sweep RECIPE starts or resumes it.",
     no_args_is_help=True,
 )
 
 Name = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep id, or the beginning of one.")]
+NameOrNewest = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SWEEP]", help="A sweep id, or the beginning of one; absent: the newest sweep."
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", "-w", min=1, help="Trials at once here; else sweep.workers."),
@@ -57,7 +63,7 @@ def run(
         bool, typer.Option("--dry-run", help="Check everything, try nothing.")
     ] = False,
 ) -> None:
-    """Try the points of a recipe's space; the same command again goes on, or says it is done.
+    """Try the points of a recipe's space; the same command again resumes it, or says it is done.
 
     The word `run` may be left out. The same command on another machine with the same sweep.study
     works on the same sweep. Exit codes: 0 done, 1 failure or more than sweep.max_failures, 2 bad
@@ -71,16 +77,35 @@ def run(
         given.append(Override(("sweep", "max_trials"), max_trials, "--max-trials"))
     sweep = open_sweep(recipe, profile=profile, overrides=given)
     if dry_run:
-        typer.echo(f"{recipe}: ready to sweep as {sweep.id}")
+        _require_ready(sweep)
+        echo(f"{recipe}: ready to sweep as {sweep.id}")
         for dimension in sweep.space.dimensions:
-            typer.echo(f"  {dimension.key}: {_range_text(dimension)}")
+            echo(f"  {dimension.key}: {_range_text(dimension)}")
         return
     _work(sweep, workers)
 
 
+def _require_ready(sweep: Sweep) -> None:
+    """Look for what would keep the trials from training here, with one of them.
+
+    Raises:
+        RecipeError: with all that was found.
+    """
+    from llmforge.distributed import Place
+    from llmforge.recipe.trials import MOST_CORNERS
+    from llmforge.run.plan import make_plan
+    from llmforge.run.setup.preflight import require_all_ready
+
+    point = next(iter(sweep.space.corners(at_most=MOST_CORNERS)))
+    plan = make_plan(sweep.trial(sweep.space.with_ties(point)))
+    require_all_ready(
+        plan, place=Place(), notice=lambda text: typer.echo(f"forge: {text}", err=True)
+    )
+
+
 @app.command()
 def resume(sweep: Name, workers: Workers = None, root: Root = None) -> None:
-    """Go on with a sweep as it was last begun."""
+    """Continue with a sweep as it was last started."""
     _work(_load(sweep, root), workers)
 
 
@@ -106,7 +131,7 @@ def retry(
     for trial in chosen:
         prunable = trial.last.prunable and trial.state == "failed"
         ledger.requeue(trial, prunable=prunable, reason="retried")
-    typer.echo(f"{loaded.id}: {len(chosen)} trials to run again")
+    echo(f"{loaded.id}: {len(chosen)} trials to run again")
     _work(loaded, workers)
 
 
@@ -115,7 +140,7 @@ def stop(sweep: Name, root: Root = None) -> None:
     """Stop a sweep's workers, on every machine; their trials save and wait."""
     loaded = _load(sweep, root)
     loaded.ledger().stop("stopped by forge sweep stop")
-    typer.echo(f"{loaded.id}: asked to stop; go on with: forge sweep resume {loaded.id}")
+    echo(f"{loaded.id}: asked to stop; resume it with: forge sweep resume {loaded.id}")
 
 
 @app.command("list")
@@ -135,7 +160,7 @@ def list_(as_json: AsJson = False, root: Root = None) -> None:
 
 
 @app.command()
-def status(sweep: Name, as_json: AsJson = False, root: Root = None) -> None:
+def status(sweep: NameOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
     """Show how far a sweep is, its best trial, and what to do next."""
     from llmforge.cli.sweep_views import print_status, status_json
 
@@ -147,7 +172,7 @@ def status(sweep: Name, as_json: AsJson = False, root: Root = None) -> None:
 
 
 @app.command()
-def show(sweep: Name, as_json: AsJson = False, root: Root = None) -> None:
+def show(sweep: NameOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
     """Show every trial of a sweep."""
     from llmforge.cli.sweep_views import print_trials
     from llmforge.sweeps.summary import as_row
@@ -173,13 +198,17 @@ def export(
 
     loaded = _load(sweep, root)
     write_table(output, loaded)
-    typer.echo(output)
+    echo(output)
 
 
-def _load(text: str, root: Path | None) -> Sweep:
-    from llmforge.sweeps.sweep import find_sweep, load_sweep
+def _load(text: str | None, root: Path | None) -> Sweep:
+    from llmforge.sweeps.sweep import find_sweep, load_sweep, newest_sweep
 
-    return load_sweep(find_sweep(run_root(root), text))
+    if text is not None:
+        return load_sweep(find_sweep(run_root(root), text))
+    newest = newest_sweep(run_root(root))
+    say_newest("sweep", newest.id)
+    return load_sweep(newest)
 
 
 def _work(sweep: Sweep, workers: int | None) -> None:
@@ -189,7 +218,7 @@ def _work(sweep: Sweep, workers: int | None) -> None:
 
     count = workers or sweep.recipe.sweep.workers
     with StopSignals() as signals, signals.deferred():
-        typer.echo(f"{sweep.id}: {sweep.recipe.sweep.max_trials} trials, {count} at once")
+        echo(f"{sweep.id}: {sweep.recipe.sweep.max_trials} trials, {count} at once")
         with progress(sweep) as show_trials:
             reason = work(sweep, workers=workers, signals=signals, show=show_trials)
     print_end(console(), sweep, reason)

@@ -33,7 +33,7 @@ _LIVE_ROWS = 30
 @contextmanager
 def progress(sweep: Sweep) -> Iterator[Callable[[Sequence[Trial]], None]]:
     """Yield what shows the trials while they run: a live table, or plain lines in a pipe."""
-    from llmforge.run.console import console
+    from llmforge.run.reporting.console import console
 
     out = console()
     if not out.is_terminal:
@@ -115,7 +115,7 @@ def live_table(sweep: Sweep, trials: Sequence[Trial], *, rows: int) -> Table:
 
 
 def print_end(out: Console, sweep: Sweep, reason: str) -> None:
-    """Print what the sweep came to, and what to type next."""
+    """Print how the sweep ended, and what to type next."""
     summary = _summary(sweep, sweep.ledger().trials())
     out.print(f"\n{sweep.id}: {reason}", style="bold")
     _print_best(out, sweep, summary)
@@ -127,7 +127,7 @@ def print_status(out: Console, sweep: Sweep) -> None:
     trials = ledger.trials()
     summary = _summary(sweep, trials)
     tried = len({trial.number for trial in trials})
-    begun = f"{tried} of {sweep.recipe.sweep.max_trials} points begun"
+    begun = f"{tried} of {sweep.recipe.sweep.max_trials} points started"
     out.print(f"{sweep.id}: {begun}", style="bold")
     if ledger.stopped:
         out.print(f"  {ledger.stopped}")
@@ -138,7 +138,7 @@ def print_status(out: Console, sweep: Sweep) -> None:
             step = max(trial.curve, default=0)
             out.print(f"  running: {trial.run.get('id', '')}, step {step}, {where}")
     _print_best(out, sweep, summary)
-    out.print(f"  go on     forge sweep resume {sweep.id}")
+    out.print(f"  resume    forge sweep resume {sweep.id}")
 
 
 def print_list(out: Console, sweeps: Sequence[Sweep]) -> None:

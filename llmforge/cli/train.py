@@ -1,4 +1,4 @@
-"""``forge train``: train a recipe, go on with it, or say that it is done."""
+"""``forge train``: train a recipe, resume it, or say that it is done."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from llmforge.cli import shortcuts
+from llmforge.cli.common import echo
+from llmforge.run_root import root_option
 
 if TYPE_CHECKING:
     from llmforge.api import TrainResult
@@ -53,8 +55,12 @@ def train(
     project: shortcuts.Project = None,
     name: shortcuts.Name = None,
     extend: Annotated[
-        int | None,
-        _option("--extend", metavar="STEP", help="Go on past the planned end."),
+        str | None,
+        _option(
+            "--extend",
+            metavar="STEP",
+            help="Continue past the planned end to this step, or to '3 epochs'.",
+        ),
     ] = None,
     resume: Annotated[
         str | None,
@@ -66,7 +72,7 @@ def train(
     ] = None,
     allow_data_change: Annotated[
         bool,
-        _option("--allow-data-change", help="Go on although the data changed."),
+        _option("--allow-data-change", help="Continue although the data changed."),
     ] = False,
     verbose: Annotated[bool, _option("--verbose", "-v", help="Show more of what happens.")] = False,
     quiet: Annotated[bool, _option("--quiet", "-q", help="Show warnings only.")] = False,
@@ -155,7 +161,7 @@ def train(
             done = plan.completion() if resume is None else None
             if done is not None or dry_run:
                 if team.place.is_leader:
-                    _say_done(plan) if done is not None else _describe(plan)
+                    _say_done(plan) if done is not None else _check(plan, nproc_per_node, nnodes)
                 return
             if launching:
                 from llmforge.distributed.launch import Launch
@@ -170,8 +176,11 @@ def train(
                     )
                 )
             from llmforge.cli.logs import set_verbosity, show_logs
+            from llmforge.progress import show_on
 
             set_verbosity(verbose=verbose, quiet=quiet)
+            if quiet or not team.place.is_leader:
+                show_on(None)
             if team.place.is_leader:
                 show_logs(plan.recipe.run.log_level)
             _train(
@@ -187,7 +196,7 @@ def _train(
     plan: Plan, *, resume: str | None, allow_data_change: bool, signals: StopSignals, team: Team
 ) -> None:
     from llmforge.api import train as run_training
-    from llmforge.run.report import make_reporter
+    from llmforge.run.reporting.reporter import make_reporter
 
     result = run_training(
         plan.recipe,
@@ -211,7 +220,7 @@ def _launch(options: Launch) -> NoReturn:
     from llmforge.distributed.launch import launch
 
     raise typer.Exit(
-        launch(sys.argv[1:], options, say=lambda text: typer.echo(f"forge: {text}", err=True))
+        launch(sys.argv[1:], options, say=lambda text: echo(f"forge: {text}", err=True))
     )
 
 
@@ -225,7 +234,7 @@ def _stops_told() -> Iterator[None]:
     except StopNow as stop:
         from llmforge.errors import Interrupted
 
-        raise Interrupted(f"stopped by {stop} before anything was begun") from None
+        raise Interrupted(f"stopped by {stop} before anything was started") from None
 
 
 def _name_recipes() -> NoReturn:
@@ -249,13 +258,14 @@ def _say_done(plan: Plan) -> None:
     assert done is not None
     when = datetime.fromtimestamp(done.ended).strftime("%Y-%m-%d %H:%M")
     best = "" if done.best_loss is None else f", best validation loss {done.best_loss:.4f}"
-    typer.echo(f"{plan.run_id}: already completed on {when} ({done.reason}{best})")
+    root = root_option(plan.root)
+    echo(f"{plan.run_id}: already completed on {when} ({done.reason}{best})")
     if plan.directory.checkpoints.exists() or plan.recipe.storage.url is None:
-        typer.echo(f"  use it:         {done.next_command}")
+        echo(f"  use it:         {done.next_command}")
     else:
         place = "" if plan.directory.recipe.exists() else f" --storage {plan.recipe.storage.url}"
-        typer.echo(f"  fetch it:       forge runs pull {plan.run_id}{place}")
-    typer.echo(f"  train it anew:  forge runs clear {plan.run_id}")
+        echo(f"  fetch it:       forge runs pull {plan.run_id}{place}{root}")
+    echo(f"  train it again: forge runs clear {plan.run_id}{root}")
     if plan.recipe.storage.url is not None:
         _carry_on_uploads(plan, attempt=done.attempt)
 
@@ -273,22 +283,40 @@ def _carry_on_uploads(plan: Plan, *, attempt: int) -> None:
     if not waiting:
         return
     steps = ", ".join(str(item.step) for item in waiting)
-    typer.echo(f"  not in storage: step {steps}; uploading it now, Ctrl-C leaves it for later")
+    echo(f"  not in storage: step {steps}; uploading it now, Ctrl-C leaves it for later")
     try:
         push_now(plan.directory, plan.recipe, timeout=None, steps=None)
     except ForgeError as error:
-        typer.echo(f"forge: {error}", err=True)
+        echo(f"forge: {error}", err=True)
     except StopNow:
-        typer.echo(f"  later:          forge uploads push-all {plan.run_id}")
+        echo(f"  later:          forge uploads push-all {plan.run_id}{root_option(plan.root)}")
 
 
-def _describe(plan: Plan) -> None:
+def _check(plan: Plan, nproc_per_node: int | None, nnodes: int) -> None:
+    """Look for what would keep the run from training here, and say what it is made of.
+
+    Raises:
+        RecipeError: with all that was found.
+    """
+    from llmforge.distributed import Place, find_place
+    from llmforge.run.setup.preflight import require_all_ready
+
+    place = find_place()
+    if nproc_per_node is not None or nnodes > 1:
+        local = nproc_per_node or 1
+        place = Place(
+            rank=nnodes * local - 1,
+            local_rank=local - 1,  # the one that needs most GPUs
+            world_size=nnodes * local,
+            local_world_size=local,
+        )
+    require_all_ready(plan, place=place, notice=lambda text: typer.echo(f"forge: {text}", err=True))
     recipe = plan.recipe
-    typer.echo(f"{recipe.source}: ready to train as {plan.run_id}")
-    typer.echo(f"  directory: {plan.directory.path}")
+    echo(f"{recipe.source}: ready to train as {plan.run_id}")
+    echo(f"  directory: {plan.directory.path}")
     for kind, selected in recipe.selections.items():
         if selected:
-            typer.echo(f"  {kind}: {', '.join(item.name for item in selected)}")
+            echo(f"  {kind}: {', '.join(item.name for item in selected)}")
 
 
 def _summarise(result: TrainResult) -> None:
@@ -316,4 +344,4 @@ def _summarise(result: TrainResult) -> None:
         out.print(f"  curves:   {directory.plots}")
     for viewer in viewers_of(directory, read_recipe(directory)).values():
         out.print(f"  view:     {viewer}")
-    out.print(f"  generate: forge generate {result.run.id}")
+    out.print(f"  generate: forge generate {result.run.id}{root_option(directory.root)}")

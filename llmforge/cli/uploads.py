@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmforge.cli.common import AsJson, Root, console, emit_json, run_root
+from llmforge.cli.common import (
+    AsJson,
+    Root,
+    RunOrNewest,
+    console,
+    echo,
+    emit_json,
+    run_or_newest,
+    run_root,
+)
 
 if TYPE_CHECKING:
     from llmforge.recipe import Recipe
@@ -32,13 +41,13 @@ Timeout = Annotated[
 
 
 @app.command()
-def status(run: Run, as_json: AsJson = False, root: Root = None) -> None:
+def status(run: RunOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
     """Show how the upload of each checkpoint stands, as this machine knows it."""
     from dataclasses import asdict
 
     from llmforge.cli.render import Column, age_text, print_table
 
-    directory = _find(root, run)
+    directory = run_or_newest(root, run)
     records = _records(directory)
     found = [records[step] for step in sorted(records)]
     at_work = _at_work(directory)
@@ -46,7 +55,7 @@ def status(run: Run, as_json: AsJson = False, root: Root = None) -> None:
         emit_json([{**asdict(item), "state": _state(item, at_work=at_work)} for item in found])
         return
     if not found:
-        typer.echo(f"{directory.id} has no checkpoint to upload")
+        echo(f"{directory.id} has no checkpoint to upload")
         return
     rows = [
         (
@@ -69,7 +78,9 @@ def status(run: Run, as_json: AsJson = False, root: Root = None) -> None:
 
 
 @app.command("list")
-def list_(run: Run, url: Url = None, as_json: AsJson = False, root: Root = None) -> None:
+def list_(
+    run: RunOrNewest = None, url: Url = None, as_json: AsJson = False, root: Root = None
+) -> None:
     """List the checkpoints of a run that are committed in storage."""
     from dataclasses import asdict
     from datetime import datetime
@@ -77,14 +88,14 @@ def list_(run: Run, url: Url = None, as_json: AsJson = False, root: Root = None)
     from llmforge.checkpoint import size_text
     from llmforge.cli.render import Column, print_table
 
-    remote = _remote(_find(root, run), url)
+    remote = _remote(run_or_newest(root, run), url)
     commits = remote.commits()
     if as_json:
         emit_json([asdict(commit) for commit in commits])
         return
-    typer.echo(remote.url)
+    echo(remote.url)
     if not commits:
-        typer.echo("no checkpoint is committed there")
+        echo("no checkpoint is committed there")
         return
     rows = [
         (
@@ -127,28 +138,28 @@ def push(
 @app.command("push-all")
 def push_all(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None) -> None:
     """Upload every checkpoint of a run that is not in storage yet, and its small files."""
-    directory = _find(root, run)
+    directory = run_or_newest(root, run)
     push_now(directory, _recipe(directory, url), timeout=timeout, steps=None)
 
 
 @app.command()
 def retry(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None) -> None:
     """Try the failed uploads of a run again, now, and those that were broken off."""
-    directory = _find(root, run)
+    directory = run_or_newest(root, run)
     records, at_work = _records(directory).values(), _at_work(directory)
     states = {record.step: _state(record, at_work=at_work) for record in records}
     failed = [step for step, state in states.items() if state in ("failed", _BROKEN_OFF)]
     if failed:
         push_now(directory, _recipe(directory, url), timeout=timeout, steps=failed)
         return
-    typer.echo(f"no upload of {directory.id} has failed")
+    echo(f"no upload of {directory.id} has failed")
     if waiting := sum(state == "queued" for state in states.values()):
-        typer.echo(f"{waiting} wait to be uploaded: forge uploads push-all {directory.id}")
+        echo(f"{waiting} wait to be uploaded: forge uploads push-all {directory.id}")
 
 
 @app.command()
 def verify(
-    run: Run,
+    run: RunOrNewest = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Read everything back and compare the hashes.")
     ] = False,
@@ -160,7 +171,7 @@ def verify(
     code 1 when one is not sound."""
     from llmforge.courier import committed_uploads
 
-    directory = _find(root, run)
+    directory = run_or_newest(root, run)
     remote = _remote(directory, url)
     found = {step: [_LOST] for step in committed_uploads(directory, remote.url)}
     found |= {commit.step: remote.verify(commit, deep=deep) for commit in remote.commits()}
@@ -168,14 +179,14 @@ def verify(
     if as_json:
         emit_json([{"step": step, "problems": wrong} for step, wrong in found.items()])
     else:
-        typer.echo(remote.url)
+        echo(remote.url)
         for step, wrong in found.items():
-            typer.echo(f"step {step:>8}  {'damaged: ' + '; '.join(wrong) if wrong else 'ok'}")
+            echo(f"step {step:>8}  {'damaged: ' + '; '.join(wrong) if wrong else 'ok'}")
         if not found:
-            typer.echo("no checkpoint is committed there")
+            echo("no checkpoint is committed there")
     if any(found.values()):
         if not as_json:
-            typer.echo(f"what is here is sent again by: forge uploads push {directory.id}@STEP")
+            echo(f"what is here is sent again by: forge uploads push {directory.id}@STEP")
         raise typer.Exit(1)
 
 
@@ -205,11 +216,11 @@ def _state(record: UploadRecord, *, at_work: bool) -> str:
 
 def _told(record: UploadRecord, *, at_work: bool) -> str:
     from llmforge.checkpoint import size_text
-    from llmforge.run.uploading import upload_text
+    from llmforge.run.reporting.upload_status import upload_text
 
     if _state(record, at_work=at_work) == _BROKEN_OFF:
         done = f"{size_text(record.sent)} of {size_text(record.size)}"
-        return f"broken off while {record.state}, at {done}; the next start or 'retry' goes on"
+        return f"broken off while {record.state}, at {done}; the next start or 'retry' continues"
     return upload_text(record)
 
 
@@ -231,15 +242,15 @@ def push_now(
     Raises:
         StorageError: not all of it arrived.
     """
-    from llmforge.courier.push import push as push_here
+    from llmforge.courier.upload_now import push as push_here
     from llmforge.errors import StorageError
-    from llmforge.run.uploading import upload_text
+    from llmforge.run.reporting.upload_status import upload_text
 
     remote = _place(directory, recipe)
     seconds = recipe.storage.close_timeout if timeout is None else timeout
 
     def tell(record: UploadRecord) -> None:
-        typer.echo(f"step {record.step}: {upload_text(record)}")
+        echo(f"step {record.step}: {upload_text(record)}")
 
     missing = push_here(
         directory,
@@ -248,20 +259,14 @@ def push_now(
         steps=steps,
         seconds=seconds,
         on_change=tell,
-        on_error=lambda message: typer.echo(message, err=True),
+        on_error=lambda message: echo(message, err=True),
     )
     if missing:
         raise StorageError(
             f"after {seconds:g} s not in storage: step {', '.join(map(str, missing))}",
-            remedy=f"nothing here was deleted; to go on: forge uploads push-all {directory.id}",
+            remedy=f"nothing here was deleted; to continue: forge uploads push-all {directory.id}",
         )
-    typer.echo(f"everything asked for is in {remote.url}")
-
-
-def _find(root: Any, text: str) -> RunDirectory:
-    from llmforge.rundir import find_run
-
-    return find_run(run_root(root), text)
+    echo(f"everything asked for is in {remote.url}")
 
 
 def _recipe(directory: RunDirectory, url: str | None) -> Recipe:

@@ -25,7 +25,7 @@ training=$!
 # The signal of --signal, of a preemption or of scancel --batch: srun hands it to every process.
 trap 'told=yes; kill -TERM "$training" 2>/dev/null' TERM INT
 
-# A trapped signal ends the wait; the training goes on until it has saved.
+# A trapped signal ends the wait; the training continues until it has saved.
 told=yes
 while [ -n "$told" ]; do
   told=

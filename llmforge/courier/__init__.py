@@ -1,16 +1,16 @@
 """The helper process between a run and its trackers and storage; training only appends."""
 
 from llmforge.courier.client import COURIER, STORAGE, Courier
+from llmforge.courier.deliver_later import Delivered, pending_events, sync_trackers
 from llmforge.courier.journal import JournalWriter, cut_torn_line, read_events
 from llmforge.courier.lock import has_courier
-from llmforge.courier.pending import (
+from llmforge.courier.upload_queue import (
     BEGUN,
     committed_uploads,
     forget_uploads,
     pending_uploads,
     settle_superseded,
 )
-from llmforge.courier.sync import Delivered, pending_events, sync_trackers
 
 __all__ = [
     "BEGUN",

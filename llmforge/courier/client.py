@@ -9,6 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,11 +23,12 @@ STORAGE = "storage"
 COURIER = "courier"
 """What a failure of the courier itself is called there."""
 _ANSWER_SECONDS = 2.0
+_LOOK_SECONDS = 0.5
 _MOST_RESTARTS = 3
 
 
 class Courier:
-    """A running courier process; one that dies while the run goes on is started again.
+    """A running courier process; one that dies while the run continues is started again.
 
     Args:
         directory: the run; its ``recipe.toml`` must be written already.
@@ -100,26 +102,33 @@ class Courier:
         return [Problem(**problem) for problem in answer["problems"]]
 
     def begin_uploads(self) -> None:
-        """Let uploads begin: it is settled which checkpoints the run goes on with."""
+        """Let uploads begin: it is settled which checkpoints the run continues with."""
         self._uploads_begun = True
         with contextlib.suppress(OSError):  # it is gone, and whoever asks next is told so
             self._ask(begin_uploads=1)
 
-    def finish_uploads(self, seconds: float) -> Mapping[str, Any] | None:
-        """Let uploads arrive for at most ``seconds``.
+    def finish_uploads(
+        self, seconds: float, *, waiting: Callable[[], None] = lambda: None
+    ) -> Mapping[str, Any] | None:
+        """Let uploads arrive for at most ``seconds``; ``waiting`` is called now and then meanwhile.
 
         Returns:
-            What :class:`~llmforge.courier.uploads.UploadSummary` holds; None when the courier
-            could not say.
+            What :class:`~llmforge.courier.storage_thread.UploadSummary` holds; None when the
+            courier could not say.
         """
         self._ending = True
         try:
             self._ask(finish_uploads=seconds)
-            answer = self._uploads.get(timeout=seconds + _ANSWER_SECONDS)
-        except (OSError, queue.Empty):
+        except OSError:
             return None
-        found: Mapping[str, Any] | None = answer.get("uploads")
-        return found
+        deadline = time.monotonic() + seconds + _ANSWER_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                answer = self._uploads.get(timeout=min(left, _LOOK_SECONDS))
+                found: Mapping[str, Any] | None = answer.get("uploads")
+                return found
+            waiting()
+        return None
 
     def close(self, seconds: float) -> Mapping[str, Mapping[str, Any]] | None:
         """Let the trackers deliver the rest, then end the process, killing it if need be.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from pathlib import Path
 from typing import IO
 
 from llmforge.errors import RunLockedError
+from llmforge.file_lock import lock_file
+from llmforge.run_root import root_option
 from llmforge.rundir import RunDirectory
 
 
@@ -15,7 +16,7 @@ def has_courier(directory: RunDirectory) -> bool:
     """Return whether some process delivers or uploads for the run now."""
     try:
         with _file(directory).open("r", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock_file(lock, shared=True)
     except BlockingIOError:
         return True
     except OSError:
@@ -40,14 +41,15 @@ def only_courier(directory: RunDirectory, *, wait: float) -> IO[str]:
     deadline = time.monotonic() + wait
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock)
             return lock
         except OSError:
             if time.monotonic() > deadline:
                 lock.close()
+                run = f"{directory.id}{root_option(directory.root)}"
                 raise RunLockedError(
                     f"another process delivers and uploads for run {directory.id} already",
-                    remedy=f"'forge uploads status {directory.id}' shows how far it is",
+                    remedy=f"'forge uploads status {run}' shows how far it is",
                 ) from None
             time.sleep(0.1)
 

@@ -18,7 +18,7 @@ PREFLIGHT_SECONDS = 20.0
 
 @dataclass
 class Readiness:
-    """What the trackers' preflight came to.
+    """What the trackers' preflight found.
 
     Attributes:
         problems: what stops the run before step 0.

@@ -29,10 +29,10 @@ from llmforge.courier.client import STORAGE
 from llmforge.courier.cursor import tracker_cursor
 from llmforge.courier.delivery import Delivery
 from llmforge.courier.journal import JournalWriter
-from llmforge.courier.keeping import Keeping, counts_as_upload
 from llmforge.courier.lock import only_courier
 from llmforge.courier.preflight import ask_trackers
-from llmforge.courier.uploads import Uploads
+from llmforge.courier.storage_thread import Uploads
+from llmforge.courier.tracker_checkpoints import Keeping, counts_as_upload
 from llmforge.errors import ForgeError, Problem
 from llmforge.events import CheckpointUploaded, Event, RunStarted
 from llmforge.plugins import build_manager, load
@@ -41,11 +41,13 @@ from llmforge.redaction import RedactingStream, redact_values
 from llmforge.remote import recipe_remote
 from llmforge.rundir import RunDirectory, is_locked, read_record
 from llmforge.rundir.context import run_context
-from llmforge.rundir.kept import KeptCheckpoint
+from llmforge.rundir.tracker_checkpoints import KeptCheckpoint
 from llmforge.rundir.uploads import UploadRecord
+from llmforge.stop_signals import stop_signals
+from llmforge.streams import drain
 
 ORPHAN_SECONDS = 20.0
-"""How long a courier goes on when the training process is gone, for uploads and then trackers."""
+"""How long a courier continues when the training process is gone, for uploads and then trackers."""
 HANDOVER_SECONDS = 10.0
 """How long a courier waits for the one before it, which leaves when it sees the run trained."""
 _WATCH_SECONDS = 0.5
@@ -91,12 +93,12 @@ class CourierProcess:
         self.tell(ready=True, problems=[], notices=found.notices)
 
     def begin_uploads(self) -> None:
-        """Begin to upload: it is known by now which checkpoints the run goes on with."""
+        """Begin to upload: it is known by now which checkpoints the run continues with."""
         if self._uploads is not None:
             self._uploads.start()
 
     def finish_uploads(self, seconds: float) -> None:
-        """Begin to finish the uploads; tell what they came to within ``seconds``."""
+        """Begin to finish the uploads; report how far they are within ``seconds``."""
         if self._uploads is None or self._finishing is not None:
             return
         finish = partial(self._finish_uploads, self._uploads, seconds)
@@ -206,8 +208,8 @@ def main(arguments: list[str]) -> int:
     directory = RunDirectory(Path(arguments[0]))
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the training process
     # decides when the courier ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
     sys.stderr = cast("TextIO", RedactingStream(sys.stderr))
     output, sys.stdout = sys.stdout, sys.stderr
     courier = CourierProcess(directory, output, only=arguments[1:])
@@ -227,6 +229,7 @@ def main(arguments: list[str]) -> int:
         else:
             courier.close(seconds)
     output.flush()
+    drain()
     # A tracker's thread that hangs must not keep the process alive.
     os._exit(0)
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llmforge.data.epochs import Epochs
 from llmforge.data.order import SampleOrder
 from llmforge.data.split import TokenSplit
-from llmforge.data.windows import Windows
 from llmforge.errors import DataError
 from llmforge.interfaces import IGNORE_INDEX, Batch
 
@@ -23,7 +23,7 @@ class TrainBatches:
         split: the tokens.
         context: tokens per sequence.
         batch_size: sequences per optimizer step, over all ranks.
-        order: which window lies at which position; made for as many windows as there are.
+        order: which window is at which position; made for as many windows as there are.
         pin_memory: return page-locked tensors, for copying to a GPU while it computes.
     """
 
@@ -41,15 +41,10 @@ class TrainBatches:
         if order.n_windows != self.n_windows:
             raise ValueError(f"an order of {order.n_windows} windows for {self.n_windows}")
         self.context = context
-        self.batch_size = batch_size
+        self.epochs = Epochs(n_windows=self.n_windows, batch_size=batch_size)
         self.order = order
         self._names = [shard.name for shard in split.shards]
         self._pin = pin_memory
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps after which every window was drawn once."""
-        return -(-self.n_windows // self.batch_size)
 
     def epoch(self, position: int) -> float:
         """Return the passes over the data completed at a global position, as a fraction."""
@@ -88,18 +83,24 @@ def train_batches(
 
 
 def evaluation_batches(
-    split: TokenSplit, *, context: int, batch_size: int, name: str = "validation"
+    split: TokenSplit,
+    *,
+    context: int,
+    batch_size: int,
+    ranks: int = 1,
+    name: str = "validation",
 ) -> Iterator[Batch]:
     """Yield the whole split in order: every token but the first is a target exactly once.
 
-    Every batch has the same shape, [rows, context] with ``rows`` at most ``batch_size``; targets
-    beyond the end are ``IGNORE_INDEX`` and inputs there 0.
+    Every batch has the same shape, [rows, context] with ``rows`` at most ``batch_size``, and as few
+    as fill the batches, of which each of ``ranks`` gets equally many; targets beyond the end are
+    ``IGNORE_INDEX`` and inputs there 0.
 
     Raises:
         DataError: as :func:`require_targets`.
     """
     require_targets(split, name=name)
-    return _evaluation_batches(split, context, batch_size)
+    return _evaluation_batches(split, context, batch_size, ranks)
 
 
 def require_targets(split: TokenSplit, *, name: str) -> None:
@@ -115,9 +116,13 @@ def require_targets(split: TokenSplit, *, name: str) -> None:
         )
 
 
-def _evaluation_batches(split: TokenSplit, context: int, batch_size: int) -> Iterator[Batch]:
+def _evaluation_batches(
+    split: TokenSplit, context: int, batch_size: int, ranks: int
+) -> Iterator[Batch]:
     scored = split.n_tokens - 1
-    rows = min(batch_size, -(-scored // context))
+    windows = -(-scored // context)
+    turns = -(-windows // (batch_size * ranks))
+    rows = -(-windows // (turns * ranks))
     size = rows * context
     for start in range(0, scored, size):
         block = split.read(start, start + size + 1)
@@ -134,3 +139,49 @@ def _as_batch(inputs: NDArray[Any], targets: NDArray[Any], *, pin: bool) -> Batc
         for name, values in (("inputs", inputs), ("targets", targets))
     }
     return {name: tensor.pin_memory() for name, tensor in tensors.items()} if pin else tensors
+
+
+class Windows:
+    """The windows of ``context`` + 1 tokens that a split can be cut into.
+
+    Window ``i`` of a shard has the inputs ``ids[i * context : (i + 1) * context]`` and the targets
+    one further; what is left at the end of a shard is not trained on. Windows are numbered
+    through, shard after shard.
+
+    Args:
+        split: the tokens.
+        context: tokens per sequence.
+        name: of the split, for the error.
+
+    Attributes:
+        per_shard: number of windows in each shard.
+        count: number of all.
+
+    Raises:
+        DataError: no shard has enough tokens for one window.
+    """
+
+    def __init__(self, split: TokenSplit, context: int, *, name: str = "train") -> None:
+        self.per_shard = [max(0, (len(shard.ids) - 1) // context) for shard in split.shards]
+        self.count = sum(self.per_shard)
+        if self.count < 1:
+            raise DataError(
+                f"the {name} split has {split.n_tokens} tokens, too few for one window of "
+                f"context {context} (it needs {context + 1})",
+                remedy="give more text, or a smaller context in the [model] options",
+            )
+        self._shards = [shard.ids for shard in split.shards]
+        self._context = context
+        self._span = np.arange(context + 1)
+        self._ends = np.cumsum(self.per_shard)
+
+    def read(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids of ``windows``, int64 of shape [windows, context + 1]."""
+        block = np.empty((len(windows), self._context + 1), np.int64)
+        owners = np.searchsorted(self._ends, windows, side="right")
+        for owner in np.unique(owners):
+            rows = owners == owner
+            first = self._ends[owner] - self.per_shard[owner]
+            starts = (windows[rows] - first) * self._context
+            block[rows] = self._shards[owner][starts[:, None] + self._span]
+        return block

@@ -19,6 +19,8 @@ class LimitedData:
         self.description = f"{data.description}, first {max_documents} documents"
         self.resolution = getattr(data, "resolution", {})
         self.files = getattr(data, "files", ())
+        known = getattr(data, "characters", {})
+        self.characters = {split: size for split, size in known.items() if split != "train"}
         name = f"{data.fingerprint}:{max_documents}"
         self.fingerprint = hashlib.sha256(name.encode()).hexdigest()
 

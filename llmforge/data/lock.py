@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from llmforge.file_lock import lock_file
 
 _POLL_SECONDS = 0.1
 
@@ -26,7 +27,7 @@ def build_lock(
         waited = False
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(file)
                 break
             except BlockingIOError:
                 if not waited:

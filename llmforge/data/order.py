@@ -34,8 +34,8 @@ class SampleOrder:
     NumPy keeps stable between versions, so that a resume under a newer NumPy sees the same order.
 
     Windows of several shards are drawn shard by shard: the shards in random order, and the windows
-    of each in random order, both anew in every epoch. So a disk or a cache is read in places that
-    lie together.
+    of each in random order, both drawn again in every epoch. So a disk or a cache is read in
+    places that are near each other.
 
     Args:
         per_shard: windows in each shard; a number alone is one shard.
@@ -61,7 +61,7 @@ class SampleOrder:
     def windows(self, position: int, count: int) -> NDArray[np.int64]:
         """Return the window indices at ``position`` to ``position + count``, int64 [count].
 
-        A range that crosses the end of an epoch goes on with the next one.
+        A range that crosses the end of an epoch continues with the next one.
         """
         found: list[NDArray[np.int64]] = []
         while count > 0:

@@ -1,10 +1,10 @@
-"""Data that is tokens already: checked once, then read where it lies."""
+"""Data that is tokens already: checked once, then read where it is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 
 from llmforge.data.split import TokenSplit
 from llmforge.errors import DataError
-from llmforge.interfaces import TokenData, Tokenizer, TokenShard
+from llmforge.interfaces import Progress, TokenData, Tokenizer, TokenShard
+from llmforge.progress import track
 from llmforge.rundir.atomic import write_json
 
 FORMAT_VERSION = 1
@@ -40,7 +41,7 @@ def shard_splits(
     Args:
         data: the shards.
         tokenizer: says the vocabulary and the end-of-text token.
-        cache: root of the cache; results lie in ``tokens`` below it.
+        cache: root of the cache; results are in ``tokens`` below it.
         check_stop: called every few megabytes; what it raises ends the work.
 
     Raises:
@@ -52,22 +53,32 @@ def shard_splits(
     known = _read(path)
     found: dict[str, _Scan] = {}
     splits = {}
-    for split in data.splits:
-        shards = tuple(data.shards(split))
-        for index, shard in enumerate(shards):
+    shards = {split: tuple(data.shards(split)) for split in data.splits}
+    with track("looking at token shards", total=_unknown(shards, known), unit="ids") as task:
+        for key, shard in _keyed(shards):
             _check_type(shard)
-            key = f"{split}/{index}"
-            scan = known.get(key) or _scan(shard, eos_id, check_stop)
+            scan = known.get(key) or _scan(shard, eos_id, check_stop, moved=task.advance)
             _check_range(shard, scan, data, tokenizer)
             found[key] = scan
+    for split, own in shards.items():
         splits[split] = TokenSplit(
-            shards=shards,
+            shards=own,
             n_bytes=None,
-            documents=sum(found[f"{split}/{index}"].documents for index in range(len(shards))),
+            documents=sum(found[key].documents for key, _ in _keyed({split: own})),
         )
     if found != known:
         _write(path, found)
     return splits
+
+
+def _keyed(shards: Mapping[str, Sequence[TokenShard]]) -> Iterator[tuple[str, TokenShard]]:
+    for split, own in shards.items():
+        for index, shard in enumerate(own):
+            yield f"{split}/{index}", shard
+
+
+def _unknown(shards: Mapping[str, Sequence[TokenShard]], known: Mapping[str, _Scan]) -> int:
+    return sum(shard.ids.size for key, shard in _keyed(shards) if key not in known)
 
 
 def _end_of_text(data: TokenData, tokenizer: Tokenizer) -> int | None:
@@ -95,7 +106,9 @@ def _check_type(shard: TokenShard) -> None:
         )
 
 
-def _scan(shard: TokenShard, eos_id: int | None, check_stop: Callable[[], None]) -> _Scan:
+def _scan(
+    shard: TokenShard, eos_id: int | None, check_stop: Callable[[], None], *, moved: Progress
+) -> _Scan:
     lowest, highest, documents = 0, -1, 0
     for start in range(0, len(shard.ids), _CHUNK):
         check_stop()
@@ -104,6 +117,7 @@ def _scan(shard: TokenShard, eos_id: int | None, check_stop: Callable[[], None])
         highest = max(highest, int(chunk.max()))
         if eos_id is not None:
             documents += int(np.count_nonzero(chunk == eos_id))
+        moved(len(chunk))
     return _Scan(lowest=lowest, highest=highest, documents=documents)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmforge.data.lock import build_lock
-from llmforge.data.pieces import batches_of_pieces
 from llmforge.data.shards import shard_splits
 from llmforge.data.split import TokenSplit
 from llmforge.errors import DataError
-from llmforge.interfaces import Data, TokenData, Tokenizer, TokenShard
+from llmforge.interfaces import Data, Progress, TokenData, Tokenizer, TokenShard
+from llmforge.progress import track
 
 FORMAT_VERSION = 1
 _META = "meta.json"
@@ -69,7 +69,7 @@ def prepare_tokens(
     Args:
         data: text, or tokens.
         tokenizer: what turns text into ids, and knows the ids there are.
-        cache: root of the cache; entries lie in ``tokens`` below it.
+        cache: root of the cache; entries are in ``tokens`` below it.
         notice: told when an entry was damaged, or another process is waited for.
         check_stop: called every few megabytes; what it raises ends the work cleanly.
 
@@ -131,19 +131,24 @@ def _open(entry: Path, fingerprint: str, check_stop: Callable[[], None]) -> dict
         if meta["fingerprint"] != fingerprint:
             raise _DamagedError(f"{_META} belongs to another entry")
         splits = {name: _SplitMeta(**values) for name, values in meta["splits"].items()}
-        return {
-            name: _map(entry / f"{name}.bin", split, check_stop) for name, split in splits.items()
-        }
+        size = sum(split.n_tokens * np.dtype(split.dtype).itemsize for split in splits.values())
+        with track("checking the token cache", total=size) as task:
+            return {
+                name: _map(entry / f"{name}.bin", split, check_stop, moved=task.advance)
+                for name, split in splits.items()
+            }
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise _DamagedError(f"{type(error).__name__}: {error}") from error
 
 
-def _map(path: Path, meta: _SplitMeta, check_stop: Callable[[], None]) -> TokenSplit:
+def _map(
+    path: Path, meta: _SplitMeta, check_stop: Callable[[], None], *, moved: Progress
+) -> TokenSplit:
     dtype = np.dtype(meta.dtype)
     size, expected = path.stat().st_size, meta.n_tokens * dtype.itemsize
     if size != expected:
         raise _DamagedError(f"{path.name} has {size} bytes instead of {expected}")
-    if _sha256(path, check_stop) != meta.sha256:
+    if _sha256(path, check_stop, moved=moved) != meta.sha256:
         raise _DamagedError(f"{path.name} has another content than was written")
     # An empty file cannot be mapped.
     empty = meta.n_tokens == 0
@@ -152,11 +157,12 @@ def _map(path: Path, meta: _SplitMeta, check_stop: Callable[[], None]) -> TokenS
     return TokenSplit(shards=(shard,), n_bytes=meta.n_bytes, documents=meta.documents)
 
 
-def _sha256(path: Path, check_stop: Callable[[], None]) -> str:
+def _sha256(path: Path, check_stop: Callable[[], None], *, moved: Progress) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK):
             digest.update(block)
+            moved(len(block))
             check_stop()
     return digest.hexdigest()
 
@@ -203,7 +209,11 @@ def _write_split(
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     n_tokens = n_bytes = documents = 0
     digest = hashlib.sha256()
-    with (directory / f"{split}.bin").open("wb") as file:
+    size = getattr(data, "characters", {}).get(split)
+    with (
+        (directory / f"{split}.bin").open("wb") as file,
+        track(f"tokenising {split}", total=size, unit="characters") as task,
+    ):
         for batch in batches_of_pieces(data.iter_text(split)):
             check_stop()
             texts = [piece.text for piece in batch]
@@ -215,6 +225,7 @@ def _write_split(
             n_tokens += len(ids)
             n_bytes += sum(len(text.encode("utf-8")) for text in texts)
             documents += sum(ends)
+            task.advance(sum(map(len, texts)))
     return _SplitMeta(
         n_tokens=n_tokens,
         n_bytes=n_bytes,
@@ -236,3 +247,52 @@ def _concatenate(
                 yield [tokenizer.eos_id]
 
     return np.concatenate([np.asarray(ids, dtype=dtype) for ids in parts()])
+
+
+PIECE_CHARACTERS = 1 << 14
+BATCH_CHARACTERS = 1 << 21
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A document, or a part of one that is too long to be encoded at once."""
+
+    text: str
+    ends_document: bool
+
+
+def batches_of_pieces(documents: Iterable[str]) -> Iterator[list[Piece]]:
+    """Yield the documents in batches of about two million characters.
+
+    A document longer than ``PIECE_CHARACTERS`` is cut before a space that follows a letter or
+    digit (where there is none, anywhere), so that a file of gigabytes neither runs on one core nor
+    holds a signal back. Byte-level tokenizers never join across such a place: the tokens are those
+    of the whole document.
+    """
+    batch: list[Piece] = []
+    size = 0
+    for document in documents:
+        for piece in _cut(document):
+            batch.append(piece)
+            size += len(piece.text)
+            if size >= BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _cut(document: str) -> Iterator[Piece]:
+    start = 0
+    while len(document) - start > PIECE_CHARACTERS:
+        end = _boundary(document, start, start + PIECE_CHARACTERS)
+        yield Piece(document[start:end], ends_document=False)
+        start = end
+    yield Piece(document[start:], ends_document=True)
+
+
+def _boundary(document: str, start: int, limit: int) -> int:
+    space = document.rfind(" ", start + 1, limit)
+    while space > start and not document[space - 1].isalnum():
+        space = document.rfind(" ", start + 1, space)
+    return space if space > start else limit

@@ -17,8 +17,8 @@ from typing import Any
 
 from llmforge.distributed.launched import CODE, ENDINGS, LAUNCHER, LOST
 from llmforge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, Interrupted, UsageError
+from llmforge.stop_signals import stop_signals
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ELASTIC_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 _THREADS = "OMP_NUM_THREADS"
 _MONITOR_SECONDS = 0.1
@@ -142,7 +142,7 @@ def _agent(arguments: Sequence[str], options: Launch, *, folder: str) -> Any:
 
 
 class _Forwarding:
-    """Passes SIGTERM and Ctrl-C on to the processes of an agent while it is entered."""
+    """Passes SIGTERM, SIGHUP and Ctrl-C on to the processes of an agent while it is entered."""
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
@@ -150,7 +150,7 @@ class _Forwarding:
         self.passed: set[int] = set()
 
     def __enter__(self) -> _Forwarding:
-        for number in _SIGNALS:
+        for number in stop_signals():
             self._previous[number] = signal.signal(number, self._pass_on)
         return self
 
@@ -165,7 +165,7 @@ class _Forwarding:
         started = [int(pid) for pid in workers if isinstance(pid, int)]
         if not started:
             name = signal.Signals(number).name
-            raise Interrupted(f"stopped by {name} before anything was begun")
+            raise Interrupted(f"stopped by {name} before anything was started")
         for pid in started:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -177,7 +177,7 @@ def _failure_code(
     """Return the exit code of processes some of which failed, saying what they could not say."""
     stopped = {EXIT_INTERRUPTED, *(-number for number in forwarding.passed)}
     if forwarding.passed and set(failed.values()) <= stopped:
-        return EXIT_INTERRUPTED  # some had not even begun to handle signals
+        return EXIT_INTERRUPTED  # some had not even started to handle signals
     killed = list(_killed(failed))
     for text in killed:
         say(text)
@@ -192,5 +192,5 @@ def _killed(failed: Mapping[int, int]) -> Iterator[str]:
         if code < 0:
             yield (
                 f"rank {rank} was killed by {signal.Signals(-code).name}; the last checkpoint is "
-                "untouched, and the same command goes on from it"
+                "untouched, and the same command resumes from it"
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import os
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llmforge.errors import EXIT_INTERRUPTED, EXIT_LOCKED, EXIT_OK, EXIT_USAGE
+from llmforge.streams import drain
 
 ENDINGS = "FORGE_LAUNCHER_ENDINGS"
 """Directory in which the processes of a launcher leave their exit codes, a file for each rank."""
@@ -49,10 +49,10 @@ def leave_word(text: str) -> bool:
 
 
 def end_code(code: int) -> int:
-    """Return what this process must exit with, for what it came to.
+    """Return what this process must exit with, for how it ended.
 
-    A launcher starts processes again that failed. One that was stopped, or must not go on at all,
-    is no failure to it: it leaves its code for the launcher and exits with 0.
+    A launcher starts processes again that failed. One that was stopped, or must not continue at
+    all, is no failure to it: it leaves its code for the launcher and exits with 0.
     """
     folder = os.environ.get(ENDINGS)
     if folder is None or code not in _ORDERLY:
@@ -67,14 +67,12 @@ def end_process(code: int) -> NoReturn:
 
     One that was connected to others ends without the interpreter's taking itself apart: a thread
     of gloo that still has a tensor to give back would abort it in the middle of that, and a run
-    that is complete would be told as killed (pytorch/pytorch#190489).
+    that is complete would be reported as killed (pytorch/pytorch#190489).
     """
     if _CONNECTED not in sys.modules:
         sys.exit(code)
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # its reader is gone
-            stream.flush()
+    drain()
     os._exit(code)
 
 

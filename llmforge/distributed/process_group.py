@@ -184,13 +184,13 @@ class ProcessGroupTeam:
         """Let the others know whose failure this is, and label it with the rank.
 
         Returns:
-            The failure of another rank when that was told first: one is enough.
+            The failure of another rank when that was reported first: one is enough.
         """
         if not self.place.is_leader:
             # An error that all ranks meet is the leader's to tell, who has no rank to name.
             time.sleep(_FOLLOWERS_HESITATE_SECONDS)
         code = error.exit_code if isinstance(error, ForgeError) else EXIT_FAILURE
-        text = error.message if isinstance(error, ForgeError) else repr(error)
+        text = error.reason if isinstance(error, ForgeError) else repr(error)
         try:
             if self._store.add(_FIRST, 1) != 1:
                 return self._peer_failed(error)
@@ -219,7 +219,7 @@ class ProcessGroupTeam:
             if isinstance(error, RankLost)
             else f"rank {self.place.rank} lost another: it was killed, or did not answer within "
             f"{self._timeout:g} s ({said})",
-            remedy="the last checkpoint is untouched; the same command goes on from it",
+            remedy="the last checkpoint is untouched; the same command resumes from it",
         )
         lost.shown = shown or leave_word(str(lost))
         return lost

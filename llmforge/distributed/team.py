@@ -27,10 +27,10 @@ class StopVote(Protocol):
         nobody waits, and all learn it at the same one; a process that is alone learns it at once.
 
         Args:
-            code: why to stop; 0 to go on.
+            code: why to stop; 0 to continue.
 
         Returns:
-            The largest code that any rank gave; 0 to go on.
+            The largest code that any rank gave; 0 to continue.
         """
         ...
 
@@ -191,7 +191,7 @@ def join(place: Place) -> Team:
 def leader_first(team: Team, act: Callable[[], T]) -> T:
     """Return ``act()``, which the leader does before all others, however long it takes.
 
-    For work whose result lies on disk, where the others find it.
+    For work whose result is on disk, where the others find it.
     """
     if not team.place.is_leader:
         team.broadcast(None, patient=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmforge.checkpoint import Checkpoint, StoredTensors, load_tensors
-from llmforge.checkpoint.files import CHUNK, FileEntry, write_file
-from llmforge.checkpoint.header import ITEM_SIZES, Place, encode_header, lay_out
+from llmforge.checkpoint.hashed_files import CHUNK, FileEntry, write_file
+from llmforge.checkpoint.safetensors_header import ITEM_SIZES, Place, encode_header, lay_out
 from llmforge.errors import CheckpointError, UsageError
 from llmforge.rundir.atomic import sync_directory
 

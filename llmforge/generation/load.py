@@ -15,6 +15,7 @@ from llmforge.errors import RecipeError, UsageError
 from llmforge.generation.address import locate
 from llmforge.generation.weights import fill, load_legacy_weights, load_weights
 from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
+from llmforge.matmul_speed import measure_matmul_speed
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.rundir import RunDirectory
@@ -62,6 +63,7 @@ def open_checkpoint(
     dtype: str = "auto",
     weights: Path | None = None,
     notice: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
     """Find and load a checkpoint; see :func:`llmforge.generation.locate` for addresses.
 
@@ -72,11 +74,13 @@ def open_checkpoint(
         dtype: ``fp32``, ``bf16``, or ``auto``: bf16 where a GPU computes it natively.
         weights: a ``.safetensors`` or ``.pt`` file whose weights replace the checkpoint's.
         notice: told what components want the user to know.
+        say: told when the checkpoint has to be fetched.
 
     Raises:
         RunError, CheckpointError, RecipeError, UsageError: with what is wrong and a remedy.
     """
-    checkpoint = locate(address, root=Path(root))
+    require_device(device, dtype)
+    checkpoint = locate(address, root=Path(root), say=say)
     return load_checkpoint(checkpoint, device=device, dtype=dtype, weights=weights, notice=notice)
 
 
@@ -98,6 +102,8 @@ def load_checkpoint(
 
     place = resolve_device(device)
     number_format = resolve_dtype(dtype, place)
+    if place == "cpu" and number_format == "bf16" and (slow := measure_matmul_speed().slowdown()):
+        run.notice(f"--dtype bf16 costs time on this CPU, fp32 does not: {slow}")
 
     with torch.device(place):
         tokenizer: Tokenizer = call_factory(
@@ -116,6 +122,15 @@ def load_checkpoint(
         device=place,
         dtype=number_format,
     )
+
+
+def require_device(device: str, dtype: str) -> None:
+    """Refuse a device or number format that cannot be used here, before anything is fetched.
+
+    Raises:
+        UsageError: with what there is.
+    """
+    resolve_dtype(dtype, resolve_device(device))
 
 
 def resolve_device(device: str) -> str:

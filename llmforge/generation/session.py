@@ -56,7 +56,7 @@ class Session:
         self._note = note
 
     def run(self) -> None:
-        """Go on until ``/quit`` or the end of the input."""
+        """Continue until ``/quit`` or the end of the input."""
         while True:
             try:
                 line = self._read()

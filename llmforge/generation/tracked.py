@@ -28,6 +28,7 @@ from llmforge.errors import (
     UsageError,
 )
 from llmforge.interfaces import TrackedRun
+from llmforge.progress import track
 from llmforge.recipe import Override, Recipe, identity, load_recipe
 from llmforge.redaction import redact
 from llmforge.remote import recipe_remote, storage_problems
@@ -193,7 +194,8 @@ def _fetch(found: _Found, target: Path) -> None:
     try:
         shutil.rmtree(target, ignore_errors=True)
         shutil.rmtree(partial_copy, ignore_errors=True)
-        found.fetch(partial_copy)
+        with track(f"fetching step {found.step}"):
+            found.fetch(partial_copy)
         wrong = verify(partial_copy)
         if not wrong and open_checkpoint(partial_copy).step != found.step:
             wrong = [f"it is not of step {found.step}"]

@@ -80,9 +80,13 @@ def read_recipe(directory: RunDirectory) -> dict[str, Any]:
 
 
 def _facts(entry: RunEntry) -> dict[str, Any]:
-    facts = {**dict(_flat(entry.record.resolved)), **entry.record.fingerprints}
-    facts.pop("reasons", None)
-    return facts
+    """Return what ``auto`` became and the data's fingerprints; measurements differ each time."""
+    chosen = {
+        name: value
+        for name, value in entry.record.resolved.items()
+        if name not in ("reasons", "matmul_speed")
+    }
+    return {**dict(_flat(chosen)), **entry.record.fingerprints}
 
 
 def _results(entry: RunEntry) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 from llmforge.checkpoint.format import PINNED, step_directories, verify
 from llmforge.checkpoint.manifest import read_manifest
 from llmforge.courier.cursor import Cursor, tracker_cursor
-from llmforge.courier.sync import pending_events
+from llmforge.courier.deliver_later import pending_events
 from llmforge.errors import CheckpointError, PluginError
 from llmforge.recipe.schema import RunTable
+from llmforge.run_root import root_option
 from llmforge.rundir import RunDirectory, RunEntry, completion_of
 from llmforge.rundir.record import FINISHED
 
@@ -115,14 +116,14 @@ def tracker_names(recipe: Mapping[str, Any]) -> list[str]:
 
 def next_command(entry: RunEntry) -> str:
     """Return what to type next for a run in its state; empty while it is running."""
-    run_id = entry.directory.id
+    run = f"{entry.directory.id}{root_option(entry.directory.root)}"
     if entry.state == "running":
         return ""
     if entry.problem:
-        return f"forge runs clear {run_id}"
+        return f"forge runs clear {run}"
     if entry.state in FINISHED:
         completion = completion_of(entry.directory)
-        return completion.next_command if completion else f"forge generate {run_id}"
+        return completion.next_command if completion else f"forge generate {run}"
     return _command_again(entry)
 
 

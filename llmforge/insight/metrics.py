@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from llmforge.errors import RunError
-from llmforge.run.metrics import read_rows
+from llmforge.run.reporting.metrics_files import read_rows
 
 Row = dict[str, Any]
 

@@ -16,6 +16,7 @@ STATES = (
     "running",
     "completed",
     "early-stopped",
+    "pruned",
     "interrupted",
     "crashed",
     "failed",

@@ -22,6 +22,7 @@ from llmforge.interfaces.storage import Progress, Storage, public_url
 from llmforge.interfaces.sweep import Dimension, Direction, Point, Space, Sweeper, Tie
 from llmforge.interfaces.tokenizer import Tokenizer
 from llmforge.interfaces.tracked import TrackedCheckpoint, TrackedRun
+from llmforge.matmul_speed import MatmulSpeed
 
 __all__ = [
     "IGNORE_INDEX",
@@ -37,6 +38,7 @@ __all__ = [
     "GenerationRequest",
     "Generator",
     "LanguageModel",
+    "MatmulSpeed",
     "Point",
     "Progress",
     "Resolution",

@@ -65,7 +65,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class EngineState:
-    """Everything an engine needs to go on, by parameter name.
+    """Everything an engine needs to continue, by parameter name.
 
     Attributes:
         model: weights by name.

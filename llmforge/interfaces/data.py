@@ -21,6 +21,9 @@ class Data(Protocol):
 
     It may have ``files``, the names of the files it reads: every checkpoint tells their number.
 
+    It may have ``characters``, about how long the text of each split is, by its name: with it
+    people are shown how long tokenising still takes.
+
     It may have a ``resolution``, a JSON-serialisable mapping of what it decided by itself (the
     hub or the bundled sample, say). The core keeps it with the run and gives it back on resume as
     ``run.resolved["data"]``.
@@ -44,7 +47,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenShard:
-    """Token ids that lie in one local file, or in a part of it.
+    """Token ids that are in one local file, or in a part of it.
 
     Attributes:
         name: what messages and checkpoints call it.
@@ -83,7 +86,7 @@ class TokenData(Protocol):
     def shards(self, split: str) -> Sequence[TokenShard]:
         """Return the shards of ``split`` in a fixed order.
 
-        Training draws an epoch shard by shard, shards and what lies in them in random order; no
+        Training draws an epoch shard by shard, shards and what is in them in random order; no
         sequence goes across two.
         """
         ...

@@ -41,7 +41,7 @@ class LanguageModel(Protocol):
         context: the longest sequence it can attend over, in tokens.
 
     It may have an ``architecture``, a JSON-serialisable mapping of its sizes and variants, told
-    to trackers when a run starts; without it they are told the options of ``[model.NAME]``.
+    to trackers when a run starts; without it they are given the options of ``[model.NAME]``.
     """
 
     context: int

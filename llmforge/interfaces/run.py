@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmforge.matmul_speed import MatmulSpeed
+
 if TYPE_CHECKING:
+    import torch
+
     from llmforge.recipe.schema import TrainTable
 
 
@@ -32,6 +36,8 @@ class RunContext:
         schedule_steps: steps the learning-rate schedule spans; 0 as long.
         offline: the user asked for no network access.
         resolved: what ``auto`` values became at the first start; empty on that start.
+        matmul_speed: of the leader's CPU when the run first started; the same on all ranks and
+            after a resume. None for a run on a GPU, and where nothing is trained.
         notice: tells the user something worth knowing; it is shown and kept in the run.
         rank: index of this process among ``world_size``.
         local_rank: its index among those of its machine, and of its GPU.
@@ -48,7 +54,21 @@ class RunContext:
     schedule_steps: int = 0
     offline: bool = False
     resolved: Mapping[str, Any] = field(default_factory=dict)
+    matmul_speed: MatmulSpeed | None = None
     notice: Callable[[str], None] = _ignore
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+
+    def bf16_is_native(self, device: torch.device) -> bool:
+        """Return whether ``device`` multiplies matrices in bf16 faster than in fp32.
+
+        For components that choose a number format by themselves. The answer is the same on every
+        rank and at every start of the run; False where it is not known.
+        """
+        if device.type == "cuda":
+            import torch
+
+            return torch.cuda.get_device_capability(device) >= (8, 0)
+        speed = self.matmul_speed if device.type == "cpu" else None
+        return speed is not None and speed.bf16_is_native

@@ -6,11 +6,13 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 Direction = Literal["minimize", "maximize"]
 
-_TOLERANCE = 1e-9  # of a step: 0.1 + 0.2 lies on a grid of 0.1
+_DIGITS = 4
+_TOLERANCE = 1e-9  # of a step: 0.1 + 0.2 is on a grid of 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Dimension:
         if self.step is None or (self.log and self.kind == "float"):
             return None
         count = math.floor((self.high - self.low) / self.step + _TOLERANCE) + 1
-        return tuple(self._typed(self.low + index * self.step) for index in range(count))
+        return tuple(self._on_grid(index) for index in range(count))
 
     def extremes(self) -> tuple[Any, ...]:
         """Return the values that are likeliest to be wrong: every choice, or both ends."""
@@ -66,6 +68,25 @@ class Dimension:
             return True
         steps = (value - self.low) / self.step
         return abs(steps - round(steps)) <= _TOLERANCE * max(1.0, abs(steps))
+
+    def rounded(self, value: Any) -> Any:
+        """Return ``value`` with as many digits as people and ids need.
+
+        That is 4 significant digits, or 4 of the range's width where that is finer, and never a
+        value outside of the range. Choices, whole numbers and steps stay what they are.
+        """
+        if self.kind != "float" or not isinstance(value, float) or not math.isfinite(value):
+            return value
+        if self.step is not None and not self.log:
+            return self._on_grid(round((value - self.low) / self.step))
+        sizes = [abs(value)] if self.log else [abs(value), self.high - self.low]
+        decimals = [_DIGITS - 1 - math.floor(math.log10(size)) for size in sizes if size]
+        return min(max(round(value, max(decimals, default=0)), self.low), self.high)
+
+    def _on_grid(self, index: int) -> float:
+        # As people count in steps of 0.1: 0.3, and not 0.30000000000000004.
+        step = 0 if self.step is None else self.step
+        return self._typed(float(Decimal(repr(self.low)) + index * Decimal(repr(step))))
 
     def _typed(self, value: float) -> float:
         return int(value) if self.kind == "int" else float(value)
@@ -104,10 +125,18 @@ class Space:
         full = dict(parameters)
         for tie in self.ties:
             if tie.to in full:
-                value = full[tie.to] * tie.times
+                value = float(f"{full[tie.to] * tie.times:.12g}")
                 whole = isinstance(full[tie.to], int) and float(value).is_integer()
                 full[tie.key] = int(value) if whole else value
         return full
+
+    def rounded(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a proposed point with its values rounded; see :meth:`Dimension.rounded`."""
+        dimensions = {item.key: item for item in self.dimensions}
+        return {
+            key: dimensions[key].rounded(value) if key in dimensions else value
+            for key, value in parameters.items()
+        }
 
     def contains(self, parameters: Mapping[str, Any]) -> bool:
         """Return whether ``parameters``, without tied values, are a point of this space."""
@@ -200,7 +229,7 @@ class Point:
     Attributes:
         number: its place in the order of proposals, from 0.
         parameters: values by recipe key, without tied ones.
-        state: ``running`` (or waiting to go on), ``completed``, ``pruned`` or ``failed``.
+        state: ``running`` (or waiting to continue), ``completed``, ``pruned`` or ``failed``.
         value: the objective, when completed: the mean over its seeds.
         curve: the objective by step while it ran.
     """
@@ -215,7 +244,7 @@ class Point:
 class Sweeper(Protocol):
     """Decides what is tried. Pure: answers depend on the arguments and the seed alone.
 
-    So a sweep that was killed goes on exactly as if it had not been, and nothing has to be kept.
+    So a sweep that was killed continues exactly as if it had not been, and nothing has to be kept.
     """
 
     def propose(self, number: int, history: Sequence[Point]) -> Mapping[str, Any] | None:
@@ -223,16 +252,16 @@ class Sweeper(Protocol):
 
         Args:
             number: of the point to propose.
-            history: every other point that lies in the space, in the order of numbers.
+            history: every other point that is in the space, in the order of numbers.
         """
         ...
 
     def prune(self, point: Point, others: Sequence[Point]) -> str | None:
-        """Return why ``point`` should not go on, or None.
+        """Return why ``point`` should not continue, or None.
 
         Args:
             point: its curve ends at the step that was just evaluated. Its state is ``pruned``
-                when it was stopped there, and may go on after what others have done since.
-            others: the other points that were begun, with their whole curves.
+                when it was stopped there, and may continue after what others have done since.
+            others: the other points that were started, with their whole curves.
         """
         ...

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from llmforge.errors import UsageError
-from llmforge.planning.parts import vocabulary_size
+from llmforge.planning.model_and_optimizer import vocabulary_size
 from llmforge.planning.strategies import STRATEGIES, Case, DeviceMemory
 from llmforge.planning.trace import FakeTraining, ModelSizes, StepMemory
 from llmforge.recipe import Recipe

@@ -6,7 +6,7 @@ ZeRO (Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion P
 (Zhao et al., "PyTorch FSDP", 2023) is stage 3 with the weights of one layer gathered while it is
 computed and those of the next on their way. Weights, gradients and moments are fp32 and products in
 the smaller precision, except with ZeRO: there weights are in the smaller precision too, and fp32
-ones lie beside the optimizer.
+ones are beside the optimizer.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def alone(case: Case) -> DeviceMemory:
 def replicated(case: Case) -> DeviceMemory:
     """Everything on every device, and the buckets in which DDP exchanges the gradients.
 
-    The buckets are there all the time; gradients of micro-batches before the last lie beside them.
+    The buckets are there all the time; gradients of micro-batches before the last are beside them.
     """
     buckets = case.sizes.parameters * _FP32
     one = alone(case)

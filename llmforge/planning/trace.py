@@ -26,9 +26,9 @@ from torch.utils.checkpoint import checkpoint
 
 from llmforge.errors import RunError
 from llmforge.interfaces import model_blocks
-from llmforge.planning import ledger
-from llmforge.planning.ledger import MemoryLedger
-from llmforge.planning.parts import build_model, build_optimizer
+from llmforge.planning import tensor_memory as ledger
+from llmforge.planning.model_and_optimizer import build_model, build_optimizer
+from llmforge.planning.tensor_memory import MemoryLedger
 from llmforge.recipe import Recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from llmforge.recipe.identity import Identity, differing, identity, run_id, trial_id
-from llmforge.recipe.layers import Override, parse_set
 from llmforge.recipe.load import GenerationRecipe, load_generation, load_recipe, profiles_of
-from llmforge.recipe.model import Origin, Recipe, Selection
+from llmforge.recipe.overrides import Override, parse_set
+from llmforge.recipe.resolved import Origin, Recipe, Selection
 from llmforge.recipe.toml import to_toml
 
 __all__ = [

@@ -15,14 +15,14 @@ from llmforge.installed import Entry
 from llmforge.interfaces import Space
 from llmforge.options import Options, problems_from
 from llmforge.recipe import secrets
-from llmforge.recipe.layers import Layers
-from llmforge.recipe.lines import KeyPath, dotted
-from llmforge.recipe.model import Selection
-from llmforge.recipe.places import Places
+from llmforge.recipe.key_lines import KeyPath, dotted
+from llmforge.recipe.overrides import Layers
+from llmforge.recipe.resolved import Selection
 from llmforge.recipe.rules import Draft, Finding, broken_rules
 from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS, NoKeys
-from llmforge.recipe.schemes import storage_component
-from llmforge.recipe.sweep import read_space
+from llmforge.recipe.suggestions import Places
+from llmforge.recipe.sweep_rules import read_space
+from llmforge.recipe.url_schemes import storage_component
 
 _SELECTORS = ("name", "names")
 BY_URL = "storage"
@@ -78,7 +78,7 @@ class Check:
             self.space = read_space(draft, places=self._places, report=self._report)
 
     def _refuse_secrets(self) -> None:
-        """Report secrets and go on without them, so that no later message shows one."""
+        """Report secrets and continue without them, so that no later message shows one."""
         for path, message in list(secrets.find_secrets(self._values)):
             node = self._values
             for part in path[:-1]:

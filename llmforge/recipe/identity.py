@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from llmforge.component import KINDS
 from llmforge.options import IDENTITY, Options, Scope, scope_of
-from llmforge.recipe.lines import dotted
-from llmforge.recipe.model import Recipe
+from llmforge.recipe.key_lines import dotted
+from llmforge.recipe.resolved import Recipe
 from llmforge.recipe.schema import CORE_TABLES, KIND_KEYS
 
 SCHEMA_VERSION = 1

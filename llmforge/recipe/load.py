@@ -11,10 +11,10 @@ from llmforge.component import KINDS
 from llmforge.errors import Problem, RecipeError
 from llmforge.options import Options, closest
 from llmforge.recipe.check import BY_URL, SWEEP, Check, leaves
-from llmforge.recipe.documents import Document, read_documents
-from llmforge.recipe.layers import Layers, Override, as_overrides
-from llmforge.recipe.lines import dotted
-from llmforge.recipe.model import Origin, Recipe, Selection
+from llmforge.recipe.files import Document, read_documents
+from llmforge.recipe.key_lines import dotted
+from llmforge.recipe.overrides import Layers, Override, as_overrides
+from llmforge.recipe.resolved import Origin, Recipe, Selection
 from llmforge.recipe.schema import (
     CORE_TABLES,
     KIND_KEYS,

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from llmforge.component import Component
 from llmforge.options import Options
 from llmforge.plugins import load
-from llmforge.recipe.lines import KeyPath
-from llmforge.recipe.model import Selection
+from llmforge.recipe.key_lines import KeyPath
+from llmforge.recipe.resolved import Selection
 from llmforge.recipe.schema import (
     CheckpointTable,
     DataKeys,
@@ -80,14 +80,20 @@ def broken_rules(draft: Draft) -> Iterator[Finding]:
         yield from rule(draft)
 
 
-def length_findings(train: TrainTable, *, planned: int) -> Iterator[Finding]:
-    """Return where ``extend_to`` and ``stop_at`` contradict the ``planned`` steps of a run."""
-    if train.extend_to is not None and train.extend_to <= planned:
+def length_findings(train: TrainTable, *, planned: int, extended: int | None) -> Iterator[Finding]:
+    """Return where ``extend_to`` and ``stop_at`` contradict the ``planned`` steps of a run.
+
+    Args:
+        train: the table.
+        planned: steps without an extension.
+        extended: ``extend_to`` in steps, None without one.
+    """
+    if extended is not None and extended <= planned:
         message = f"{train.extend_to} does not go past the {planned} steps planned"
         yield Finding(("train", "extend_to"), message, f"more than {planned}")
-    end = max(planned, train.extend_to or 0)
+    end = max(planned, extended or 0)
     if train.stop_at is not None and train.stop_at > end:
-        message = f"{train.stop_at} lies after the last step {end}"
+        message = f"{train.stop_at} is after the last step {end}"
         yield Finding(("train", "stop_at"), message, f"at most {end}")
 
 
@@ -122,8 +128,9 @@ def _accumulation_divides_batch(draft: Draft) -> Iterator[Finding]:
 
 def _lengths_agree(draft: Draft) -> Iterator[Finding]:
     train = draft.table("train", TrainTable)
-    if train is not None and train.max_steps is not None:
-        yield from length_findings(train, planned=train.max_steps)
+    if train is None or train.max_steps is None or isinstance(train.extend_to, str):
+        return  # what an epoch is, is known only with the data
+    yield from length_findings(train, planned=train.max_steps, extended=train.extend_to)
 
 
 def _warmup_ends_before_the_schedule(draft: Draft) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from llmforge.options import MACHINE, SAFE, Options
 
-_INTERVAL = re.compile(r"(\d+) epochs?")
+_EPOCHS = re.compile(r"(\d+(?:\.\d+)?) epochs?")
 
 PLACEHOLDERS = ("{model}", "{profile}", "{timestamp}", "{run_id}")
 """What ``run.name`` may have filled in."""
@@ -31,7 +32,7 @@ def check_interval(value: int | str | None) -> int | str | None:
     """Accept a positive number of steps or text like ``"1 epoch"``."""
     if isinstance(value, int) and value <= 0:
         raise ValueError("must be at least 1 step")
-    if isinstance(value, str) and (not (match := _INTERVAL.fullmatch(value)) or match[1] == "0"):
+    if isinstance(value, str) and not parse_interval(value):
         raise ValueError(f"must be a number of steps or text like '1 epoch', got '{value}'")
     return value
 
@@ -53,14 +54,12 @@ def check_placeholders(value: str) -> str:
     return value
 
 
-def interval_steps(value: int | str, steps_per_epoch: int) -> int:
-    """Return an interval as optimizer steps."""
-    if isinstance(value, int):
+def parse_interval(value: int | str | None) -> int | Fraction | None:
+    """Return steps as they are and text like ``"0.5 epoch"`` as epochs; None for other text."""
+    if not isinstance(value, str):
         return value
-    match = _INTERVAL.fullmatch(value)
-    if match is None:
-        raise ValueError(f"not an interval: {value!r}")
-    return int(match[1]) * steps_per_epoch
+    match = _EPOCHS.fullmatch(value)
+    return None if match is None else Fraction(match[1])
 
 
 class RunTable(Options):
@@ -108,8 +107,9 @@ class TrainTable(Options):
     """Passes over the training data; give this or ``max_steps``."""
     stop_at: Annotated[Positive | None, SAFE] = None
     """Stop after this step, the schedule still spanning the full length; resumable."""
-    extend_to: Annotated[Positive | None, SAFE] = None
-    """Go on past the planned end to this step (``--extend``), the schedule at its last value."""
+    extend_to: Annotated[Interval | None, SAFE] = None
+    """Continue past the planned end to this step, or epoch as in ``"3 epochs"`` (``--extend``), the
+    schedule at its last value."""
     batch_size: Positive = 16
     """Sequences per optimizer step, over all devices."""
     micro_batch_size: Annotated[Positive | None, MACHINE] = None
@@ -135,7 +135,7 @@ class TrainTable(Options):
     histograms_every: Annotated[Interval | None, SAFE] = None
     """Steps, or ``"1 epoch"``, between histograms of weights and gradients; absent: none."""
 
-    _check_histograms_every = field_validator("histograms_every")(check_interval)
+    _check_intervals = field_validator("extend_to", "histograms_every")(check_interval)
 
     @field_validator("device")
     @classmethod
@@ -168,7 +168,8 @@ class EvalTable(Options):
     every: Interval | None = None
     """Steps, or ``"1 epoch"``, between evaluations; absent: only at the end."""
     batch_size: Annotated[Positive | None, MACHINE] = None
-    """Sequences evaluated at once; the training micro-batch when absent."""
+    """Sequences evaluated at once; when absent as many as fit and are fast, 4,096 to 32,768
+    tokens."""
 
     _check_every = field_validator("every")(check_interval)
 
@@ -245,11 +246,11 @@ class StorageKeys(Options):
     url: Annotated[str | None, SAFE] = None
     """Where the run is mirrored, any fsspec URL; its scheme picks the component."""
     resume: Annotated[bool, SAFE] = True
-    """Go on from storage when it is further than this machine, or when nothing is here."""
+    """Continue from storage when it is further than this machine, or when nothing is here."""
     archive: Annotated[Literal["none", "tar.gz", "tar.zst"], SAFE] = "none"
     """Upload a checkpoint as its files, or as one archive."""
     background: Annotated[bool, SAFE] = True
-    """Upload while training goes on; false uploads and verifies before the next step."""
+    """Upload while training continues; false uploads and verifies before the next step."""
     delete_local_after_upload: Annotated[bool, SAFE] = False
     """Delete verified checkpoints here; the newest and the best always stay. Without a ``url``,
     those count that a tracker keeps for good (``log_checkpoints = "all"``)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmforge.recipe.lines import KeyPath
+from llmforge.recipe.key_lines import KeyPath
 from llmforge.redaction import holds_credential, is_secret_name
 
 _REMEDY = "take it out of the recipe and put it in the environment or .env"

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmforge.recipe.documents import label_of
+from llmforge.recipe.files import label_of
 from llmforge.recipe.identity import identity, run_id
-from llmforge.recipe.lines import KeyPath, dotted
+from llmforge.recipe.key_lines import KeyPath, dotted
 from llmforge.recipe.load import (
     DEFAULT,
     GenerationRecipe,
@@ -17,7 +17,7 @@ from llmforge.recipe.load import (
     load_recipe,
     only_generates,
 )
-from llmforge.recipe.model import Origin, Recipe
+from llmforge.recipe.resolved import Origin, Recipe
 from llmforge.recipe.toml import to_annotated_toml
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tomli_w
 
-from llmforge.recipe.lines import dotted, key_lines
+from llmforge.recipe.key_lines import dotted, key_lines
 
 _COLUMN = 44
 """Origins begin here, unless a value is longer."""

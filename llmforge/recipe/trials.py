@@ -10,11 +10,11 @@ from typing import Any
 from llmforge.errors import Problem, RecipeError
 from llmforge.interfaces import Dimension
 from llmforge.recipe.identity import identity, trial_id
-from llmforge.recipe.layers import Override, as_overrides
-from llmforge.recipe.lines import dotted, parse_key
+from llmforge.recipe.key_lines import dotted, parse_key
 from llmforge.recipe.load import Overrides, load_recipe
-from llmforge.recipe.model import Origin, Recipe
-from llmforge.recipe.space import SPACE
+from llmforge.recipe.overrides import Override, as_overrides
+from llmforge.recipe.resolved import Origin, Recipe
+from llmforge.recipe.search_space import SPACE
 
 MOST_CORNERS = 64
 """Recipes that are loaded at most to find values that do not fit."""
@@ -35,7 +35,7 @@ def load_trial(
     Args:
         source: the sweep's recipe.
         parameters: values by recipe key, tied ones included.
-        profile: the profile the sweep was begun with.
+        profile: the profile the sweep was started with.
         overrides: those of the sweep; the parameters win over them.
         seed: the trial's ``run.seed``, when it is not the recipe's own.
         name: the display name, ``sweep.trial_name`` of the recipe.

@@ -7,10 +7,10 @@ from llmforge.remote.archive import missing_package
 from llmforge.remote.bandwidth import Limiter
 from llmforge.remote.commits import Commit, new_token
 from llmforge.remote.connection import Cancelled, Connections
-from llmforge.remote.of_recipe import recipe_remote, storage_problems
-from llmforge.remote.opening import open_storage
-from llmforge.remote.run import RemoteRun
-from llmforge.remote.runs import RemoteEntry, list_runs
+from llmforge.remote.from_recipe import recipe_remote, storage_problems
+from llmforge.remote.listing import RemoteEntry, list_runs
+from llmforge.remote.open_url import open_storage
+from llmforge.remote.stored_attempt import RemoteRun
 
 __all__ = [
     "Cancelled",

@@ -18,9 +18,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from llmforge.checkpoint.files import CHUNK, FileEntry, write_file
+from llmforge.checkpoint.hashed_files import CHUNK, FileEntry, write_file
 from llmforge.component import importable
 from llmforge.errors import CheckpointError, Problem, StorageError
+from llmforge.installed import install_command
 from llmforge.interfaces import Progress
 from llmforge.remote.layout import is_safe
 
@@ -47,7 +48,7 @@ def missing_package(kind: str) -> Problem | None:
     return Problem(
         key="storage.archive",
         message="tar.zst archives need the zstandard package",
-        remedy="pip install 'llmforge[zstd]'",
+        remedy=install_command("zstandard"),
     )
 
 

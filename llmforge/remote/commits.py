@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmforge.checkpoint.files import FileEntry
+from llmforge.checkpoint.hashed_files import FileEntry
 from llmforge.checkpoint.manifest import MANIFEST, seal
 from llmforge.errors import StorageError
 from llmforge.remote.layout import is_safe, is_token

@@ -17,7 +17,7 @@ from llmforge.errors import ForgeError, StorageError, StorageStalled
 from llmforge.interfaces import Progress, Storage, public_url
 from llmforge.remote.bandwidth import Limiter
 from llmforge.remote.deadline import Pulse, call
-from llmforge.remote.opening import open_storage
+from llmforge.remote.open_url import open_storage
 
 T = TypeVar("T")
 Work = Callable[[Storage, Progress], T]
@@ -29,7 +29,7 @@ _FIRST_PAUSE_SECONDS = 0.1
 
 
 class Cancelled(Exception):
-    """Raised by whoever is told of an upload's progress, to end the upload."""
+    """Raised by whoever is notified of an upload's progress, to end the upload."""
 
 
 class Connections:

@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmforge.checkpoint.files import FileEntry
 from llmforge.checkpoint.format import verify
+from llmforge.checkpoint.hashed_files import FileEntry
 from llmforge.checkpoint.publish import preflight_space
 from llmforge.errors import StorageError
 from llmforge.interfaces import Progress
+from llmforge.progress import track
 from llmforge.remote import archive as archives
 from llmforge.remote.commits import Commit
 from llmforge.remote.connection import Connections
@@ -115,11 +116,12 @@ def verify_commit(
             return f"{stored} is missing"
         if size != entry.size:
             return f"{stored} has {size} bytes instead of {entry.size}"
-        if deep and stored_hash(connections, stored) != entry.sha256:
+        if deep and stored_hash(connections, stored, moved=task.advance) != entry.sha256:
             return f"{stored} was altered: its SHA-256 is another"
         return ""
 
-    found = for_each(commit.objects.items(), one, concurrency=concurrency)
+    with track(f"reading back step {commit.step}", total=commit.size) as task:
+        found = for_each(commit.objects.items(), one, concurrency=concurrency)
     return [problem for problem in found if problem]
 
 

@@ -1,4 +1,4 @@
-"""Where everything of a run lies in storage, as names below the URL.
+"""Where everything of a run is in storage, as names below the URL.
 
 ::
 

@@ -21,7 +21,7 @@ def for_each(
 ) -> list[R]:
     """Return what ``work`` returns for each of ``items``, in their order.
 
-    The first error ends it: what has not begun does not begin, ``failed`` is called so that what
+    The first error ends it: what has not started does not begin, ``failed`` is called so that what
     is under way may stop, and the error is raised once that has. Ctrl-C waits for nothing.
     """
     waiting = deque(enumerate(items))

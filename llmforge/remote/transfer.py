@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmforge.checkpoint.files import FileEntry, hash_file
+from llmforge.checkpoint.hashed_files import FileEntry, hash_file
 from llmforge.errors import StorageError
 from llmforge.interfaces import Progress
 from llmforge.remote.connection import Connections

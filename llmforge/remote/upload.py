@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmforge.checkpoint.files import hash_file
 from llmforge.checkpoint.format import step_name
+from llmforge.checkpoint.hashed_files import hash_file
 from llmforge.checkpoint.manifest import MANIFEST, Manifest, read_manifest
 from llmforge.errors import CheckpointError, CommitConflict, StorageError
 from llmforge.interfaces import Progress
@@ -51,7 +51,7 @@ class Job:
 
 
 class Upload:
-    """One try of one :class:`Job`; a further try goes on with what arrived."""
+    """One try of one :class:`Job`; a further try continues with what arrived."""
 
     def __init__(
         self, connections: Connections, job: Job, *, concurrency: int, on_state: OnState
@@ -262,7 +262,7 @@ class _Report:
         on_state(state, 0, total)
 
     def of(self, name: str, size: int) -> Progress:
-        """Return what is told the bytes of one file; repeated tries count once."""
+        """Return what is given the bytes of one file; repeated tries count once."""
 
         def moved(amount: int) -> None:
             with self._lock:

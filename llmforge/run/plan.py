@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from llmforge.component import Component
 from llmforge.distributed import Place
@@ -12,8 +14,10 @@ from llmforge.errors import RunError
 from llmforge.interfaces import RunContext
 from llmforge.plugins import load
 from llmforge.recipe import Identity, Recipe, identity, run_id
+from llmforge.recipe.schema import parse_interval
+from llmforge.run.setup.another_recipe import another_recipe
 from llmforge.run.trial import TrialLink
-from llmforge.rundir import Completion, RunDirectory, RunRecord, read_completion
+from llmforge.rundir import Completion, RunDirectory, RunRecord, read_completion, read_record
 from llmforge.rundir.context import run_context
 
 _ALONE = Place()
@@ -65,12 +69,10 @@ class Plan:
         if found is None:
             return None
         if found.identity != self.identity.hash:
-            raise RunError(
-                f"run {self.run_id} was completed with another recipe",
-                remedy=f"choose another run.id, or: forge runs clear {self.run_id}",
-            )
-        extend_to = self.recipe.train.extend_to
-        return None if extend_to is not None and extend_to > found.steps else found
+            raise another_recipe(self, found.keys or _kept_keys(self.directory), "completed")
+        extension = parse_interval(self.recipe.train.extend_to)
+        done = found.epochs if isinstance(extension, Fraction) else found.steps
+        return None if extension is not None and extension > done else found
 
     def components(self) -> dict[str, tuple[Component, ...]]:
         """Return fresh instances of the components that live in the training process."""
@@ -116,20 +118,13 @@ def check_identity(plan: Plan, record: RunRecord) -> None:
     Raises:
         RunError: the identity differs; the message lists the keys and both values.
     """
-    if record.identity.get("hash") == plan.identity.hash:
-        return
-    old: Mapping[str, object] = record.identity.get("keys", {})
-    new = plan.identity.keys
-    lines = [
-        f"    {key}: {_shown(old, key)} in the run, {_shown(new, key)} now"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-    raise RunError(
-        "\n".join([f"run {plan.run_id} was started with another recipe:", *lines]),
-        remedy=f"choose another run.id, or start it afresh: forge runs clear {plan.run_id}",
-    )
+    if record.identity.get("hash") != plan.identity.hash:
+        raise another_recipe(plan, record.identity.get("keys", {}), "started")
 
 
-def _shown(keys: Mapping[str, object], key: str) -> str:
-    return repr(keys[key]) if key in keys else "the default"
+def _kept_keys(directory: RunDirectory) -> Mapping[str, Any]:
+    """Return the identity of a run as its own record has it, nothing when that is gone."""
+    try:
+        return read_record(directory).identity.get("keys", {})
+    except RunError:
+        return {}

@@ -21,30 +21,31 @@ from llmforge.errors import (
     EXIT_OK,
     ForgeError,
     Interrupted,
-    RecipeError,
 )
 from llmforge.events import ArtifactWritten, Event, RunEnded
 from llmforge.interfaces import Engine
+from llmforge.progress import duration
 from llmforge.recipe import to_toml
 from llmforge.redaction import redact
-from llmforge.run.components import Components
-from llmforge.run.elsewhere import BroughtBack
-from llmforge.run.ending import Ending, completion, final_metrics, goodput, with_best
-from llmforge.run.follower import LeaderEnded
-from llmforge.run.hardware import peak_flops
-from llmforge.run.loop import TrainingLoop
-from llmforge.run.metadata import Describer
-from llmforge.run.opening import disk_errors_told, open_record
+from llmforge.run.follower_rank import LeaderEnded
+from llmforge.run.outcome import Ending, completion, final_metrics, goodput, with_best
 from llmforge.run.plan import Plan
-from llmforge.run.report import Reporter, duration
-from llmforge.run.samples import Sampling
-from llmforge.run.saving import delete_uploaded, open_writer
+from llmforge.run.reporting.checkpoint_metadata import Describer
+from llmforge.run.reporting.reporter import Reporter
+from llmforge.run.reporting.samples import Sampling
+from llmforge.run.reporting.system_metrics import SystemProbe, SystemSampler
+from llmforge.run.reporting.telemetry import Telemetry, log_to
+from llmforge.run.reporting.upload_status import grace_seconds
+from llmforge.run.setup.checkpoint_writer import delete_uploaded, open_writer
+from llmforge.run.setup.components import Components
+from llmforge.run.setup.preflight import require_ready
+from llmforge.run.setup.resume_from_storage import BroughtBack
+from llmforge.run.setup.run_record import disk_errors_told, open_record
+from llmforge.run.setup.training_setup import Stage, set_stage
 from llmforge.run.signals import StopNow, StopSignals
-from llmforge.run.sinks import Sinks
-from llmforge.run.stage import Stage, set_stage
-from llmforge.run.system import SystemProbe, SystemSampler
-from llmforge.run.telemetry import Telemetry, log_to
-from llmforge.run.uploading import grace_seconds
+from llmforge.run.training.loop import TrainingLoop
+from llmforge.run.training.loop_outputs import Sinks
+from llmforge.run.training.throughput import peak_flops
 from llmforge.rundir import Recorder, RunDirectory, RunLock, write_completion
 from llmforge.rundir.atomic import write_json, write_text
 
@@ -58,7 +59,7 @@ Finisher = Callable[[RunDirectory], Sequence[Path]]
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcome:
-    """What a start of a run came to.
+    """How a start of a run ended.
 
     Attributes:
         directory: the run.
@@ -95,11 +96,11 @@ def start_run(
         signals: entered already, so that a signal is handled from the start of the process.
         reporter: shows what happens.
         resume: a checkpoint of this run to go back to.
-        allow_data_change: go on although data or tokenizer changed.
+        allow_data_change: continue although data or tokenizer changed.
         finishers: make artifacts at the end.
         found: what storage knew of the run.
         team: the ranks that train together, the others in
-            :func:`~llmforge.run.follower.follow_run`.
+            :func:`~llmforge.run.follower_rank.follow_run`.
 
     Raises:
         RunLockedError: another process trains this run.
@@ -174,13 +175,14 @@ class _Start:
         except (StopNow, Interrupted) as stop:
             interrupted = True
             reason = stop.message if isinstance(stop, Interrupted) else f"stopped by {stop}"
-            ended = replace(ended, exit_code=EXIT_INTERRUPTED, state="interrupted", reason=reason)
-            self._end_early(telemetry, state="interrupted", reason=reason)
-            raise Interrupted(reason, remedy="the same command goes on from here") from None
+            state = self._signals.state
+            ended = replace(ended, exit_code=EXIT_INTERRUPTED, state=state, reason=reason)
+            self._end_early(telemetry, state=state, reason=reason)
+            raise Interrupted(reason, remedy="the same command resumes from here") from None
         except BaseException as caught:
             with self._signals.deferred():
                 error = self._team.cause(caught)
-            reason = redact(error.message if isinstance(error, ForgeError) else repr(error))
+            reason = redact(error.reason if isinstance(error, ForgeError) else repr(error))
             code = error.exit_code if isinstance(error, ForgeError) else EXIT_FAILURE
             state = "interrupted" if code == EXIT_INTERRUPTED else "failed"
             ended = replace(ended, exit_code=code, state=state, reason=reason)
@@ -198,9 +200,19 @@ class _Start:
     def _prepare(
         self, telemetry: Telemetry, *, resume: Path | None, allow_data_change: bool
     ) -> Stage:
-        recorder, recipe = self._recorder, self._plan.recipe
+        recorder = self._recorder
         for text in self._notices:
             self._notice(text)
+        require_ready(
+            self._plan,
+            self._components,
+            resolved=recorder.record.resolved,
+            team=self._team,
+            notice=self._notice,
+            also=telemetry.tracker_problems,
+        )
+        for notice in telemetry.tracker_notices():
+            self._notice(notice)
         self._reporter.phase("preparing data")
         stage = set_stage(
             self._plan,
@@ -219,12 +231,8 @@ class _Start:
             resolved=stage.resolved(),
             fingerprints=stage.prepared.fingerprints,
             metrics=with_best(recorder.record.metrics, stage.point.state),
-            total_steps=recipe.train.extend_to or stage.total_steps,
+            total_steps=stage.last_step,
         )
-        if problems := telemetry.tracker_problems():
-            raise RecipeError(problems, source=str(recipe.source))
-        for notice in telemetry.tracker_notices():
-            self._notice(notice)
         self._signals.check()
         for line in stage.describe(self._plan, recorder.record):
             self._reporter.say(line)
@@ -245,8 +253,9 @@ class _Start:
                 batches=stage.prepared.batches,
                 validation=stage.prepared.splits.get("validation"),
                 state=state,
-                total_steps=stage.total_steps,
+                last_step=stage.last_step,
                 division=stage.division,
+                evaluation_rows=stage.evaluation_rows,
                 writer=writer,
                 signals=self._signals,
                 team=self._team,
@@ -338,7 +347,8 @@ class _Start:
             row=telemetry.row,
             event=telemetry.event,
             samples=sampling.at if recipe.generation.every else None,
-            micro_batch=self._note_micro_batch,
+            micro_batch=lambda size: self._note_resolved("micro_batch_size", size),
+            evaluation_rows=lambda rows: self._note_resolved("eval_batch_size", rows),
             extra_metrics=lambda step: components.extra_metrics(run, step),
             stop_reason=lambda step: components.stop_reason(run, step),
             failure=telemetry.failure,
@@ -371,9 +381,8 @@ class _Start:
                 self._notice(f"an artifact could not be made: {error}")
         return made
 
-    def _note_micro_batch(self, size: int) -> None:
-        resolved = {**self._recorder.record.resolved, "micro_batch_size": size}
-        self._recorder.update(resolved=resolved)
+    def _note_resolved(self, name: str, value: object) -> None:
+        self._recorder.update(resolved={**self._recorder.record.resolved, name: value})
 
     def _check_stop(self) -> None:
         self._signals.check()

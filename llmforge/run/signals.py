@@ -1,9 +1,9 @@
-"""Stopping on SIGTERM and Ctrl-C: at once while nothing is at stake, else at a safe point.
+"""Stopping on SIGTERM, SIGHUP and Ctrl-C: at once while nothing is at stake, else at a safe point.
 
 Before the first step, and while samples and plots are made, a signal raises where it arrives. In
 between, inside :meth:`StopSignals.deferred`, it only sets :attr:`StopSignals.requested`, which the
 loop asks after every step and every evaluated batch. A second Ctrl-C always raises; a second
-SIGTERM is only noted, so that it does not break off what the first one has begun to save.
+SIGTERM is only noted, so that it does not break off what the first one has started to save.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
+from llmforge.stop_signals import stop_signals
+
 
 class StopNow(BaseException):
     """Raised by a signal where it arrives; no library's ``except Exception`` swallows it."""
 
 
 class StopSignals:
-    """Handles SIGTERM and SIGINT while it is entered; does nothing outside the main thread."""
+    """Handles :func:`stop_signals` while it is entered; does nothing outside the main thread."""
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self.state = "interrupted"
         self._deferred = 0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in stop_signals():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -51,9 +54,15 @@ class StopSignals:
         finally:
             self._deferred -= 1
 
-    def request(self, reason: str) -> None:
-        """Ask for a stop from within the process, as a signal called ``reason`` would."""
-        self.requested = self.requested or reason
+    def request(self, reason: str, *, state: str = "interrupted") -> None:
+        """Ask for a stop from within the process, as a signal called ``reason`` would.
+
+        Args:
+            reason: what stopped the run, after the words "stopped by".
+            state: that the run is left in.
+        """
+        if self.requested is None:
+            self.requested, self.state = reason, state
 
     def check(self) -> None:
         """Raise when a stop was asked for.

@@ -13,6 +13,10 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a disk, a quota or a limit that takes no more."""
 
 
+OPEN_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+"""For :func:`os.open`: no child process gets the file, and bytes stay what they are."""
+
+
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace ``path`` with ``text`` in one step.
 
@@ -63,7 +67,9 @@ def append_line(file: BinaryIO, line: bytes) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Force a directory's entries to the disk."""
+    """Force a directory's entries to the disk; Windows opens no directory, and does so itself."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -49,9 +49,9 @@ def clear_run(root: Path, run_id: str) -> Path | None:
 
 
 def _attempt(directory: RunDirectory) -> int:
-    """Return the attempt a run is: of a run begun elsewhere it is more than was cleared here."""
+    """Return the attempt a run is: of a run started elsewhere it is more than was cleared here."""
     counted = next_attempt(directory.root, directory.id)
     try:
         return max(counted, read_record(directory).attempt)
-    except RunError:  # cleared because it cannot be read, or never begun
+    except RunError:  # cleared because it cannot be read, or never started
         return counted

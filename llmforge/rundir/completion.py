@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.errors import RunError
+from llmforge.run_root import root_option
 from llmforge.rundir.atomic import sync_directory, write_json
 from llmforge.rundir.layout import completion_path
 
@@ -19,7 +20,8 @@ FORMAT_VERSION = 1
 class Completion:
     """That a run is done: why, when, with what result, and where its artifacts are.
 
-    Losses are in nats per token, times in seconds since the epoch.
+    Losses are in nats per token, times in seconds since the epoch; ``keys`` are those of its
+    identity, and ``epochs`` the passes over the training data.
     """
 
     run_id: str
@@ -36,6 +38,8 @@ class Completion:
     directory: str
     artifacts: dict[str, str] = field(default_factory=dict)
     next_command: str = ""
+    epochs: float = 0.0
+    keys: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 
@@ -45,7 +49,8 @@ def read_completion(root: Path, run_id: str) -> Completion | None:
     Raises:
         RunError: the record is damaged.
     """
-    remedy = f"forge runs clear {run_id} starts the run afresh and keeps the old one aside"
+    command = f"forge runs clear {run_id}{root_option(root)}"
+    remedy = f"{command} starts the run afresh and keeps the old one aside"
     return load_completion(completion_path(root, run_id), remedy=remedy)
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from llmforge.errors import RunError, UsageError
+from llmforge.run_root import root_option
 from llmforge.rundir.completion import Completion, load_completion, read_completion
 from llmforge.rundir.layout import ARCHIVE, RunDirectory, completion_path
 from llmforge.rundir.record import RunRecord, current_state, read_record
@@ -19,7 +20,7 @@ class RunEntry:
     """A run as the list shows it.
 
     Attributes:
-        directory: where it lies, or lay.
+        directory: where it is, or lay.
         record: its record; made from the completion when the directory is gone.
         state: the state it is in now.
         problem: why its record cannot be read; empty when it can.
@@ -178,7 +179,7 @@ def _no_run(root: Path, text: str, directories: list[RunDirectory]) -> RunError:
     if completion_path(root, text).exists():
         return RunError(
             f"run '{text}' is completed, but its directory {root / text} is gone",
-            remedy=f"'forge runs clear {text}' lets it train again",
+            remedy=f"'forge runs clear {text}{root_option(root)}' lets it train again",
         )
     return RunError(
         f"no run '{text}' in {root}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -13,6 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from llmforge.errors import RunError, RunLockedError
+from llmforge.file_lock import lock_file
+from llmforge.rundir.atomic import OPEN_FLAGS
 from llmforge.rundir.layout import lock_path
 
 _ATTEMPTS = 5
@@ -56,13 +57,14 @@ class RunLock:
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
         with contextlib.suppress(OSError):  # only people read it, and a full disk shows elsewhere
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, text.encode(), 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, text.encode())
         return self
 
     def _open(self) -> int:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | OPEN_FLAGS, 0o644)
         except OSError as error:
             raise RunError(
                 f"the lock {self._path} cannot be written: {error.strerror}",
@@ -84,11 +86,11 @@ class RunLock:
 def is_locked(root: Path, run_id: str) -> bool:
     """Return whether a process on this machine is training ``run_id``."""
     try:
-        descriptor = os.open(lock_path(root, run_id), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(lock_path(root, run_id), os.O_RDONLY | OPEN_FLAGS)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock_file(descriptor, shared=True)
     except BlockingIOError:
         return True
     except OSError:  # a file system without locks: nobody can be training here
@@ -102,18 +104,19 @@ def _lock(descriptor: int) -> None:
     """Take the lock; :func:`is_locked` of another process may hold it for an instant."""
     for _ in range(_ATTEMPTS - 1):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor)
         except BlockingIOError:
             time.sleep(_PAUSE_SECONDS)
         else:
             return
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock_file(descriptor)
 
 
 def _describe(descriptor: int) -> str:
     try:
-        holder: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0))
-    except ValueError:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        holder: dict[str, Any] = json.loads(os.read(descriptor, 4096))
+    except (OSError, ValueError):  # Windows lets nobody read what is locked
         return "just starting"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
     return f"process {holder['pid']} on {holder['host']} since {since}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmforge.errors import RunError
+from llmforge.run_root import root_option
 from llmforge.rundir.atomic import write_json
 from llmforge.rundir.layout import RunDirectory
 from llmforge.rundir.lock import is_locked
@@ -22,7 +23,7 @@ FORMAT_VERSION = 1
 HEARTBEAT_SECONDS = 5.0
 HEARTBEAT_STALE_SECONDS = 60.0
 
-State = Literal["running", "completed", "early-stopped", "interrupted", "failed"]
+State = Literal["running", "completed", "early-stopped", "pruned", "interrupted", "failed"]
 FINISHED: tuple[str, ...] = ("completed", "early-stopped")
 
 
@@ -92,9 +93,10 @@ def read_record(directory: RunDirectory) -> RunRecord:
 
 
 def _damaged(directory: RunDirectory, why: str) -> RunError:
+    command = f"forge runs clear {directory.id}{root_option(directory.root)}"
     return RunError(
         f"{directory.record} cannot be read: {why}",
-        remedy=f"'forge runs clear {directory.id}' sets the run aside; its checkpoints stay usable",
+        remedy=f"'{command}' sets the run aside; its checkpoints stay usable",
     )
 
 

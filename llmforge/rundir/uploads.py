@@ -33,10 +33,10 @@ class UploadRecord:
         step: of the checkpoint.
         checkpoint: which checkpoint of the step it is: tells two of them apart.
         state: how far it is; a ``failed`` one is tried again, a ``cancelled`` one was superseded.
-        token: the prefix its objects are under, so that another try goes on with them.
+        token: the prefix its objects are under, so that another try resumes them.
         size: bytes to send in all.
         sent: bytes sent by the present try.
-        tries: how often it was begun.
+        tries: how often it was started.
         seconds: the present or last try took.
         error: what the last failed try met.
         final: whether the failure is one that another try would meet again.

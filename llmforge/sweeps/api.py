@@ -36,11 +36,11 @@ class BestTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """What a sweep came to.
+    """The result of a sweep.
 
     Attributes:
         id: the sweep's id.
-        directory: where it lies.
+        directory: where it is.
         reason: why nothing is left to do.
         best: the best point, None when no trial was completed.
         trials: everything known of each trial; ``pandas.DataFrame`` takes them as they are.
@@ -60,7 +60,7 @@ def sweep(
     overrides: Overrides = (),
     workers: int | None = None,
 ) -> SweepResult:
-    """Try the points of a recipe's space, or go on with it, or find that it is done.
+    """Try the points of a recipe's space, or resume it, or find that it is done.
 
     Args:
         recipe: a file, or the name of a shipped recipe.
@@ -103,7 +103,7 @@ def work(
 
     Raises:
         Interrupted: it was asked to stop; every trial is saved.
-        ForgeError: the sweep was given up, or a worker cannot go on.
+        ForgeError: the sweep was given up, or a worker cannot continue.
     """
     count = workers or opened.recipe.sweep.workers
     try:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK, Interrupted, RunError
+from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK, Interrupted, RunError, UsageError
 from llmforge.run.signals import StopSignals
-from llmforge.sweeps.devices import shares, visible_gpus
+from llmforge.run_root import root_option
 from llmforge.sweeps.ledger import Ledger
+from llmforge.sweeps.next_trial import Done, next_work
 from llmforge.sweeps.sweep import Sweep
 from llmforge.sweeps.trials import Trial
-from llmforge.sweeps.work import Done, next_work
 
 _POLL_SECONDS = 0.5
 _MOST_DEATHS = 20
@@ -98,14 +98,13 @@ class Controller:
         if self._signals.requested is not None:
             raise Interrupted(
                 f"stopped by {self._signals.requested}, trials saved",
-                remedy="the same command goes on from here",
+                remedy="the same command resumes from here",
             )
         if stopped := self._ledger.stopped:
-            raise Interrupted(
-                f"{stopped}, trials saved", remedy=f"forge sweep resume {self._sweep.id}"
-            )
+            name = f"{self._sweep.id}{root_option(self._sweep.directory.root)}"
+            raise Interrupted(f"{stopped}, trials saved", remedy=f"forge sweep resume {name}")
         done = next_work(goal, trials, is_dead=lambda _: False)
-        return self._judged(done if isinstance(done, Done) else Done("other workers go on"))
+        return self._judged(done if isinstance(done, Done) else Done("other workers continue"))
 
     def _judged(self, done: Done) -> Done:
         if done.failed:
@@ -133,7 +132,12 @@ class Controller:
                 slot.log.unlink(missing_ok=True)
 
     def _start(self, slot: _Slot) -> None:
-        command = [sys.executable, "-m", "llmforge.sweeps.process", str(self._sweep.directory.path)]
+        command = [
+            sys.executable,
+            "-m",
+            "llmforge.sweeps.worker_process",
+            str(self._sweep.directory.path),
+        ]
         with slot.log.open("wb") as output:
             slot.process = subprocess.Popen(
                 command,
@@ -166,7 +170,7 @@ class Controller:
         if self._deaths > _MOST_DEATHS:
             name = signal.Signals(-code).name
             raise RunError(
-                f"{self._deaths} workers were killed by {name} and no trial came to an end",
+                f"{self._deaths} workers were killed by {name} and no trial ended",
                 remedy="is the machine out of memory? Try fewer --workers",
             )
         self._start(slot)
@@ -182,5 +186,47 @@ class Controller:
         last = said.splitlines()[-1] if said else f"it ended with code {code}"
         return RunError(
             f"a worker of sweep {self._sweep.id} crashed: {last}",
-            remedy=f"{crash} has the traceback; the same command goes on",
+            remedy=f"{crash} has the traceback; the same command resumes it",
         )
+
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_THREADS = "OMP_NUM_THREADS"
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+def visible_gpus(environment: Mapping[str, str]) -> list[str]:
+    """Return the GPUs this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    if VISIBLE in environment:
+        return [name for name in environment[VISIBLE].split(",") if name.strip() not in ("", "-1")]
+    count = len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0
+    return [str(index) for index in range(count)]
+
+
+def shares(
+    workers: int, *, gpus: list[str], per_trial: int | None, environment: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """Return the variables that give each worker's trials their own part of the machine.
+
+    Raises:
+        UsageError: there are fewer GPUs than were asked for.
+    """
+    each = per_trial if per_trial is not None else int(bool(gpus) and len(gpus) >= workers)
+    if each * workers > len(gpus):
+        raise UsageError(
+            f"{workers} workers with {each} GPUs per trial need {each * workers}, and "
+            f"{len(gpus)} are here",
+            remedy=f"fewer --workers, or sweep.gpus_per_trial = {len(gpus) // workers}",
+        )
+    threads = {}
+    if workers > 1 and _THREADS not in environment:
+        # Otherwise each trial would use every core, and all would wait for each other.
+        threads[_THREADS] = str(max((os.cpu_count() or 1) // workers, 1))
+    return [
+        {**threads, **_own_gpus(gpus[index * each : (index + 1) * each])}
+        for index in range(workers)
+    ]
+
+
+def _own_gpus(gpus: list[str]) -> dict[str, str]:
+    return {VISIBLE: ",".join(gpus)} if gpus else {}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmforge.sweeps.processes import this_process
+from llmforge.sweeps.liveness import this_process
 from llmforge.sweeps.trials import Attempt, Result, Trial
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Ledger:
         return None
 
     def requeue(self, trial: Trial, *, prunable: bool, reason: str) -> None:
-        """Let an ended trial go on; ``prunable`` says whether it may be pruned then."""
+        """Let an ended trial continue; ``prunable`` says whether it may be pruned then."""
         self._write(
             trial.number,
             trial.repeat,

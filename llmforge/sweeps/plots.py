@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmforge.insight.style import INK, MUTED, STYLE, as_png, entitle, new_figure
 from llmforge.interfaces import Dimension, Point, Space
 from llmforge.rundir.atomic import write_bytes
-from llmforge.sweeps.native import importances
+from llmforge.sweeps.memory_study import importances
 from llmforge.sweeps.trials import Trial, points
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Drawing:
 
     @property
     def points(self) -> list[Point]:
-        """The points that lie in the space."""
+        """The points that are in the space."""
         return points(self.trials, self.space)
 
     @property
@@ -183,7 +183,7 @@ def _parallel(axes: Axes, drawing: Drawing) -> bool:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Where a key's values lie on its axis, from 0 to 1."""
+    """Where a key's values are on its axis, from 0 to 1."""
 
     key: str
     place: Callable[[Any], float]

@@ -1,4 +1,4 @@
-"""A sweep at a glance: its counts, its best trial, what each trial came to."""
+"""A sweep at a glance: its counts, its best trial, how each trial ended."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Summary:
 
 
 def summarize(trials: Sequence[Trial], space: Space, *, direction: str) -> Summary:
-    """Return how the trials that lie in ``space`` stand."""
+    """Return how the trials that are in ``space`` stand."""
     own = [trial for trial in trials if space.contains(trial.parameters)]
     sign = 1.0 if direction == "minimize" else -1.0
     done = [point for point in points(own, space) if point.value is not None]

@@ -18,8 +18,8 @@ from llmforge.recipe.load import Overrides, merged_tables
 from llmforge.recipe.trials import check_trials, load_trial
 from llmforge.rundir.atomic import write_json, write_text
 from llmforge.sweeps.ledger import Ledger
-from llmforge.sweeps.storage import open_storage
-from llmforge.sweeps.work import Goal
+from llmforge.sweeps.next_trial import Goal
+from llmforge.sweeps.trial_storage import open_storage
 
 SWEEPS = "sweeps"
 """Holds the sweeps, below the directory of all runs."""
@@ -85,7 +85,7 @@ class Sweep:
     """A sweep and everything it needs to work.
 
     Attributes:
-        directory: where it lies.
+        directory: where it is.
         recipe: what it was read from, ``[sweep]`` included.
         space: what is tried.
     """
@@ -166,7 +166,8 @@ def open_sweep(
         problem = Problem(
             key="sweep",
             message="the recipe has no [sweep] table",
-            remedy=f'add [sweep] with name = "..." ({names}) and [sweep.space]; see docs/how-to/sweep.md',
+            remedy=f'add [sweep] with name = "..." ({names}) and [sweep.space]; '
+            "see docs/how-to/sweep.md",
         )
         raise RecipeError([problem], source=str(source))
     check_trials(recipe, source, profile=profile, overrides=overrides)
@@ -191,7 +192,7 @@ def open_sweep(
 
 
 def load_sweep(directory: SweepDirectory) -> Sweep:
-    """Return the sweep that lies in ``directory``.
+    """Return the sweep that is in ``directory``.
 
     Raises:
         RunError: there is none, or it cannot be read.
@@ -242,6 +243,18 @@ def find_sweep(root: Path, text: str) -> SweepDirectory:
     raise RunError(f"no sweep '{text}' in {root}", remedy=remedy)
 
 
+def newest_sweep(root: Path) -> SweepDirectory:
+    """Return the sweep that was started last.
+
+    Raises:
+        RunError: there is none.
+    """
+    every = find_sweeps(root)
+    if not every:
+        raise RunError(f"no sweeps in {root}", remedy="start one: forge sweep wikitext_tiny_sweep")
+    return max(every, key=lambda item: item.record.stat().st_mtime)
+
+
 def _stem(recipe: Recipe) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]", "-", recipe.source.stem) or "sweep"
 
@@ -266,13 +279,13 @@ def _check_same(directory: SweepDirectory, recipe: Recipe) -> None:
     try:
         known = json.loads(directory.record.read_bytes()).get("about", {})
     except ValueError:
-        return  # it is written anew
+        return  # it is written again
     now = _about(recipe)
     differing = [key for key in now if known.get(key) != now[key]]
     if differing:
         what = {"recipe": "values outside [sweep]"}
         listed = ", ".join(what.get(key, f"sweep.{key}") for key in differing)
         raise RunError(
-            f"sweep {directory.id} was begun with other {listed}",
+            f"sweep {directory.id} was started with other {listed}",
             remedy="choose another sweep.id: trials of the two cannot be compared",
         )

@@ -18,7 +18,7 @@ class Result:
     """How an attempt ended.
 
     Attributes:
-        outcome: an ``interrupted`` or ``requeued`` trial waits to go on.
+        outcome: an ``interrupted`` or ``requeued`` trial waits to continue.
         value: the objective, when completed.
         reason: why it ended, in words.
         seconds: how long the attempt took.
@@ -46,7 +46,7 @@ class Attempt:
         entry: id in the ledger.
         number: 0 for the first attempt at the trial, and so on without a gap.
         token: made by the process that asked for it: who owns the attempt.
-        worker: that process, see :mod:`llmforge.sweeps.processes`.
+        worker: that process, see :mod:`llmforge.sweeps.liveness`.
         prunable: whether it may be pruned.
         began: seconds since the epoch.
         beat: the newest sign of life, in seconds since the epoch.
@@ -146,7 +146,7 @@ class Trial:
 
 
 def points(trials: Iterable[Trial], space: Space) -> list[Point]:
-    """Return the points that lie in ``space``, each with the mean over its completed trials."""
+    """Return the points that are in ``space``, each with the mean over its completed trials."""
     by_number: dict[int, list[Trial]] = {}
     for trial in trials:
         if space.contains(trial.parameters):

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from llmforge.errors import ForgeError
 from llmforge.sweeps.ledger import Ledger
-from llmforge.sweeps.processes import is_gone
+from llmforge.sweeps.liveness import is_gone
+from llmforge.sweeps.next_trial import Done, Goal, Start, Wait, next_work, why_prune
 from llmforge.sweeps.trials import Attempt, Result, Trial
-from llmforge.sweeps.work import Done, Goal, Start, Wait, next_work, why_prune
 
 _BEATS_PER_LEASE = 4
 _LOOK_SECONDS = 1.0
@@ -56,7 +56,7 @@ class Executor(Protocol):
         ...
 
     def run(self, job: Job, progress: Progress, *, stop: Callable[[], bool]) -> Result:
-        """Run a job, or go on with it, until it ends or ``stop`` answers True.
+        """Run a job, or resume it, until it ends or ``stop`` answers True.
 
         Raises:
             ForgeError: something that no trial of this sweep can get over.

@@ -1,6 +1,6 @@
 """Trials that take milliseconds: a known loss surface with a curve and a cost.
 
-What a real run has that matters to a sweep is there: an identity, a lock, a checkpoint to go on
+What a real run has that matters to a sweep is there: an identity, a lock, a checkpoint to continue
 from, a completion; all in files, so that processes can be killed at will.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmforge.sweeps.worker import Job, Progress
 
 BEST_LOSS = 2.0
-"""The loss that the best parameters come to."""
+"""The loss that the best parameters reach."""
 _START = 3.0
 _PACE = 4.0
 _NOISE = 0.01
@@ -106,7 +106,7 @@ class SimulatedTrials:
             if reason := self._failing(job.parameters):
                 return ended("failed", reason=reason)
             while True:
-                # as in a real run, the newest evaluation is told again after a resume
+                # as in a real run, the newest evaluation is sent again after a resume
                 reason = self._report(job, progress, state["step"])
                 if state["step"] >= self._steps:
                     write_json(path, {**state, "completed": True}, durable=False)

@@ -16,11 +16,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import disable_progress_bars
 
 
 def main() -> dict[str, str]:
     """Download and return what happened."""
     repository, name, revision, kind = sys.argv[1:]
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         path = huggingface_hub.hf_hub_download(repository, name, revision=revision, repo_type=kind)
     except LocalEntryNotFoundError as error:

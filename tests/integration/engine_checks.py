@@ -22,7 +22,7 @@ STEPS = 5
 
 
 def resumed(setup: Setup, directory: Path) -> dict[str, Any]:
-    """Save in the middle, go on in another engine, and compare with going on at once."""
+    """Save in the middle, continue in another engine, and compare with continuing at once."""
     whole = make_engine(setup, directory)
     train(whole, range(2))
     middle = whole_state(whole)

@@ -21,7 +21,7 @@ import optuna  # noqa: F401  # loaded once, before the workers are forked
 from sweep_parts import make_goal
 
 from llmforge.sweeps.ledger import Ledger
-from llmforge.sweeps.storage import open_storage
+from llmforge.sweeps.trial_storage import open_storage
 from llmforge.sweeps.worker import Worker
 from llmforge.testing import SimulatedTrials
 

@@ -60,7 +60,7 @@ def save_forever(directory: Path, announcements: Connection) -> None:
 def run_and_kill(directory: Path, delay: float) -> int:
     """Save for ``delay`` seconds in a process, kill it, and return the last step it announced."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["llmforge.checkpoint.tensors"])
+    context.set_forkserver_preload(["llmforge.checkpoint.host_tensors"])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=save_forever, args=(directory, theirs))
     process.start()

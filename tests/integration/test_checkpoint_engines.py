@@ -20,7 +20,7 @@ from llmforge.checkpoint import (
     load_tensors,
     verify,
 )
-from llmforge.checkpoint.gloo import GlooCrew
+from llmforge.checkpoint.gloo_group import GlooCrew
 from llmforge.interfaces import Engine, EngineState
 
 RANKS = 2

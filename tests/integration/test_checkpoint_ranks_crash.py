@@ -25,7 +25,7 @@ from llmforge.checkpoint import (
     read_trainer,
     verify,
 )
-from llmforge.checkpoint.gloo import GlooCrew
+from llmforge.checkpoint.gloo_group import GlooCrew
 from llmforge.errors import CheckpointError
 from llmforge.interfaces import Slice
 
@@ -96,7 +96,7 @@ def run_and_kill(folder: Path, directory: Path, victim: int, delay: float) -> tu
     The error is what the other rank said.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "llmforge.checkpoint.tensors"])
+    context.set_forkserver_preload(["torch.distributed", "llmforge.checkpoint.host_tensors"])
     store = folder / f"store-{time.time_ns()}"
     pipes, processes = [], []
     for rank in range(2):

@@ -14,13 +14,13 @@ import pytest
 from servers import FaultProxy, Faults, Server
 
 from llmforge.checkpoint import Retention, list_checkpoints
-from llmforge.checkpoint.files import write_file
+from llmforge.checkpoint.hashed_files import write_file
 from llmforge.checkpoint.publish import Draft, FileWriter, publish
 from llmforge.checkpoint.retention import apply_retention
 from llmforge.courier import Courier
 from llmforge.recipe import Recipe, load_recipe
 from llmforge.remote import RemoteRun
-from llmforge.run.uploading import UploadWatch
+from llmforge.run.reporting.upload_status import UploadWatch
 from llmforge.rundir import RunDirectory, RunLock
 
 RECIPE = """\
@@ -147,7 +147,7 @@ def test_with_requests_failing_and_stalling_all_is_committed_and_nothing_deleted
             trainer.save(step)
             if step > 4:  # as far ahead of its uploads as a run may be
                 trainer.watch.wait_for(step - 4, stop=lambda: False)
-            if step == uploads // 2:  # it is started again, and goes on where it was
+            if step == uploads // 2:  # it is started again, and resumes where it was
                 os.kill(process._process.pid, signal.SIGKILL)
         found = process.finish_uploads(1500)
     assert found is not None

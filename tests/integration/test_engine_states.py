@@ -1,4 +1,4 @@
-"""Every engine goes on from every other one's state, over any number of ranks."""
+"""Every engine resumes from every other one's state, over any number of ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest.importorskip("deepspeed")
 
 SAVED, END = 2, 5
 TOLERANCE = {"fp32": 2e-5, "bf16": 5e-3}
-"""Largest relative difference of a loss or gradient norm from the run that went on at once."""
+"""Largest relative difference of a loss or gradient norm from the run that continued at once."""
 
 Place = tuple[Setup, int]
 """An engine and its number of ranks."""
@@ -95,7 +95,7 @@ def _key(writer: Place, resumer: Place) -> tuple[str, str]:
 
 
 def check(pairs: Iterable[tuple[Place, Place]], found: dict[tuple[str, str], Any]) -> None:
-    """Assert that every pair went on as it should."""
+    """Assert that every pair continued as it should."""
     wrong = []
     for writer, resumer in pairs:
         result = found[_key(writer, resumer)]

@@ -14,7 +14,7 @@ import pytest
 from servers import FaultProxy, Faults, Seen, Server, gcs_server, make_s3_bucket, s3_server
 
 from llmforge.checkpoint import verify
-from llmforge.checkpoint.files import write_file
+from llmforge.checkpoint.hashed_files import write_file
 from llmforge.checkpoint.publish import Draft, FileWriter, publish
 from llmforge.errors import StorageError, StorageStalled
 from llmforge.remote import Commit, RemoteRun, list_runs, new_token

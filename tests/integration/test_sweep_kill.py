@@ -16,7 +16,7 @@ from postgres_server import postgres
 from sqlalchemy.exc import OperationalError
 
 from llmforge.errors import RunError
-from llmforge.sweeps.outage import Enduring
+from llmforge.sweeps.database_retry import Enduring
 
 SCRIPT = Path(__file__).with_name("sweep_under_fire.py")
 

@@ -1,4 +1,4 @@
-"""A run and its mirror: the way to storage, and what must hold of what lies there."""
+"""A run and its mirror: the way to storage, and what must hold of what is there."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def slow(seconds: float) -> Callable[[Seen], str]:
 
 
 def under_way(workplace: Workplace, *, since: float = 0.0) -> Callable[[ForgeProcess], bool]:
-    """Return the instant at which a courier begun after ``since`` is sending a checkpoint."""
+    """Return the instant at which a courier started after ``since`` is sending a checkpoint."""
     later = since or time.time()
 
     def instant(_: ForgeProcess) -> bool:

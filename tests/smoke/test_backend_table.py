@@ -60,7 +60,7 @@ def options(team: Team) -> list[str]:
 
 
 class Table:
-    """Runs of each team, begun and taken to their end when they are first asked for."""
+    """Runs of each team, started and taken to their end when they are first asked for."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -74,7 +74,7 @@ class Table:
     def begun(self, team: Team) -> Workplace:
         """Return a run that stands at half its steps; not to be changed."""
         if team not in self._begun:
-            place = self._begun[team] = self._new(f"begun-{team[0]}-{team[1]}")
+            place = self._begun[team] = self._new(f"started-{team[0]}-{team[1]}")
             place.train(*options(team), "--set", f"train.stop_at={HALF}")
         return self._begun[team]
 

@@ -47,7 +47,7 @@ def test_a_damaged_newest_checkpoint_costs_a_warning_and_nothing_else(
     warnings = [line for line in output.splitlines() if "is damaged" in line]
     assert len(warnings) == 1, output
     assert "step-00000031" in warnings[0]
-    assert "going on from step-00000030" in warnings[0]
+    assert "resuming from step-00000030" in warnings[0]
     assert (workplace.run.checkpoints / "step-00000031.corrupt-1").is_dir()
     assert workplace.result() == reference("fp32").result()
     assert any("damaged" in notice for notice in workplace.record["notices"])

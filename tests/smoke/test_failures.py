@@ -41,6 +41,9 @@ every = 6
 every = 2
 """
 
+EVALUATED = {"eval.batch_size": "2"}
+"""Rows of an evaluation decide about its last digits: the same in runs that are compared."""
+
 
 @pytest.fixture
 def faulty(tmp_path: Path, faults: str) -> Workplace:
@@ -93,18 +96,19 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
     tmp_path: Path, faulty: Workplace, given: str | None
 ) -> None:
     smaller = dataclasses.replace(
-        faulty, path=tmp_path / "smaller", settings={"train.micro_batch_size": "2"}
+        faulty, path=tmp_path / "smaller", settings={"train.micro_batch_size": "2", **EVALUATED}
     )
     smaller.train_here()
 
     settings = {"train.micro_batch_size": given} if given else {}
+    settings |= EVALUATED
     limited = with_fault(dataclasses.replace(faulty, settings=settings), FAULT_MEMORY="3")
     output = limited.train_here("--set", "train.stop_at=9")
     assert "micro-batch is now 4" in output
     assert "micro-batch is now 2, the global batch stays 8" in output
     assert limited.record["resolved"]["micro_batch_size"] == 2
 
-    going_on = with_fault(dataclasses.replace(faulty, settings={}), FAULT_MEMORY="3")
+    going_on = with_fault(dataclasses.replace(faulty, settings=EVALUATED), FAULT_MEMORY="3")
     output = going_on.train_here()
     assert "batch 8 = 2 per micro-batch x 4 accumulated" in output
     assert "micro-batch is now" not in output  # what fits was remembered
@@ -114,11 +118,11 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
 def test_gradients_gathered_before_memory_ran_out_are_dropped(
     tmp_path: Path, faulty: Workplace
 ) -> None:
-    settings = {"train.micro_batch_size": "2"}
+    settings = {"train.micro_batch_size": "2", **EVALUATED}
     smaller = dataclasses.replace(faulty, path=tmp_path / "smaller", settings=settings)
     smaller.train_here()
 
-    settings = {"train.micro_batch_size": "4"}
+    settings = {"train.micro_batch_size": "4", **EVALUATED}
     second = with_fault(
         dataclasses.replace(faulty, settings=settings), FAULT_MEMORY="3", FAULT_MEMORY_FROM="1"
     )
@@ -131,6 +135,26 @@ def test_the_micro_batch_that_fits_is_on_disk_before_the_next_step(faulty: Workp
     assert process.wait_for(lambda _: bool(faulty.checkpoints))
     process.kill()
     assert faulty.record["resolved"]["micro_batch_size"] == 2
+
+
+def test_an_evaluation_that_does_not_fit_is_made_of_less_and_a_resume_knows(
+    faulty: Workplace,
+) -> None:
+    two = dataclasses.replace(faulty, settings={"train.micro_batch_size": "2"})
+    limited = with_fault(two, FAULT_MEMORY="3")
+    output = limited.train_here("--set", "train.stop_at=9")
+    assert "out of memory evaluating at step 6: 2 sequences at once now" in output
+    assert limited.record["resolved"]["eval_batch_size"] == 2
+    assert "out of memory" not in limited.train_here()
+    values = {row["step"]: row["val/loss"] for row in limited.rows if "val/loss" in row}
+    assert list(values) == [6, 12, 18, 20]
+
+    whole = dataclasses.replace(two, path=faulty.path.parent / "whole")
+    whole.train_here()
+    assert whole.record["resolved"]["eval_batch_size"] > 2
+    for row in whole.rows:
+        if "val/loss" in row:
+            assert row["val/loss"] == pytest.approx(values[row["step"]], rel=1e-6)
 
 
 def test_not_even_one_sequence_fits(faulty: Workplace) -> None:

@@ -117,7 +117,7 @@ def test_a_signal_before_the_command_line_is_imported_asks_for_the_queue_too(
     process.process.send_signal(number)
     output = process.finish(expect=EXIT_INTERRUPTED, within=BOUND_SECONDS).output
     name = signal.Signals(number).name
-    assert output == f"forge: stopped by {name} before anything was begun\n"
+    assert output == f"forge: stopped by {name} before anything was started\n"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Checkpoints that a tracker keeps count as uploads, and a run goes on from one elsewhere."""
+"""Checkpoints that a tracker keeps count as uploads, and a run resumes from one elsewhere."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_a_killed_run_gives_equal_samples_and_no_system_value_twice(
 
 
 def notebook(workplace: Workplace) -> bool:
-    """Return whether the tracker has begun to write."""
+    """Return whether the tracker has started to write."""
     return (workplace.run.trackers / "notebook" / "events.jsonl").exists()
 
 

@@ -1,4 +1,4 @@
-"""Mistakes of a user that only the machine or the data can tell: one message, nothing begun."""
+"""Mistakes of a user that only the machine or the data can tell: one message, nothing started."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_text_that_cannot_be_trained_on(
 @pytest.mark.parametrize(
     ("setting", "code", "message"),
     [
-        ("train.device=cuda:99", 1, "train.device 'cuda:99' is not available"),
+        ("train.device=cuda:99", 2, "train.device: 'cuda:99' is not available"),
         ("data.text.train=nowhere.txt", 2, "data.text.train: no file matches 'nowhere.txt'"),
         ("run.root=train.txt", 1, "train.txt/.locks/tiny.lock cannot be written"),
         ("tokenizer.name=hf", 2, "tokenizer.hf.source: a value is required"),
@@ -52,6 +52,28 @@ def test_what_the_recipe_asks_for_is_not_there(
     workplace: Workplace, setting: str, code: int, message: str
 ) -> None:
     assert message in refused(workplace, "--set", setting, expect=code)
+
+
+def test_what_the_machine_lacks_is_told_before_data_are_prepared_also_by_a_dry_run(
+    workplace: Workplace,
+) -> None:
+    keys = ("--set", "train.device=cuda:99", "--set", 'tracker.names=["wandb"]')
+    lacking = dataclasses.replace(workplace, environment={"HOME": str(workplace.path)})
+    for start in ((), ("--dry-run",)):
+        output = refused(lacking, *keys, *start, expect=2)
+        assert "train.device: 'cuda:99' is not available" in output
+        assert "tracker.wandb: no W&B API key was found" in output
+        assert "preparing data" not in output
+        assert not (workplace.path / "cache" / "tokens").exists()
+    assert "wandb: no W&B API key" in workplace.record["exit_reason"]
+    assert "ready to train" in workplace.train_here("--dry-run")
+
+
+def test_processes_that_cannot_share_the_batch_are_refused_by_a_dry_run(
+    workplace: Workplace,
+) -> None:
+    assert "among 3 ranks" in refused(workplace, "--dry-run", "--nproc-per-node", "3", expect=2)
+    assert "ready to train" in workplace.train_here("--dry-run", "--nproc-per-node", "2")
 
 
 def test_a_warm_up_longer_than_the_epochs(workplace: Workplace) -> None:

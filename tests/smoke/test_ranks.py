@@ -165,11 +165,12 @@ def test_an_error_of_one_rank_ends_all_and_is_told_once_with_its_rank(tmp_path: 
     workplace = Workplace(tmp_path)
     tasks = as_slurm_would(workplace, (), ("--set", 'train.device="cuda"'))
     outputs = [task.communicate(timeout=PATIENCE_SECONDS)[0] for task in tasks]
-    assert [task.returncode for task in tasks] == [1, 1], outputs
+    assert [task.returncode for task in tasks] == [2, 2], outputs
     told = "".join(outputs)
     assert told.count("forge: ") == 1
-    assert "forge: rank 1: train.device 'cuda' is not available" in outputs[1]
-    assert workplace.record["exit_reason"].startswith("train.device 'cuda'")
+    assert "rank 1: train.device: 'cuda' is not available" in told
+    assert workplace.record["exit_reason"].startswith("rank 1: train.device: 'cuda'")
+    assert "preparing data" not in told
 
 
 SHARDED = {

@@ -1,4 +1,4 @@
-"""Going on, going further, going back; and what is refused instead of mixed."""
+"""Continuing, going further, going back; and what is refused instead of mixed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_run_goes_on_from_the_slices_of_several_ranks_to_the_same_bits(
 
     output = workplace.train_here()
 
-    assert "going on from step 31" in output
+    assert "resuming from step 31" in output
     assert workplace.result() == reference("fp32").result()
 
 
@@ -72,7 +72,7 @@ def test_going_back_to_a_checkpoint_repeats_the_rest_and_sets_the_newer_ones_asi
     assert newest.with_name(f"{newest.name}.superseded-1").is_dir()
     output = workplace.train_here()  # killed before its end: the run is not done any more
 
-    assert f"going on from step {step}" in output
+    assert f"resuming from step {step}" in output
     assert workplace.result() == reference("fp32").result()
 
 

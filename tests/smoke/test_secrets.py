@@ -69,7 +69,7 @@ def forms(text: str) -> Iterator[bytes]:
 
 
 def leaks(place: Workplace, more: Mapping[str, bytes]) -> list[str]:
-    """Return where the canary is, in all that lies in the place and in ``more``."""
+    """Return where the canary is, in all that is in the place and in ``more``."""
     found = {
         str(path.relative_to(place.path)): path.read_bytes()
         for path in place.path.rglob("*")

@@ -1,4 +1,4 @@
-"""The batch script of ``forge launch slurm`` trains, saves when it is told to, and goes on."""
+"""The batch script of ``forge launch slurm`` trains, saves when it is told to, and continues."""
 
 from __future__ import annotations
 

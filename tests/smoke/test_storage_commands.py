@@ -135,7 +135,7 @@ def test_a_run_is_pulled_with_the_checkpoint_that_is_asked_for(
     told = elsewhere.forge_here("runs", "pull", "tiny", "--checkpoint", "7", expect=2)
     assert "committed steps: 3, 5, 6, 9, 10, 12" in told
 
-    elsewhere.train_here("--set", "train.stop_at=13")  # a run that was pulled goes on
+    elsewhere.train_here("--set", "train.stop_at=13")  # a run that was pulled continues
     assert elsewhere.record["step"] == 13
 
 
@@ -143,11 +143,11 @@ def test_going_back_supersedes_what_storage_has_later(
     here: Workplace, elsewhere: Workplace, url: str
 ) -> None:
     process = here.train_here("--resume", "tiny@10", "--set", "train.stop_at=11")
-    assert "going on from step 10" in process
+    assert "resuming from step 10" in process
     assert [commit.step for commit in remote(url).commits()] == [3, 5, 6, 9, 10, 11]
     assert last_committed(remote(url)) == 11
     told = elsewhere.train_here("--set", "train.stop_at=12")
-    assert "going on from step 11" in told
+    assert "resuming from step 11" in told
     assert last_committed(remote(url)) == 12
 
 
@@ -155,14 +155,14 @@ def test_a_cleared_run_begins_a_new_attempt_on_every_machine(
     here: Workplace, elsewhere: Workplace, url: str
 ) -> None:
     told = here.forge_here("runs", "clear", "tiny", "--yes")
-    assert f"attempt 2 is begun in {url}/tiny/attempt-00002" in told
+    assert f"attempt 2 is started in {url}/tiny/attempt-00002" in told
     told = elsewhere.train_here("--set", "train.stop_at=3")
     assert "run tiny: new run" in told
     assert remote(url, attempt=2).steps() == [3]
     assert len(remote(url).commits()) == 6  # the earlier attempt stays
 
     told = here.train_here("--set", "train.stop_at=4")
-    assert "going on from step 3" in told
+    assert "resuming from step 3" in told
     assert (here.record["attempt"], here.record["step"]) == (2, 4)
 
     # What is here is not mixed with what is there.

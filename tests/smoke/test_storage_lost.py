@@ -1,4 +1,4 @@
-"""The machine is lost: the same command elsewhere goes on from storage, or is done there too."""
+"""The machine is lost: the same command elsewhere resumes from storage, or is done there too."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_machine_lost_in_the_middle_costs_the_steps_since_the_last_commit(
     there = last_committed(remote(s3_url))
     assert there == 60
     assert f"{s3_url}/tiny/attempt-00001" in output
-    went_on = [step for step in range(found, 60) if f"going on from step {step}\n" in output]
+    went_on = [step for step in range(found, 60) if f"resuming from step {step}\n" in output]
     assert went_on  # the courier that was left may have committed a later one
     assert workplace.result() == reference("fp32").result()
     assert_all_committed(workplace, remote(s3_url))
@@ -96,7 +96,7 @@ def test_damaged_checkpoints_here_are_replaced_by_sound_ones_from_storage(
     for path in workplace.checkpoints:
         (path / "model.safetensors").write_bytes(b"damaged")
     output = workplace.train_here("--set", "train.stop_at=13")
-    assert "going on from step 12" in output
+    assert "resuming from step 12" in output
     assert (workplace.run.checkpoints / "step-00000012.corrupt-1").is_dir()
 
 
@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_in_storage_is_passed_over_for_the_one_before(
     lose_machine(workplace)
     output = workplace.train_here("--set", "train.stop_at=13")
     assert "step 12 in storage is damaged" in output
-    assert "going on from step 10" in output
+    assert "resuming from step 10" in output
 
 
 def test_storage_that_holds_only_damaged_checkpoints_does_not_lead_to_a_fresh_start(
@@ -142,7 +142,7 @@ def test_a_storage_that_does_not_answer_is_no_reason_to_begin_anew(
     workplace, _ = there
     dead = ["--set", 'storage.url="s3://nowhere/runs"']
     workplace = Workplace(workplace.path, workplace.settings, s3_environment("http://127.0.0.1:9"))
-    unreachable = "storage was not asked for a newer checkpoint, going on from here"
+    unreachable = "storage was not asked for a newer checkpoint, resuming from here"
     output = workplace.train_here(
         *dead,
         "--set",
@@ -159,7 +159,18 @@ def test_a_storage_that_does_not_answer_is_no_reason_to_begin_anew(
     lose_machine(workplace)
     output = workplace.train_here(*dead, expect=1)
     assert "Could not connect" in output
-    assert "the run may be there, so nothing was begun" in output
+    assert "the run may be there, so nothing was started" in output
     assert "--set storage.resume=false" in output
     assert "Traceback" not in output
     assert not workplace.run.path.exists()
+
+
+def test_no_checkpoint_is_fetched_where_the_run_cannot_be_trained(
+    tmp_path: Path, stopped: Workplace
+) -> None:
+    workplace = stopped.copy(tmp_path / "here")
+    lose_machine(workplace)
+    output = workplace.train_here("--set", "train.device=cuda:99", expect=2)
+    assert "train.device: 'cuda:99' is not available" in output
+    assert "fetching" not in output
+    assert not workplace.run.checkpoints.exists()

@@ -138,13 +138,13 @@ def test_stopping_gives_uploads_the_time_the_signal_leaves(
     # Ctrl-C: uploads get their seconds, a second Ctrl-C ends the waiting.
     s3_proxy.faults = slow(1.0)
     process = workplace.start()
-    assert process.wait_for(logged("going on from step"))
+    assert process.wait_for(logged("resuming from step"))
     assert process.wait_for(under_way(workplace))
     process.process.send_signal(signal.SIGINT)
     assert process.wait_for(lambda process: "finishing uploads" in process.output)
     process.process.send_signal(signal.SIGINT)
     output = process.finish(expect=75, within=8).output
-    assert "uploads go on with the next start, or: forge uploads push-all tiny" in output
+    assert "uploads continue with the next start, or: forge uploads push-all tiny" in output
     assert "Traceback" not in output
 
     # And with a network that works, one Ctrl-C is followed by everything.

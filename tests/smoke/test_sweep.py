@@ -153,7 +153,7 @@ def test_a_trial_that_is_killed_is_tried_again_and_fails_the_fifth_time(tmp_path
     while process.process.poll() is None:
         for child in controller.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if child.pid not in killed and "llmforge.sweeps.child" in child.cmdline():
+                if child.pid not in killed and "llmforge.sweeps.trial_process" in child.cmdline():
                     killed.add(child.pid)
                     child.kill()
         time.sleep(0.05)
@@ -170,7 +170,7 @@ def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on_exactly(
     process = place.begin()
     assert process.wait_for(training)
     process.process.send_signal(signal.SIGTERM)
-    assert "the same command goes on" in process.finish(expect=75, within=30).output
+    assert "the same command resumes it" in process.finish(expect=75, within=30).output
     assert place.trials()[-1]["state"] == "waiting"
     place.sweep()
     assert_same(place, undisturbed)

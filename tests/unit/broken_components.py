@@ -450,7 +450,7 @@ class NeverReturns(Component, kind="tracker"):
 
 
 class OpensOnce(Component, kind="tracker"):
-    """Cannot go on in a place where something is already."""
+    """Cannot continue in a place where something is already."""
 
     @hookimpl
     def forge_run_start(self, event: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from llmforge.checkpoint.files import write_file
 from llmforge.checkpoint.format import Checkpoint
+from llmforge.checkpoint.hashed_files import write_file
 from llmforge.checkpoint.manifest import seal
 from llmforge.checkpoint.publish import Draft, FileWriter, publish
 

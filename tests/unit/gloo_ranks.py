@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from llmforge.checkpoint import CheckpointWriter, Retention, SaveRequest, SelfDescription
-from llmforge.checkpoint.gloo import GlooCrew
+from llmforge.checkpoint.gloo_group import GlooCrew
 from llmforge.interfaces import Slice
 
 S = TypeVar("S")

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors",
-        "options hookspecs installed redaction settings run_root",
+        "errors file_lock printable",
+        "options hookspecs installed matmul_speed progress redaction settings run_root stop_signals"
+        " streams",
         "component",
         "plugins interfaces",
         "recipe",
@@ -29,6 +30,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     )
 )
 """Parts of llmforge from the bottom up; a part imports from its own layer and those below."""
+
+STAGES = ("reporting", "training", "setup")
+"""Sub-packages of ``llmforge.run`` from the bottom up; the runner stands above them."""
 
 UNKNOWN = len(LAYERS)
 """The layer of a module that is in none: nothing may import it."""
@@ -120,6 +124,8 @@ def _core_breaches(name: str, targets: set[str]) -> Iterator[str]:
             yield "imports from llmforge itself instead of the module that defines it"
         elif target.startswith("llmforge.") and _layer(target) > own:
             yield f"imports {target}, which is above it"
+        elif _stage(target) > _stage(name) >= 0:
+            yield f"imports {target}, which is of a later stage"
 
 
 def _plugin_breaches(name: str, targets: set[str]) -> Iterator[str]:
@@ -132,6 +138,14 @@ def _plugin_breaches(name: str, targets: set[str]) -> Iterator[str]:
             shared = parts[1].startswith("_") and len(parts) == 2
             if not shared and parts[1] != kind:
                 yield f"imports {target} of another kind"
+            elif len(parts) == 3 and name == f"llmforge_plugins.{kind}._{parts[2]}":
+                yield f"imports {target}, whose heavy half it is"
+
+
+def _stage(module: str) -> int:
+    parts = module.split(".")
+    inside = parts[:2] == ["llmforge", "run"] and len(parts) > 3 and parts[2] in STAGES
+    return STAGES.index(parts[2]) if inside else -1
 
 
 def _layer(module: str) -> int:

@@ -9,9 +9,9 @@ from llmforge.interfaces import Dimension, Space, Sweeper
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe.schema import SweepKeys
 from llmforge.sweeps.ledger import Ledger
-from llmforge.sweeps.storage import open_storage
+from llmforge.sweeps.next_trial import Goal
+from llmforge.sweeps.trial_storage import open_storage
 from llmforge.sweeps.trials import Trial
-from llmforge.sweeps.work import Goal
 
 RATE = "optimizer.adamw.lr"
 BATCH = "train.batch_size"

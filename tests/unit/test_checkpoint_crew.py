@@ -9,9 +9,9 @@ import pytest
 from gloo_ranks import crews, on_all, outcomes
 
 from llmforge.checkpoint import CrewLostError
-from llmforge.checkpoint.crew import everyone, led
-from llmforge.checkpoint.gloo import GlooCrew
-from llmforge.checkpoint.sharing import check_shared
+from llmforge.checkpoint.gloo_group import GlooCrew
+from llmforge.checkpoint.rank_group import everyone, led
+from llmforge.checkpoint.shared_directory import check_shared
 from llmforge.errors import CheckpointError
 
 

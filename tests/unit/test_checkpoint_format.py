@@ -20,6 +20,7 @@ from llmforge.checkpoint import (
     read_trainer,
     verify,
 )
+from llmforge.checkpoint.host_tensors import HostBuffer
 from llmforge.checkpoint.manifest import (
     FORMAT_VERSION,
     Manifest,
@@ -28,7 +29,6 @@ from llmforge.checkpoint.manifest import (
     read_manifest,
 )
 from llmforge.checkpoint.publish import Draft, publish
-from llmforge.checkpoint.tensors import HostBuffer
 from llmforge.errors import CheckpointError
 
 

@@ -80,7 +80,7 @@ def test_a_limit_on_file_size_is_reported_as_lack_of_room(tmp_path: Path) -> Non
     save(tmp_path, 100)
     script = (
         "import pathlib, resource\n"
-        "from llmforge.checkpoint.files import write_file\n"
+        "from llmforge.checkpoint.hashed_files import write_file\n"
         "from llmforge.checkpoint.publish import Draft, publish\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "big = lambda path: write_file(path, [bytes(100_000)])\n"

@@ -28,8 +28,8 @@ from llmforge.checkpoint import (
     read_trainer,
     verify,
 )
-from llmforge.checkpoint.files import FileEntry
-from llmforge.checkpoint.tensors import DTYPES, HostBuffer
+from llmforge.checkpoint.hashed_files import FileEntry
+from llmforge.checkpoint.host_tensors import DTYPES, HostBuffer
 from llmforge.errors import CheckpointError
 from llmforge.interfaces import Slice
 
@@ -413,6 +413,8 @@ def test_ranks_that_do_not_share_the_directory_do_not_begin(tmp_path: Path) -> N
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmforge.checkpoint.sharing.check_shared.__kwdefaults__", {"seconds": 0.2})
+        patch.setattr(
+            "llmforge.checkpoint.shared_directory.check_shared.__kwdefaults__", {"seconds": 0.2}
+        )
         errors = outcomes(begin, lasting_crews(2))
     assert all("is not the checkpoints directory" in str(error) for error in errors)

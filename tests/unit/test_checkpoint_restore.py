@@ -68,7 +68,7 @@ def test_a_damaged_newest_is_set_aside_with_one_warning(
     assert restored.checkpoint.step == 200
     [warning] = restored.warnings
     assert warning.startswith("checkpoint step-00000300 is damaged (")
-    assert warning.endswith("set aside as step-00000300.corrupt-1, going on from step-00000200")
+    assert warning.endswith("set aside as step-00000300.corrupt-1, resuming from step-00000200")
     assert caplog.messages == [warning]
     assert (tmp_path / "last").read_text() == "step-00000200\n"
     assert newest_valid(tmp_path).warnings == ()

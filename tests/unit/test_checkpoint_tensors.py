@@ -10,8 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from llmforge.checkpoint.copying import split
-from llmforge.checkpoint.tensors import HostBuffer
+from llmforge.checkpoint.host_tensors import HostBuffer, split
 from llmforge.errors import CheckpointError
 
 DTYPES = [
@@ -84,7 +83,7 @@ def test_entry_has_the_size_and_digest_of_the_file(tmp_path: Path) -> None:
 def test_content_larger_than_a_chunk_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmforge.checkpoint.tensors.CHUNK", 100)
+    monkeypatch.setattr("llmforge.checkpoint.host_tensors.CHUNK", 100)
     write(state(), tmp_path / "x.safetensors")
     assert_same(load_file(tmp_path / "x.safetensors"), state())
 

@@ -24,7 +24,7 @@ from llmforge.checkpoint import (
     verify,
     writer,
 )
-from llmforge.checkpoint.tensors import HostBuffer
+from llmforge.checkpoint.host_tensors import HostBuffer
 from llmforge.errors import CheckpointError
 
 
@@ -282,7 +282,7 @@ class FullDisk:
         def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        faults.setattr("llmforge.checkpoint.files.os.fsync", full)
+        faults.setattr("llmforge.checkpoint.hashed_files.os.fsync", full)
 
     def make_room(self) -> None:
         self._patch.__exit__(None, None, None)

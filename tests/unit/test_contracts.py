@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from llmforge import Component
+from llmforge.installed import DISTRIBUTION
 from llmforge.plugins import Entry, listed, load
 from llmforge.testing import (
     BackendContract,
@@ -48,7 +49,7 @@ OPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
 """What the contracts are checked with where the defaults are too large."""
 
 BUILT_IN: tuple[Entry, ...] = tuple(
-    entry for entry in listed() if entry.distribution == "llmforge" and entry.kind != "command"
+    entry for entry in listed() if entry.distribution == DISTRIBUTION and entry.kind != "command"
 )
 
 

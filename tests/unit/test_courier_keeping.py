@@ -11,12 +11,12 @@ import pytest
 from test_generate_address import make_run
 
 from llmforge.component import Component
-from llmforge.courier.keeping import Keeping, kept_elsewhere
+from llmforge.courier.tracker_checkpoints import Keeping, kept_elsewhere
 from llmforge.errors import CheckpointError
 from llmforge.events import CheckpointSaved, MetricsLogged
 from llmforge.hookspecs import hookimpl
 from llmforge.rundir import RunDirectory
-from llmforge.rundir.kept import KeptCheckpoint
+from llmforge.rundir.tracker_checkpoints import KeptCheckpoint
 
 
 class Attic(Component, kind="tracker"):

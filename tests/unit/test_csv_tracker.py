@@ -21,7 +21,7 @@ class Table:
         self.start()
 
     def start(self) -> None:
-        """Begin anew, as a new courier does."""
+        """Start again, as a new courier does."""
         self._manager = build_manager([make_component(load("tracker", "csv"))])
         where = str(self.path)
         self.tell(RunStarted(run_id="r", attempt=1, restart=1, directory=where, config={}))

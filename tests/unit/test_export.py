@@ -16,7 +16,7 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from llmforge.checkpoint import open_checkpoint
-from llmforge.checkpoint.files import hash_file
+from llmforge.checkpoint.hashed_files import hash_file
 from llmforge.cli import export as command
 from llmforge.errors import CheckpointError, UsageError
 from llmforge.export import export_weights
@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_the_file_that_was_there(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llmforge.checkpoint.files.os.fsync", full)
+    monkeypatch.setattr("llmforge.checkpoint.hashed_files.os.fsync", full)
     with pytest.raises(CheckpointError, match=r"w\.safetensors cannot be written: No space left"):
         forge("run-1@2", "--weights", "w.safetensors", "--force")
     assert_same(load_file("w.safetensors"), weights(1))

@@ -36,7 +36,7 @@ Locate = Callable[[str], Checkpoint]
 
 
 class ShelfRun:
-    """A run whose artifacts lie in a folder: a fake of a service, for choices and faults."""
+    """A run whose artifacts are in a folder: a fake of a service, for choices and faults."""
 
     def __init__(self, path: Path, *, kept: tuple[int, ...], attempt: int = 1) -> None:
         self.run_id = "tracked-1"

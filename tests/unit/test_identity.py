@@ -15,7 +15,7 @@ from llmforge import plugins
 from llmforge.options import Options
 from llmforge.recipe import differing, identity, load_recipe, run_id, to_toml, trial_id
 from llmforge.recipe.identity import format_rate
-from llmforge.recipe.model import Recipe
+from llmforge.recipe.resolved import Recipe
 
 __all__ = ["parts", "parts_folder"]  # fixtures
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 from import_rules import ROOT, imports, sources, violations
 
+from llmforge.installed import DISTRIBUTION
 from llmforge.plugins import listed
 
 HEAVY = ("torch", "numpy", "tokenizers", "tensorboard", "matplotlib", "transformers", "fsspec")
@@ -21,7 +22,21 @@ def test_the_code_keeps_the_import_rules() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "breach"),
     [
-        ("llmforge.rundir.x", "import llmforge.run.loop", "imports llmforge.run.loop, which is"),
+        (
+            "llmforge.rundir.x",
+            "import llmforge.run.training.loop",
+            "imports llmforge.run.training.loop, which is",
+        ),
+        (
+            "llmforge.run.reporting.x",
+            "import llmforge.run.training.loop",
+            "imports llmforge.run.training.loop, which is of a later stage",
+        ),
+        (
+            "llmforge_plugins.sweep._optuna",
+            "import llmforge_plugins.sweep.optuna",
+            "imports llmforge_plugins.sweep.optuna, whose heavy half it is",
+        ),
         ("llmforge.rundir.x", "from llmforge.cli import app", "imports llmforge.cli.app, which is"),
         ("llmforge.recipe.x", "from llmforge import events", "imports llmforge.events, which is"),
         ("llmforge.recipe.x", "def f():\n    import llmforge.run", "imports llmforge.run, which"),
@@ -110,7 +125,7 @@ def _files(part: str) -> list[str]:
     "modules",
     [
         sorted(
-            {entry.target.split(":")[0] for entry in listed() if entry.distribution == "llmforge"}
+            {entry.target.split(":")[0] for entry in listed() if entry.distribution == DISTRIBUTION}
         ),
         ["llmforge"],
         ["llmforge.cli.app"],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from upload_parts import make_remote, make_run, upload_all
 
-from llmforge.courier.mirror import Mirror, run_files, small_files
+from llmforge.courier.small_files import Mirror, run_files, small_files
 from llmforge.errors import StorageError
 from llmforge.remote import RemoteRun
 from llmforge.rundir import Completion, RunDirectory, write_completion
@@ -134,7 +134,7 @@ def test_a_failure_is_told_once_and_tried_again(
         raise StorageError("no")
 
     monkeypatch.setattr(remote, "begin", refuse)
-    monkeypatch.setattr("llmforge.courier.mirror.MIRROR_SECONDS", 0.01)
+    monkeypatch.setattr("llmforge.courier.small_files.MIRROR_SECONDS", 0.01)
     looking = mirror(run, remote, errors)
     looking.start()
     while len(tried) < 3:

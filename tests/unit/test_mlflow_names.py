@@ -1,4 +1,4 @@
-"""Names and values as MLflow takes them, and which store a run goes on in. No MLflow needed."""
+"""Names and values as MLflow takes them, and which store a run continues in. No MLflow needed."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from pydantic import ValidationError
 from transformer_parts import small_model, tokens
 
+from llmforge.interfaces import MatmulSpeed
 from llmforge.testing import make_component
 from llmforge_plugins.optimizers._muon import is_hidden_matrix
+from llmforge_plugins.optimizers._newton_schulz import orthogonalised
 from llmforge_plugins.optimizers.adamw import AdamW
 from llmforge_plugins.optimizers.muon import Muon
 
@@ -109,3 +112,92 @@ def test_a_rate_of_zero_reaches_both_parts_after_loading_a_state(forge_run_conte
     before = [p.detach().clone() for p in model.parameters()]
     step(model, optimizer)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+# Muon's number format
+
+
+def on_cpu(run: Any, *, bf16_is_native: bool) -> Any:
+    speed = MatmulSpeed(bf16_is_native=bf16_is_native, fp32=1.0, bf16=1.0)
+    return dataclasses.replace(run, matmul_speed=speed)
+
+
+MUON = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9, "ns_steps": 4}
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_where_bf16_is_native_muon_is_pytorchs_to_the_bit(
+    nesterov: bool, forge_run_context: Any
+) -> None:
+    run = on_cpu(forge_run_context, bf16_is_native=True)
+    weights = trained_by(Muon, run, (12, 20), nesterov=nesterov)
+    expected = torch_muon((12, 20), nesterov=nesterov)
+    assert torch.equal(weights, expected)
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (20, 12), (16, 16)])
+@pytest.mark.parametrize("adjust_lr", ["match_rms_adamw", "original"])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_elsewhere_it_is_the_same_in_fp32(
+    shape: tuple[int, int], adjust_lr: str, nesterov: bool, forge_run_context: Any
+) -> None:
+    run = on_cpu(forge_run_context, bf16_is_native=False)
+    weights = trained_by(Muon, run, shape, adjust_lr=adjust_lr, nesterov=nesterov)
+    expected = torch_muon(shape, adjust_lr_fn=adjust_lr, nesterov=nesterov)
+    assert not torch.equal(weights, expected)
+    moved = (weights - start(shape)).norm()
+    assert (weights - expected).norm() < 0.03 * moved  # three steps rounded to 8 bits
+
+
+def test_a_state_of_one_format_is_one_of_the_other(forge_run_context: Any) -> None:
+    model = small_model()
+    before = built(Muon, on_cpu(forge_run_context, bf16_is_native=True), model)
+    step(model, before)
+    after = built(Muon, on_cpu(forge_run_context, bf16_is_native=False), model)
+    after.load_state_dict(before.state_dict())
+    step(model, after)
+    assert {p: set(after.state[p]) for p in model.parameters()} == {
+        p: set(before.state[p]) for p in model.parameters()
+    }
+    assert [set(group) for group in after.param_groups] == [
+        set(group) for group in before.param_groups
+    ]
+
+
+def test_newton_schulz_in_fp32_rounds_nothing_to_bf16() -> None:
+    matrix = start((24, 16)).double()
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    a, b, c = coefficients = (3.4445, -4.7750, 2.0315)
+    values = singular / matrix.norm()
+    for _ in range(5):
+        values = a * values + b * values**3 + c * values**5
+    expected = left @ torch.diag(values) @ right
+    found = orthogonalised(matrix.float(), coefficients=coefficients, steps=5, eps=1e-7)
+    torch.testing.assert_close(found, expected.float(), rtol=0, atol=2e-5)
+
+
+def start(shape: tuple[int, int]) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def three_steps(weight: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(4)
+    for _ in range(3):
+        weight.grad = torch.randn(weight.shape, generator=generator)
+        optimizer.step()
+    return weight.detach()
+
+
+def trained_by(component: type, run: Any, shape: tuple[int, int], **options: Any) -> torch.Tensor:
+    weight = torch.nn.Parameter(start(shape))
+    plugin = make_component(component, {**MUON, **options})
+    built = plugin.forge_build_optimizer(run=run, parameters=[("w", weight)])
+    return three_steps(weight, built)
+
+
+def torch_muon(
+    shape: tuple[int, int], *, adjust_lr_fn: str = "match_rms_adamw", nesterov: bool
+) -> torch.Tensor:
+    weight = torch.nn.Parameter(start(shape))
+    options: dict[str, Any] = {**MUON, "adjust_lr_fn": adjust_lr_fn, "nesterov": nesterov}
+    return three_steps(weight, torch.optim.Muon([weight], **options))

@@ -17,10 +17,10 @@ from llmforge.cli.app import main
 from llmforge.cli.plan import parse_size
 from llmforge.errors import RunError, UsageError
 from llmforge.planning import trace
-from llmforge.planning.ledger import MemoryLedger
 from llmforge.planning.plan import MemoryPlan, plan_memory
+from llmforge.planning.plan_text import as_text
 from llmforge.planning.strategies import STRATEGIES, Case
-from llmforge.planning.text import as_text
+from llmforge.planning.tensor_memory import MemoryLedger
 from llmforge.planning.trace import FakeTraining
 from llmforge.recipe import Recipe, load_recipe
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+import llmforge
 from llmforge import Component, hookimpl, installed, plugins
 from llmforge.errors import PluginError
 from llmforge.events import MetricsLogged
@@ -179,7 +181,7 @@ def test_a_command_that_two_distributions_list_names_both(install) -> None:
 
 
 def test_every_built_in_entry_point_is_listed_under_its_kind() -> None:
-    own = [entry for entry in plugins.listed() if entry.distribution == "llmforge"]
+    own = [entry for entry in plugins.listed() if entry.distribution == "llmforge-train"]
     assert {"model", "tokenizer", "data", "optimizer", "schedule", "backend", "tracker"} <= {
         entry.kind for entry in own
     }
@@ -384,3 +386,30 @@ def test_a_hook_llmforge_does_not_have_is_a_defect_of_the_caller() -> None:
     notify = plugins.Notifier(plugins.build_manager([]), lambda *_: None)
     with pytest.raises(AttributeError, match="forge_nothing"):
         notify("forge_nothing", event=METRICS)
+
+
+# load_component
+
+
+def test_a_component_to_build_on_has_name_and_options() -> None:
+    found = llmforge.load_component("optimizer", "adamw", {"lr": 0.5})
+    assert (found.kind, found.name, found.options.lr) == ("optimizer", "adamw", 0.5)
+    assert llmforge.load_component("backend", "single").options is not None
+
+
+def test_a_component_to_build_on_that_is_unknown_is_answered_with_the_nearest() -> None:
+    with pytest.raises(PluginError, match=r"unknown backend 'singel'\s+did you mean 'single'"):
+        llmforge.load_component("backend", "singel")
+
+
+def test_options_of_a_component_to_build_on_are_checked() -> None:
+    with pytest.raises(ValidationError):
+        llmforge.load_component("optimizer", "adamw", {"lrr": 0.5})
+
+
+def test_a_component_to_build_on_without_its_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plugins.load("optimizer", "adamw"), "requires", ("no_such_module",))
+    with pytest.raises(PluginError, match=r"needs the no_such_module package"):
+        llmforge.load_component("optimizer", "adamw")

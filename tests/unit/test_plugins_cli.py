@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmforge import plugins
+from llmforge.cli import scaffold
 from llmforge.cli.describe import type_text
 from llmforge.cli.plugins import app
 from llmforge.cli.scaffold import TEMPLATED, write_package
@@ -50,7 +52,7 @@ def test_the_list_has_kind_name_package_and_target() -> None:
     assert lines[0] == ["kind", "name", "package", "target"]
     (cosine,) = [line for line in lines if line[1] == "cosine"]
     assert cosine[0] == "schedule"
-    assert cosine[2] == "llmforge"
+    assert cosine[2] == "llmforge-train"
     assert cosine[-1] == "llmforge_plugins.schedules.cosine:Cosine"
 
 
@@ -168,7 +170,19 @@ def test_types_are_shown_as_a_reader_of_recipes_knows_them(annotation: object, t
 # new
 
 
-@pytest.mark.parametrize("kind", TEMPLATED)
+def test_every_kind_has_a_template() -> None:
+    templates = Path(scaffold.__file__).with_name("templates")
+    folders = {path.name for path in templates.iterdir()}
+    assert folders - {"package"} == {*KINDS, "command"} == set(TEMPLATED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_template_tests_the_contract_of_its_kind(kind: str) -> None:
+    test = Path(scaffold.__file__).with_name("templates") / kind / "test.py.tmpl"
+    assert re.search(r"^class Test\$class_name\((\w+Contract)\):", test.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_new_package_lists_its_component_under_its_kind(kind: str, tmp_path: Path) -> None:
     invoke("new", "my-thing", "--kind", kind, "--dir", str(tmp_path))
     root = tmp_path / "llmforge-my-thing"
@@ -187,6 +201,21 @@ def test_nothing_of_a_template_is_left_unfilled(kind: str, tmp_path: Path) -> No
     for path in write_package("thing", kind=kind, parent=tmp_path, command=True):
         assert "$" not in path.read_text(encoding="utf-8"), path
         assert path.suffix != ".tmpl"
+
+
+def test_a_package_may_be_only_a_command(tmp_path: Path) -> None:
+    invoke("new", "thing", "--kind", "command", "--dir", str(tmp_path))
+    root = tmp_path / "llmforge-thing"
+    points = tomllib.loads((root / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert points == {"llmforge.commands": {"thing": "llmforge_thing.command:main"}}
+    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert files == {
+        "pyproject.toml",
+        "README.md",
+        "src/llmforge_thing/__init__.py",
+        "src/llmforge_thing/command.py",
+        "tests/test_command.py",
+    }
 
 
 def test_a_command_is_added_when_asked_for(tmp_path: Path) -> None:
@@ -230,3 +259,10 @@ def test_a_directory_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written"):
         invoke("new", "thing", "--dir", str(tmp_path / "file"))
+
+
+def test_a_name_that_ends_in_its_kind_does_not_say_it_twice(tmp_path: Path) -> None:
+    invoke("new", "my-model", "--kind", "model", "--dir", str(tmp_path))
+    source = (tmp_path / "llmforge-my-model/src/llmforge_my_model/model.py").read_text()
+    assert "class MyModel(" in source
+    assert "ModelModel" not in source

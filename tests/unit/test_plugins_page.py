@@ -10,7 +10,8 @@ from llmforge.cli.scaffold import TEMPLATED
 from llmforge.component import KINDS
 from llmforge.installed import COMMANDS_GROUP
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "write-a-plugin.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "how-to" / "write-a-plugin.md").read_text(encoding="utf-8")
 
 
 def test_it_names_every_entry_point_group_and_no_other() -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from llmforge.cli.recipe import app
 from llmforge.errors import ForgeError, RecipeError, UsageError
-from llmforge.recipe.schema_json import recipe_schema
+from llmforge.recipe.json_schema import recipe_schema
 from llmforge.recipe.shipped import shipped_names
 from llmforge.recipe.toml import to_annotated_toml
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmforge.checkpoint.files import FileEntry
+from llmforge.checkpoint.hashed_files import FileEntry
 from llmforge.errors import CheckpointError, StorageError
 from llmforge.remote.archive import pack, unpack
 from llmforge.remote.transfer import source_of

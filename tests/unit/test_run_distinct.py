@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmforge.run.distinct import distinct_n
+from llmforge.run.reporting.samples import distinct_n
 
 
 @pytest.mark.parametrize(

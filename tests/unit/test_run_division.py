@@ -6,7 +6,7 @@ import pytest
 
 from llmforge.errors import RecipeError
 from llmforge.recipe import load_recipe
-from llmforge.run.division import Division, divide_batch
+from llmforge.run.micro_batches import Division, divide_batch
 
 
 def division(*overrides: str, ranks: int = 1, device: str = "cuda", **resolved: int) -> Division:

@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from llmforge.run import histograms as module
-from llmforge.run.histograms import BINS, histograms
+from llmforge.run.training import histograms as module
+from llmforge.run.training.histograms import BINS, histograms
 
 
 def one(tensor: torch.Tensor) -> dict:

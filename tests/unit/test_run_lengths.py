@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
+from llmforge.data.epochs import Epochs
 from llmforge.errors import RecipeError
 from llmforge.recipe import load_recipe
-from llmforge.run.parts import planned_steps
 from llmforge.run.plan import make_plan
+from llmforge.run.setup.build import run_length
 
-BATCHES = SimpleNamespace(n_windows=35)
+EPOCHS = Epochs(n_windows=35, batch_size=4)
 
 
-def steps(*overrides: str) -> int:
-    lengths = ["train.epochs=2", "train.batch_size=4", *overrides]
-    return planned_steps(load_recipe("wikitext_tiny", overrides=lengths), BATCHES)  # type: ignore[arg-type]
+def lengths(*overrides: str) -> tuple[int, int]:
+    given = ["train.epochs=2", "train.batch_size=4", *overrides]
+    return run_length(load_recipe("wikitext_tiny", overrides=given), EPOCHS)
 
 
 def test_epochs_are_rounded_up_to_whole_steps() -> None:
-    assert steps() == 18
-    assert steps("train.epochs=0.01") == 1
+    assert lengths() == (18, 18)
+    assert lengths("train.epochs=0.01") == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["train.extend_to=18"], "train.extend_to: 18 does not go past the 18 steps planned"),
-        (["train.stop_at=19"], "train.stop_at: 19 lies after the last step 18"),
+        (["train.extend_to=2 epochs"], "2 epochs does not go past the 18 steps planned"),
+        (["train.stop_at=19"], "train.stop_at: 19 is after the last step 18"),
     ],
 )
 def test_what_contradicts_the_length_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        steps(*overrides)
+        lengths(*overrides)
 
 
 def test_an_extension_past_the_end_moves_the_last_step() -> None:
-    assert steps("train.extend_to=30", "train.stop_at=25") == 18
+    assert lengths("train.extend_to=30", "train.stop_at=25") == (18, 30)
+    assert lengths("train.extend_to=3 epochs", "train.stop_at=25") == (18, 27)
 
 
 def test_the_length_is_known_before_the_data_when_the_recipe_says_it() -> None:

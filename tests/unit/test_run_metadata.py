@@ -8,9 +8,9 @@ from datetime import datetime
 import pytest
 
 from llmforge.interfaces import Resolution
-from llmforge.run.metadata import Describer, trend
-from llmforge.run.metrics import LossHistory
-from llmforge.run.state import Best, TrainerState
+from llmforge.run.reporting.checkpoint_metadata import Describer, trend
+from llmforge.run.reporting.metrics_files import LossHistory
+from llmforge.run.trainer_state import Best, TrainerState
 
 RESOLUTION = Resolution(device="cpu", precision="bf16", compile=False, hardware="a processor")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmforge.run.metrics import LossHistory, RowFile, cut_rows, read_rows
+from llmforge.run.reporting.metrics_files import LossHistory, RowFile, cut_rows, read_rows
 
 
 def write(path: Path, text: str) -> Path:

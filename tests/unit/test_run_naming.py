@@ -11,9 +11,8 @@ import pytest
 
 from llmforge.errors import RecipeError
 from llmforge.recipe import Recipe, load_recipe
-from llmforge.run.naming import display_name, model_name, tracker_tags
-from llmforge.run.opening import open_record
 from llmforge.run.plan import make_plan
+from llmforge.run.setup.run_record import display_name, model_name, open_record, tracker_tags
 from llmforge.rundir import write_record
 
 RECIPE = """\

@@ -10,8 +10,8 @@ import pytest
 
 from llmforge.errors import RunError
 from llmforge.recipe import load_recipe
-from llmforge.run.opening import disk_errors_told
 from llmforge.run.plan import Plan, make_plan
+from llmforge.run.setup.run_record import disk_errors_told
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmforge.run.provenance import provenance
+from llmforge.run.setup.provenance import provenance
 
 
 def test_a_changed_file_of_the_repository_is_told_with_its_hash(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 
 import pytest
 
-from llmforge.run.pace import Stopwatch
-from llmforge.run.report import duration, evaluation_line, sparkline, step_line
+from llmforge.progress import duration
+from llmforge.run.reporting.reporter import (
+    LiveReporter,
+    Reporter,
+    TerminalFilter,
+    evaluation_line,
+    sparkline,
+    step_line,
+)
+from llmforge.run.training.throughput import Stopwatch
 
 ROW = {"step": 40, "epoch": 0.5, "train/loss": 3.14159, "lr": 1e-3, "grad_norm": 0.5}
 
@@ -55,3 +64,14 @@ def test_the_stopwatch_shares_all_time_out_and_begins_anew() -> None:
     assert set(parts) == {"data", "compute"}
     assert 0 < sum(parts.values()) <= seconds
     assert watch.read()[1] == {}
+
+
+def test_a_phase_that_the_live_display_shows_is_not_printed_beside_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, logger="llmforge.run"):
+        LiveReporter().phase("evaluating at step 20")
+        Reporter().phase("evaluating at step 40")
+    live, plain = caplog.records
+    assert live.getMessage() == "evaluating at step 20"  # for the log file
+    assert [TerminalFilter().filter(record) for record in (live, plain)] == [False, True]

@@ -14,9 +14,9 @@ import torch
 from llmforge.data.split import TokenSplit
 from llmforge.distributed import Alone, Place
 from llmforge.interfaces import IGNORE_INDEX, Batch, StepResult, TokenShard
-from llmforge.run.evaluation import evaluate
-from llmforge.run.state import TrainerState
-from llmforge.run.totals import LossTotals
+from llmforge.run.trainer_state import TrainerState
+from llmforge.run.training.evaluation import evaluate
+from llmforge.run.training.loss_average import LossTotals
 
 
 class Together:
@@ -95,23 +95,38 @@ def losses(rank: int, steps: range) -> list[float]:
     return [0.1 * (step + 1) + 0.037 * rank for step in steps]
 
 
+def loss_totals(state: TrainerState, rank: Alone, *, window: int = 8) -> LossTotals:
+    return LossTotals(state, device=torch.device("cpu"), team=rank, window=window, targets=10)
+
+
 def add(totals: LossTotals, values: list[float]) -> None:
     for value in values:
-        result = StepResult(torch.tensor(value), torch.tensor(1.0), 0.1)
-        totals.add(result, targets=10)
+        totals.add(StepResult(torch.tensor(value), torch.tensor(1.0), 0.1))
+
+
+def test_a_row_averages_the_last_steps_whatever_was_read_in_between() -> None:
+    totals = loss_totals(TrainerState(), Alone(), window=4)
+    for step in range(1, 11):
+        add(totals, [10.0 * step])
+        if step in (4, 7, 8, 10):  # the grid, an epoch's end, the grid, the last step
+            recent, epoch = totals.means()
+            last = range(max(1, step - 3), step + 1)
+            assert recent == pytest.approx(sum(last) / len(last))
+            first = 1 if step <= 7 else 8
+            assert epoch == pytest.approx((first + step) / 2)
+        if step == 7:
+            totals.begin_epoch()
 
 
 def test_a_resumed_run_sums_losses_to_the_same_bits() -> None:
-    device = torch.device("cpu")
-
     def whole(rank: Rank) -> tuple[float, float]:
-        totals = LossTotals(TrainerState(), device=device, team=rank)
+        totals = loss_totals(TrainerState(), rank)
         add(totals, losses(rank.place.rank, range(7)))
         return totals.means()
 
     def until(rank: Rank) -> TrainerState:
         state = TrainerState()
-        totals = LossTotals(state, device=device, team=rank)
+        totals = loss_totals(state, rank)
         add(totals, losses(rank.place.rank, range(3)))
         totals.store()
         return state
@@ -120,21 +135,29 @@ def test_a_resumed_run_sums_losses_to_the_same_bits() -> None:
     saved = json.dumps(Together(2).run(until)[0].to_json({}))
 
     def resumed(rank: Rank) -> tuple[float, float]:
-        totals = LossTotals(TrainerState.from_json(json.loads(saved)), device=device, team=rank)
+        totals = loss_totals(TrainerState.from_json(json.loads(saved)), rank)
         add(totals, losses(rank.place.rank, range(3, 7)))
         return totals.means()
 
     assert Together(2).run(resumed) == uninterrupted
 
 
-def test_the_sums_of_other_ranks_go_to_the_leader_when_their_number_changes() -> None:
-    state = TrainerState()
-    state.window = {"loss_sum": 12.0, "targets": 4}
-    state.epoch = {"loss_sum": 30.0, "targets": 10}
-    state.loss_shares = [[5.0, 10.0], [7.0, 20.0]]
-    device = torch.device("cpu")
-    for ranks in (1, 3):
-        found = Together(ranks).run(
-            lambda rank: LossTotals(state, device=device, team=rank).means()
-        )
-        assert found == [(3.0, 3.0)] * ranks
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_losses_outlive_a_change_of_the_number_of_ranks(ranks: int) -> None:
+    saved = json.dumps(
+        TrainerState(recent_losses=[2.0, 4.0], epoch={"loss_sum": 120.0, "targets": 40}).to_json({})
+    )
+
+    def resumed(rank: Rank) -> tuple[float, float]:
+        totals = loss_totals(TrainerState.from_json(json.loads(saved)), rank)
+        add(totals, [90.0 / ranks])
+        return totals.means()
+
+    assert Together(ranks).run(resumed) == [(5.0, 210.0 / 50)] * ranks
+
+
+def test_a_checkpoint_without_losses_by_step_has_its_epochs_mean() -> None:
+    body = TrainerState(epoch={"loss_sum": 30.0, "targets": 10}).to_json({})
+    del body["recent_losses"]
+    totals = loss_totals(TrainerState.from_json(body), Alone())
+    assert totals.means() == (3.0, 3.0)

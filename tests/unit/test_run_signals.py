@@ -16,7 +16,7 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_raises_where_it_arrives(number: int) -> None:
     with StopSignals() as signals:
         with pytest.raises(StopNow, match=signal.Signals(number).name):

@@ -8,14 +8,14 @@ import pytest
 
 from llmforge.errors import CheckpointError
 from llmforge.run.seeds import MODEL, TRAINING, derive
-from llmforge.run.state import Best, TrainerState
+from llmforge.run.trainer_state import Best, TrainerState
 
 
 def test_the_state_comes_back_from_json_as_it_was() -> None:
     state = TrainerState(
         step=7,
         sequences=56,
-        window={"loss_sum": 0.1 + 0.2, "targets": 96},
+        recent_losses=[0.1 + 0.2],
         grad_norm=1 / 3,
         best=Best("val/loss", 2.5, 5),
         stale_evaluations=2,
@@ -45,8 +45,9 @@ def test_a_state_of_a_newer_format_is_refused() -> None:
 
 def test_two_states_share_nothing() -> None:
     first = TrainerState()
-    first.window["targets"] = 5
-    assert TrainerState().window["targets"] == 0
+    first.epoch["targets"] = 5
+    first.recent_losses.append(2.5)
+    assert TrainerState() == TrainerState(epoch={"loss_sum": 0.0, "targets": 0}, recent_losses=[])
 
 
 def test_a_seed_depends_on_run_stream_and_place_alone() -> None:

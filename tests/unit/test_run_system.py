@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from llmforge.events import MetricsLogged
-from llmforge.run import system
-from llmforge.run.metrics import read_rows
-from llmforge.run.system import SystemProbe, SystemSampler
+from llmforge.run.reporting import system_metrics as system
+from llmforge.run.reporting.metrics_files import read_rows
+from llmforge.run.reporting.system_metrics import SystemProbe, SystemSampler
 
 
 class Teller:

@@ -398,8 +398,16 @@ def test_clear_takes_what_is_left_of_a_run(root: Path, forge: Forge) -> None:
 
 
 def test_diff_shows_differing_keys_and_all_results(root: Path, forge: Forge) -> None:
-    left = make_run(root, "left", resolved={"precision": "bf16", "device": "cpu"})
-    right = make_run(root, "right", resolved={"precision": "fp32", "device": "cpu"}, metrics={})
+    same = {"device": "cpu", "reasons": ["why"]}
+    left = make_run(
+        root, "left", resolved={**same, "precision": "bf16", "matmul_speed": {"fp32": 90.1}}
+    )
+    right = make_run(
+        root,
+        "right",
+        resolved={**same, "precision": "fp32", "matmul_speed": {"fp32": 91.7}},
+        metrics={},
+    )
     left.recipe.write_text(
         "[train]\nbatch_size = 4\nmax_steps = 600\n[optimizer.adamw]\nlr = 0.1\n"
     )

@@ -85,9 +85,9 @@ def test_micro_batches_are_slices_of_the_global_batch():
     assert (whole[2:5] == batches.batch(8, 3)["inputs"]).all()
 
 
-def test_steps_per_epoch_counts_the_last_partial_batch():
-    assert train_batches(split_of(101), context=10, batch_size=4, seed=3).steps_per_epoch == 3
-    assert train_batches(split_of(101), context=10, batch_size=5, seed=3).steps_per_epoch == 2
+def test_batches_know_where_epochs_end():
+    epochs = train_batches(split_of(101), context=10, batch_size=4, seed=3).epochs
+    assert [epochs.end(count) for count in (1, 2, 3)] == [3, 5, 8]
 
 
 def test_epoch_is_the_fraction_of_the_data_seen():
@@ -114,6 +114,13 @@ def test_evaluation_scores_every_token_but_the_first_exactly_once(n_tokens, batc
     assert len({batch["inputs"].shape for batch in batches}) == 1
     windows = -(-(n_tokens - 1) // 10)
     assert len(batches) == -(-windows // min(batch_size, windows))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_evaluation_is_divided_evenly_so_that_little_is_computed_for_nothing(ranks):
+    batches = list(evaluation_batches(split_of(1301), context=10, batch_size=64, ranks=ranks))
+    rows = {len(batch["inputs"]) for batch in batches}
+    assert (len(batches), rows) == {1: (3, {44}), 2: (4, {33}), 3: (3, {44})}[ranks]
 
 
 def test_evaluation_inputs_are_the_tokens_before_the_targets():

@@ -23,7 +23,7 @@ def opened(path: Path, *, dtype: str = "uint16", key: str | None = None) -> Any:
 
 
 def is_mapped(ids: np.ndarray) -> bool:
-    """Whether the numbers lie in a file and not in memory of their own."""
+    """Whether the numbers are in a file and not in memory of their own."""
     while isinstance(ids, np.ndarray):
         if isinstance(ids, np.memmap):
             return True

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from llmforge.errors import Problem
 from llmforge.testing import make_component, run_context
-from llmforge_plugins.backends.deepspeed_ import DeepSpeed
+from llmforge_plugins.backends.deepspeed import DeepSpeed
 from llmforge_plugins.backends.fsdp import Fsdp
 
 
@@ -128,5 +128,5 @@ def test_a_missing_package_is_told_with_what_to_install(
     component = make_component(DeepSpeed)
     monkeypatch.setattr("llmforge.component.importable", lambda module: module != "deepspeed")
     (problem,) = component.missing_packages()
-    assert problem.remedy == "pip install 'llmforge[deepspeed]'"
+    assert problem.remedy == "pip install 'deepspeed>=0.17'"
     assert component.forge_preflight(run=run_context(tmp_path, config={})) == []

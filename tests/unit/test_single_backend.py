@@ -280,11 +280,6 @@ def test_weights_are_counted_without_memory_for_them() -> None:
     assert count_weights(lambda: torch.nn.Linear(2**22, 2**22, bias=False)) == 2**44
 
 
-def test_the_single_backend_refuses_several_processes(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="for one process, and there are 2"):
-        engine_of(tmp_path, backend=Single, world_size=2)
-
-
 @pytest.mark.slow
 def test_compiled_training_equals_eager_training(tmp_path: Path) -> None:
     eager = engine_of(tmp_path)
@@ -296,7 +291,7 @@ def test_compiled_training_equals_eager_training(tmp_path: Path) -> None:
 
 
 def test_freed_memory_is_kept_by_the_process(tmp_path: Path) -> None:
-    """Page faults show whether glibc maps the same block anew every time."""
+    """Page faults show whether glibc maps the same block again every time."""
     code = (
         "import resource, torch\n"
         "from llmforge_plugins.backends._allocator import keep_freed_memory\n"

@@ -9,7 +9,7 @@ import pytest
 from sweep_parts import open_ledger, told
 
 from llmforge.errors import RunError
-from llmforge.sweeps.journal import JournalFile
+from llmforge.sweeps.journal_file import JournalFile
 from llmforge.sweeps.trials import Result
 
 

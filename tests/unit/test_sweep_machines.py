@@ -13,8 +13,8 @@ import pytest
 
 from llmforge.errors import UsageError
 from llmforge.sweeps import worker as worker_module
-from llmforge.sweeps.devices import shares, visible_gpus
-from llmforge.sweeps.processes import is_gone, this_process
+from llmforge.sweeps.controller import shares, visible_gpus
+from llmforge.sweeps.liveness import is_gone, this_process
 from llmforge.sweeps.trials import Attempt
 from llmforge.sweeps.worker import Lives
 
@@ -49,7 +49,7 @@ def test_a_worker_elsewhere_is_dead_after_a_lease_without_a_sign(
     attempt = Attempt(entry=1, number=0, token="t", worker={"machine": "elsewhere"}, beat=5.0)
     assert not lives.is_dead(attempt)
     now[0] += 50
-    assert not lives.is_dead(replace(attempt, beat=6.0)), "a sign begins the lease anew"
+    assert not lives.is_dead(replace(attempt, beat=6.0)), "a sign begins the lease again"
     now[0] += 50
     assert not lives.is_dead(replace(attempt, beat=6.0))
     now[0] += 20

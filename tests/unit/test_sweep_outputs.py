@@ -95,9 +95,9 @@ def test_another_space_or_budget_is_the_same_sweep_and_another_recipe_is_not() -
 def test_a_sweep_of_something_else_under_the_same_id_is_refused() -> None:
     named = RECIPE.replace("[sweep]", '[sweep]\nid = "mine"')
     assert begun(named).id == "mine"
-    with pytest.raises(RunError, match=r"begun with other sweep\.metric"):
+    with pytest.raises(RunError, match=r"started with other sweep\.metric"):
         begun(named, 'sweep.metric="val/perplexity"')
-    with pytest.raises(RunError, match=r"begun with other values outside \[sweep\]"):
+    with pytest.raises(RunError, match=r"started with other values outside \[sweep\]"):
         begun(named, "train.max_steps=7")
 
 
@@ -230,3 +230,10 @@ def test_a_dry_run_checks_everything_and_begins_nothing_to_train() -> None:
     told = said("s.toml", "--dry-run")
     assert "train.batch_size: 4, 8, 16" in told
     assert "0.0001 to 0.01 on a logarithmic scale" in told
+
+
+def test_a_dry_run_finds_what_keeps_the_trials_from_training_here() -> None:
+    Path("s.toml").write_text(RECIPE, encoding="utf-8")
+    told = CliRunner().invoke(app, ["run", "s.toml", "--dry-run", "--device", "cuda:99"])
+    assert isinstance(told.exception, RecipeError)
+    assert "train.device: 'cuda:99' is not available" in str(told.exception)

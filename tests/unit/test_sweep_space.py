@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmforge.cli.recipe import check
 from llmforge.errors import Problem, RecipeError
-from llmforge.interfaces import Space
+from llmforge.interfaces import Dimension, Space, Tie
 from llmforge.recipe import load_recipe
 from llmforge.recipe.trials import check_trials, load_trial
 
@@ -241,3 +242,40 @@ def test_a_later_layer_changes_how_a_key_varies() -> None:
     changed = load_recipe(source, overrides=["sweep.space.train.batch_size.int=[4, 8]"]).space
     assert changed is not None
     assert changed.dimensions[0].values() == (4, 5, 6, 7, 8)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "expected"),
+    [
+        (
+            Dimension(key="k", kind="float", low=1e-4, high=1e-2, log=True),
+            1.7764250244840568e-03,
+            1.776e-3,
+        ),
+        (Dimension(key="k", kind="float", low=0.0, high=0.3), 0.123456789, 0.1235),
+        (Dimension(key="k", kind="float", low=1000.0, high=1001.0), 1000.123456, 1000.123),
+        (Dimension(key="k", kind="float", low=0.0, high=1e5), 12345.678, 12350.0),
+        (
+            Dimension(key="k", kind="float", low=1e-5, high=1.23456e-4, log=True),
+            1.23456e-4,
+            1.23456e-4,
+        ),
+        (Dimension(key="k", kind="float", low=-1.0, high=1.0), -0.00123456, -0.001235),
+        (Dimension(key="k", kind="float", low=-1.0, high=1.0), 0.0, 0.0),
+        (Dimension(key="k", kind="float", low=0.0, high=1.0, step=0.1), 0.1 + 0.2, 0.3),
+        (Dimension(key="k", kind="int", low=1, high=99999), 12345, 12345),
+        (Dimension(key="k", kind="choice", choices=(0.123456789,)), 0.123456789, 0.123456789),
+    ],
+)
+def test_proposals_have_four_digits(dimension: Dimension, value: Any, expected: Any) -> None:
+    found = dimension.rounded(value)
+    assert (found, type(found)) == (expected, type(expected))
+    assert dimension.contains(found)
+    assert dimension.rounded(found) == found
+
+
+def test_steps_and_ties_are_the_decimals_people_write() -> None:
+    stepped = Dimension(key="k", kind="float", low=0.0, high=0.5, step=0.1)
+    assert stepped.values() == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    space = Space(dimensions=(stepped,), ties=(Tie(key="t", to="k", times=0.1),))
+    assert space.with_ties({"k": 0.3}) == {"k": 0.3, "t": 0.03}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sweep_parts import BATCH, GRID, SPACE, make_goal, open_ledger, told
 
-from llmforge.interfaces import Dimension, Space
+from llmforge.interfaces import Dimension, Point, Space
+from llmforge.sweeps.next_trial import Done, Goal
 from llmforge.sweeps.trials import Attempt, Result, Trial, points
-from llmforge.sweeps.work import Done, Goal
 from llmforge.sweeps.worker import Worker
 from llmforge.testing import SimulatedTrials
 from llmforge.testing.simulated import level
@@ -55,6 +57,38 @@ def test_what_a_process_wrote_last_counts_when_it_is_found_gone(
     worker.run()
     (trial,) = trials(tmp_path)
     assert (trial.state, len(trial.attempts)) == ("completed", 1)
+
+
+class Raw:
+    """Proposes values as a generator of random numbers makes them; a sweeper of somebody else."""
+
+    def prune(self, point: Point, others: Sequence[Point]) -> str | None:
+        del point, others
+        return None
+
+    def propose(self, number: int, history: Sequence[Point]) -> Mapping[str, Any]:
+        del history
+        generator = random.Random(number)
+        return {
+            item.key: generator.uniform(item.low, item.high)
+            if item.kind == "float"
+            else item.extremes()[0]
+            for item in SPACE.dimensions
+            if not item.when
+        }
+
+
+def test_whatever_a_sweeper_proposes_has_few_digits_before_it_is_used(tmp_path: Path) -> None:
+    goal = make_goal(max_trials=4)
+    work(tmp_path, replace(goal, sweeper=Raw()))
+    values = [
+        value
+        for trial in trials(tmp_path)
+        for value in trial.parameters.values()
+        if isinstance(value, float)
+    ]
+    assert len(values) >= 4
+    assert [float(f"{value:.4g}") for value in values] == values
 
 
 def test_the_same_command_again_does_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from llmforge.errors import DataError
 from llmforge.interfaces import RunContext
 from llmforge.recipe.schema import TrainTable
-from llmforge_plugins.data._text import divide, documents
+from llmforge_plugins.data._documents import divide, documents
 from llmforge_plugins.data.text import Text
 
 

@@ -17,13 +17,13 @@ from threading import Thread
 
 import pytest
 
-from llmforge.data.pieces import batches_of_pieces
+from llmforge.data.tokens import batches_of_pieces
 from llmforge.errors import DataError
 from llmforge.interfaces import RunContext
 from llmforge.recipe.schema import TrainTable
 from llmforge_plugins.tokenizers import _bpe
 from llmforge_plugins.tokenizers.bpe import Bpe
-from llmforge_plugins.tokenizers.bytes_ import Bytes
+from llmforge_plugins.tokenizers.bytes import Bytes
 from llmforge_plugins.tokenizers.hf import HuggingFace
 
 TEXT = "The quick brown fox jumps over the lazy dog . \n It barks ; the fox runs . \n"

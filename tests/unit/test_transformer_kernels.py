@@ -68,7 +68,7 @@ def test_using_the_gradients_of_a_loss_twice_is_refused() -> None:
     hidden, weight, targets = _problem(torch.float32)
     loss = linear_cross_entropy(hidden, weight, targets)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="compute the loss anew"):
+    with pytest.raises(RuntimeError, match="compute the loss again"):
         loss.backward()
 
 

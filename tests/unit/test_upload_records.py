@@ -12,7 +12,7 @@ from upload_parts import make_run
 from llmforge.checkpoint import open_checkpoint
 from llmforge.checkpoint.publish import publish
 from llmforge.courier import committed_uploads, forget_uploads, pending_uploads, settle_superseded
-from llmforge.courier.pending import checkpoint_url, new_record
+from llmforge.courier.upload_queue import checkpoint_url, new_record
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.uploads import UploadRecord, UploadState, read_uploads, write_upload
 
@@ -107,9 +107,9 @@ def test_a_checkpoint_in_one_place_is_pending_for_another(run: RunDirectory) -> 
 
 def test_what_is_deleted_here_is_cleaned_or_cancelled(run: RunDirectory) -> None:
     note(run, 1, "committed", token="done")
-    note(run, 2, "uploading", token="begun")
+    note(run, 2, "uploading", token="started")
     note(run, 3, "queued")
-    (run.uploads / "begun").mkdir()
+    (run.uploads / "started").mkdir()
     for step in (1, 2, 3):
         shutil.rmtree(run.checkpoints / f"step-{step:08d}")
     told: list[UploadRecord] = []
@@ -121,9 +121,9 @@ def test_what_is_deleted_here_is_cleaned_or_cancelled(run: RunDirectory) -> None
         (3, "cancelled", False),
     ]
     known = read_uploads(run)
-    assert known[2].leftovers == ["begun"]
+    assert known[2].leftovers == ["started"]
     assert known[1].leftovers == known[3].leftovers == []
-    assert not (run.uploads / "begun").exists()
+    assert not (run.uploads / "started").exists()
 
 
 def test_a_new_checkpoint_of_the_step_inherits_what_is_to_be_removed(run: RunDirectory) -> None:
@@ -138,9 +138,9 @@ def test_a_new_checkpoint_of_the_step_inherits_what_is_to_be_removed(run: RunDir
 def test_a_run_that_goes_back_forgets_what_was_uploaded_later(run: RunDirectory) -> None:
     for step in (2, 3):
         note(run, step, "committed", token=f"token-{step}")
-    note(run, 4, "uploading", token="begun")
+    note(run, 4, "uploading", token="started")
     forget_uploads(run, after=2)
     assert committed_uploads(run, PLACE) == {2}
     assert pending(run) == [4, 3, 1]  # should it be killed before they are set aside
     assert read_uploads(run)[3].leftovers == []  # what was committed is storage's to keep
-    assert read_uploads(run)[4].leftovers == ["begun"]
+    assert read_uploads(run)[4].leftovers == ["started"]

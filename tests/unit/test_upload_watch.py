@@ -12,7 +12,7 @@ import pytest
 from upload_parts import make_remote, make_run, upload_all
 
 from llmforge.recipe.schema import StorageKeys
-from llmforge.run.uploading import UploadWatch, grace_seconds, upload_text
+from llmforge.run.reporting.upload_status import UploadWatch, grace_seconds, upload_text
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.uploads import UploadRecord
 
@@ -116,9 +116,9 @@ def test_waiting_ends_when_it_is_in_vain(
     failing = watch(run, on_error="raise")
     failing(UploadRecord(2, state="failed", error="down"))
     assert waited(failing, 3) < 1
-    assert "going on" not in caplog.text
+    assert "continuing" not in caplog.text
     assert waited(watch(run, close_timeout=0.1), 3) < 2
-    assert "step 3 is not in storage after 0.1 s; going on" in caplog.text
+    assert "step 3 is not in storage after 0.1 s; continuing" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from llmforge.rundir.uploads import read_uploads
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmforge.courier.uploader.POLL_SECONDS", 0.02)
-    monkeypatch.setattr("llmforge.courier.uploader.FIRST_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("llmforge.courier.checkpoint_uploads.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("llmforge.courier.checkpoint_uploads.FIRST_RETRY_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_new_checkpoint_of_the_step_is_uploaded_and_the_old_remains_removed(
     stray = f"my-run/attempt-00001/checkpoints/step-00000001/{first}/model.safetensors"
     remote._connections.call("test", lambda storage, _: storage.write(stray, b"half"))
     with monkeypatch.context() as patch:
-        patch.setattr("llmforge.courier.uploader.new_token", lambda: first)
+        patch.setattr("llmforge.courier.checkpoint_uploads.new_token", lambda: first)
         failing(patch, remote, step=1)
         uploader(run, remote, Told())._upload(list_checkpoints(run.checkpoints)[0])
     delete(run.checkpoints / "step-00000001")
@@ -191,7 +191,7 @@ def test_a_disk_that_fails_is_told_and_does_not_end_the_uploads(
             raise failure
         real(self, record)
 
-    monkeypatch.setattr("llmforge.courier.uploader.Uploader._write", write)
+    monkeypatch.setattr("llmforge.courier.checkpoint_uploads.Uploader._write", write)
     thread = uploader(run, remote, told)
     thread.start()
     thread.close()

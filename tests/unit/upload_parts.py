@@ -7,7 +7,7 @@ from pathlib import Path
 
 from checkpoint_drafts import save
 
-from llmforge.courier.uploader import Uploader
+from llmforge.courier.checkpoint_uploads import Uploader
 from llmforge.remote import RemoteRun
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.uploads import UploadRecord

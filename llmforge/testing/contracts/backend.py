@@ -13,6 +13,7 @@ from torch import Tensor
 from llmforge.component import Component
 from llmforge.errors import CheckpointError
 from llmforge.interfaces import IGNORE_INDEX, Engine, EngineState, RunContext
+from llmforge.plugins import build_manager
 from llmforge.testing.contracts.base import Contract, build
 from llmforge.testing.tiny_model import TinyModel
 
@@ -36,6 +37,15 @@ class BackendContract(Contract):
             lambda: _model(dropout=dropout, seed=seed), _optimizer, _schedule
         )
         return engine
+
+    def test_a_device_it_cannot_use_is_told_before_the_data_are_prepared(
+        self, plugin: Component, run: RunContext
+    ) -> None:
+        train = run.train.model_copy(update={"device": "cuda:99"})
+        elsewhere = dataclasses.replace(run, train=train)
+        answers = build_manager([plugin]).hook.forge_preflight(run=elsewhere)
+        if not [problem for answer in answers for problem in answer]:
+            self._prepare(plugin, elsewhere)  # what this refuses, forge_preflight has to
 
     def test_it_says_what_it_chose_and_why(self, engine: Engine) -> None:
         resolution = engine.resolution

@@ -21,7 +21,7 @@ from llmforge.testing.text import TinyTokenizer
 class ModelContract(Contract):
     """A causal language model with a summed loss, built on any device and saved by name.
 
-    Choose small ``options``: every test builds the model anew, for a vocabulary of 257.
+    Choose small ``options``: every test builds the model again, for a vocabulary of 257.
 
     Attributes:
         learning_rate: of the AdamW steps that must lower the loss.

@@ -1,4 +1,4 @@
-"""The contracts of the kinds ``tracker`` and ``callback``: components that are told events."""
+"""The contracts of the kinds ``tracker`` and ``callback``: components that receive events."""
 
 from __future__ import annotations
 

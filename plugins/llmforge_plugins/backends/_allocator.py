@@ -19,7 +19,7 @@ _THRESHOLDS = (2**30, 2**25)  # before glibc 2.35 values above 32 MiB are refuse
 def keep_freed_memory() -> bool:
     """Raise glibc's thresholds so that freed tensors stay in the process; return whether it did.
 
-    By default glibc maps every block above 32 MiB at most anew and unmaps it when freed, and
+    By default glibc maps every block above 32 MiB at most afresh and unmaps it when freed, and
     gives the top of its heap back. A training step frees and takes the same tensors again and
     again, and the kernel then clears their pages each time: on two cores that took half of a
     bf16 step. With the thresholds raised, freed memory is reused. The peak stays the same.

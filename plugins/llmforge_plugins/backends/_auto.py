@@ -36,7 +36,7 @@ class AutoBackend:
         """Choose by the size of the model, which is built without memory for that, and prepare.
 
         Raises:
-            RunError: as the backend that was chosen.
+            RecipeError, RunError: as the backend that was chosen.
         """
         chosen: Backend = DdpBackend(self._run)
         device = torch.device(resolve(self._run).device)

@@ -30,7 +30,7 @@ class DdpEngine(SingleEngine):
     """Implements :class:`llmforge.interfaces.Engine` with PyTorch's DistributedDataParallel.
 
     Weights and optimizer state are whole and equal on every rank; gradients are averaged while
-    the last backward pass of a step is still going on.
+    the last backward pass of a step is still running.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class DdpEngine(SingleEngine):
         """Let the exchange find its order of parameters, which it changes after the first one.
 
         Sums over several ranks are added in an order that depends on it. A run that is resumed
-        must not compute its first step in another than the run it goes on from.
+        must not compute its first step in another than the run it resumes from.
         """
         self._settled = True
         self._backward(batch, divisor=1.0, seed=seed)
@@ -102,8 +102,8 @@ class DdpBackend(SingleBackend):
         """Build the model on every rank, alike.
 
         Raises:
-            RunError: the recipe asks for a device or precision this machine does not have, or the
-                ranks are not connected.
+            RecipeError: the recipe asks for a device or precision this machine does not have.
+            RunError: the ranks are not connected.
         """
         if not dist.is_initialized() or dist.get_world_size() != self._run.world_size:
             raise RunError(

@@ -16,7 +16,7 @@ from llmforge_plugins.backends._deepspeed_config import build_config
 from llmforge_plugins.backends._deepspeed_engine import PlainEngine, ZeroEngine
 from llmforge_plugins.backends._deepspeed_import import captured_output, import_deepspeed
 from llmforge_plugins.backends._group import require_group
-from llmforge_plugins.backends._needs import STAGE_3_IS_EAGER, refuse_fp16
+from llmforge_plugins.backends._needs import STAGE_3_IS_EAGER
 from llmforge_plugins.backends._resolve import eager, explained, resolve, take_device
 
 _SHARED = (
@@ -49,13 +49,13 @@ class DeepSpeedBackend:
         """Build the model on the host, so that it starts alike everywhere, and hand it over.
 
         Raises:
-            RunError: this machine lacks what the recipe asks for, or DeepSpeed refuses it.
+            RecipeError: this machine lacks what the recipe asks for.
+            RunError: the ranks are not connected, or DeepSpeed refuses the recipe.
         """
         run = self._run
         resolution = resolve(run)
         if self._options.stage == 3:
             resolution = eager(resolution, STAGE_3_IS_EAGER)
-        refuse_fp16(resolution, backend="deepspeed")
         take_device(resolution)
         require_group(run)
         deepspeed = import_deepspeed(resolution.device)

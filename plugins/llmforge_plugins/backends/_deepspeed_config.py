@@ -131,7 +131,8 @@ def config_problems(run: RunContext, options: Any) -> list[Problem]:
 
 
 def _device_type(asked: str) -> str:
-    if asked != "auto":
+    """Return what DeepSpeed can be set up for: a GPU only where there is one."""
+    if asked != "auto" and not asked.startswith("cuda"):
         return asked
     import torch
 

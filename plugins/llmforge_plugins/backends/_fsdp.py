@@ -22,7 +22,6 @@ from llmforge.interfaces import Engine, LanguageModel, RunContext, model_blocks
 from llmforge_plugins.backends._blocks import compile_blocks, recompute
 from llmforge_plugins.backends._fsdp_engine import FsdpEngine
 from llmforge_plugins.backends._group import require_group
-from llmforge_plugins.backends._needs import refuse_fp16
 from llmforge_plugins.backends._resolve import explained, resolve, take_device
 
 
@@ -58,10 +57,10 @@ class FsdpBackend:
         """Build the model on the host, so that it starts alike everywhere, and shard it.
 
         Raises:
-            RunError: this machine lacks what the recipe asks for, or needs fp16.
+            RecipeError: this machine lacks what the recipe asks for.
+            RunError: the ranks are not connected.
         """
         resolution = resolve(self._run)
-        refuse_fp16(resolution, backend="fsdp")
         device = take_device(resolution)
         model = model_factory()
         module = cast("nn.Module", model)

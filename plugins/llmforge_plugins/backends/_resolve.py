@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from llmforge.errors import RunError
+from llmforge.errors import Problem, RecipeError
 from llmforge.interfaces import Resolution, RunContext
 from llmforge_plugins.backends._allocator import keep_freed_memory
 
@@ -25,13 +25,13 @@ def resolve(run: RunContext) -> Resolution:
     says ``auto``, so that a resume never changes the numbers.
 
     Raises:
-        RunError: the recipe asks for what this machine cannot do.
+        RecipeError: the recipe asks for what this machine cannot do.
     """
     kept = run.resolved
     device, why_device = _device(run.train.device, kept)
     if run.world_size > 1 and device.type == "cuda":
         device, why_device = _own_device(run, device, why_device)
-    precision, why_precision = _precision(run.train.precision, device, kept)
+    precision, why_precision = _precision(run, device, kept)
     compile_, why_compile = _compile(run, device, kept)
     return Resolution(
         device=str(device),
@@ -86,12 +86,19 @@ def _own_device(run: RunContext, device: torch.device, why: str) -> tuple[torch.
     """Return the GPU of one of several processes: that of its number on its machine."""
     asked = run.train.device
     if asked.startswith("cuda:"):
-        raise RunError(
-            f"train.device '{asked}' is one GPU, but each of {run.world_size} processes needs one",
-            remedy='set train.device = "cuda", and choose with CUDA_VISIBLE_DEVICES',
+        raise _refusal(
+            "train.device",
+            f"'{asked}' is one GPU, but each of {run.world_size} processes needs one",
+            'set train.device = "cuda", and choose with CUDA_VISIBLE_DEVICES',
         )
     own = torch.device("cuda", run.local_rank)
-    _check_device(own)
+    if not _is_available(own):
+        raise _refusal(
+            "train.device",
+            f"process {run.local_rank + 1} of this machine has no GPU: {_cuda_found()}",
+            "start no more processes on a machine than it has GPUs (--nproc-per-node), "
+            'or set train.device = "cpu"',
+        )
     return own, why.replace(str(device), "cuda, a GPU for each process")
 
 
@@ -110,37 +117,44 @@ def _is_available(device: torch.device) -> bool:
 def _check_device(device: torch.device) -> None:
     if _is_available(device):
         return
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    found = f"{count} CUDA device{'s' if count != 1 else ''}"
-    if device.type == "mps":
-        found = "no Apple GPU"
-    raise RunError(
-        f"train.device '{device}' is not available: PyTorch finds {found}",
-        remedy='set train.device = "auto", or install a PyTorch build for your GPU',
+    found = "PyTorch finds no Apple GPU" if device.type == "mps" else _cuda_found()
+    raise _refusal(
+        "train.device",
+        f"'{device}' is not available: {found}",
+        'set it to "auto", or install a PyTorch build for your GPU',
     )
 
 
-def _precision(asked: str, device: torch.device, kept: Mapping[str, Any]) -> tuple[str, str]:
+def _cuda_found() -> str:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"PyTorch finds {count} CUDA device{'s' if count != 1 else ''}"
+
+
+def _refusal(key: str, message: str, remedy: str) -> RecipeError:
+    return RecipeError([Problem(key=key, message=message, remedy=remedy)])
+
+
+def _precision(run: RunContext, device: torch.device, kept: Mapping[str, Any]) -> tuple[str, str]:
+    asked = run.train.precision
     if asked == "fp16" and device.type != "cuda":
-        raise RunError(
-            f"train.precision 'fp16' needs a CUDA device, but the device is {device}",
-            remedy='set train.precision = "auto"',
+        raise _refusal(
+            "train.precision",
+            f"'fp16' needs a CUDA device, but the device is {device}",
+            'set it to "auto"',
         )
     if asked != "auto":
         return asked, f"precision {asked}: as the recipe says"
     if "precision" in kept:
         return kept["precision"], f"precision {kept['precision']}: as before the resume"
+    native = run.bf16_is_native(device)
     if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) >= (8, 0):
+        if native:
             return "bf16", "precision bf16: native on this GPU"
         return "fp16", "precision fp16: this GPU has no native bf16"
-    if device.type == "cpu" and _cpu_has_bf16():
-        return "bf16", "precision bf16: native on this CPU"
-    return "fp32", f"precision fp32: no native bf16 on this {device.type}"
-
-
-def _cpu_has_bf16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    measured = f" ({run.matmul_speed})" if run.matmul_speed and device.type == "cpu" else ""
+    if native:
+        return "bf16", f"precision bf16: native on this {device.type.upper()}{measured}"
+    return "fp32", f"precision fp32: no native bf16 on this {device.type.upper()}{measured}"
 
 
 def _compile(run: RunContext, device: torch.device, kept: Mapping[str, Any]) -> tuple[bool, str]:

@@ -38,7 +38,7 @@ class SingleBackend:
         """Build the model on the host, so that it starts alike everywhere, and move it.
 
         Raises:
-            RunError: the recipe asks for a device or precision this machine does not have.
+            RecipeError: the recipe asks for a device or precision this machine does not have.
         """
         resolution = resolve(self._run)
         device = take_device(resolution)

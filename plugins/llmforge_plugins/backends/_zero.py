@@ -29,7 +29,7 @@ class Part:
     Attributes:
         name: of the parameter.
         shape: of the whole parameter.
-        group: index of the flat tensor it lies in.
+        group: index of the flat tensor it is in.
         begin: index of its first element in the flattened parameter.
         count: its elements; 0 when this rank has none.
         start: index of its first element in the flat tensor.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import llmforge
 from llmforge import Component, hookimpl
+from llmforge.errors import Problem
 from llmforge.interfaces import Backend, RunContext
+from llmforge_plugins.backends._needs import machine_problems
 
 
 class Ddp(Component, kind="backend"):
@@ -12,6 +14,11 @@ class Ddp(Component, kind="backend"):
 
     class Options(llmforge.Options):
         """Options of ``[backend.ddp]``: none; device and precision are ``[train]``'s."""
+
+    @hookimpl
+    def forge_preflight(self, run: RunContext) -> list[Problem]:
+        """Refuse a device or precision that is not there."""
+        return machine_problems(run)
 
     @hookimpl
     def forge_build_backend(self, run: RunContext) -> Backend:

@@ -30,7 +30,7 @@ class Fsdp(Component, kind="backend"):
 
     @hookimpl
     def forge_preflight(self, run: RunContext) -> list[Problem]:
-        """Refuse optimizers and number formats that shards do not allow."""
+        """Refuse what is not there, and optimizers and formats that shards do not allow."""
         return sharding_problems(run, backend="fsdp")
 
     @hookimpl

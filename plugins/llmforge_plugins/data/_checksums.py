@@ -7,16 +7,17 @@ import json
 import time
 from pathlib import Path
 
+from llmforge.interfaces import Progress
 from llmforge_plugins.data._files import sha256_of, written_whole
 
 _UNCERTAIN_NS = 2_000_000_000
 """A file written so shortly before it was hashed may change again without a new time."""
 
 
-def checksum(path: Path, *, cache: Path) -> str:
-    """Return the SHA-256 of ``path``.
+def checksum(path: Path, *, cache: Path, moved: Progress = lambda _: None) -> str:
+    """Return the SHA-256 of ``path``; ``moved`` is given its bytes as they are through.
 
-    It is computed anew when size or time of modification are not those of the last time; so a
+    It is computed again when size or time of modification are not those of the last time; so a
     start does not read a hundred gigabytes to find that nothing changed.
 
     Raises:
@@ -28,9 +29,10 @@ def checksum(path: Path, *, cache: Path) -> str:
     look = {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     known = _read(record)
     if {key: known.get(key) for key in look} == look:
+        moved(status.st_size)
         return str(known["sha256"])
     begun = time.time_ns()
-    sha256 = sha256_of(path)
+    sha256 = sha256_of(path, moved=moved)
     if status.st_mtime_ns < begun - _UNCERTAIN_NS:
         with written_whole(record) as partial:
             partial.write_text(json.dumps({**look, "sha256": sha256}), encoding="utf-8")

@@ -23,7 +23,7 @@ def in_parallel(
     """Return ``work(item)`` of every item, in order.
 
     Args:
-        work: done in a thread; what it raises first is raised here, and nothing more is begun.
+        work: done in a thread; what it raises first is raised here, and nothing more is started.
         items: what to work on.
         threads: at most so many at once.
         waiting: called about twice a second, in the calling thread, with the number of items

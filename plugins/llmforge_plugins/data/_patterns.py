@@ -94,7 +94,11 @@ def _local(pattern: str, suffixes: Sequence[str]) -> list[str]:
     if path.is_file():
         return [str(path.resolve())]
     if path.is_dir():
-        files = (item for item in path.rglob("*") if item.suffix in suffixes and item.is_file())
+        files = (
+            item
+            for item in path.rglob("*")
+            if item.name.endswith(tuple(suffixes)) and item.is_file()
+        )
     else:
         # Path.glob takes no absolute pattern and matches hidden files.
         matches = (Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207

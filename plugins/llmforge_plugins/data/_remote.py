@@ -10,13 +10,13 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from llmforge import RunContext
+from llmforge import RunContext, install_command, track
 from llmforge.errors import DataError
 from llmforge_plugins.data._files import written_whole
 from llmforge_plugins.data._parallel import in_parallel
@@ -45,8 +45,10 @@ def shown(url: str) -> str:
     return re.sub(r"://[^/@]*@", "://", url).partition("?")[0]
 
 
-def fetch_url(url: str, *, run: RunContext) -> Path:
-    """Return the local path of the file behind ``url``.
+def fetch_url(
+    url: str, *, run: RunContext, expected: Callable[[int], None] = lambda _: None
+) -> Path:
+    """Return the local path of the file behind ``url``; ``expected`` is given its size.
 
     The file is downloaded into the cache, by one rename once its size and, where the service tells
     it, its MD5 are right, unless this version of it (size, ETag, time) is there. When the place
@@ -66,6 +68,7 @@ def fetch_url(url: str, *, run: RunContext) -> Path:
             raise DataError(
                 f"{shown(url)} is a folder, not a file", remedy="end it with / to take its files"
             )
+        expected(info.get("size") or 0)
         return _download(filesystem, path, home / _version(info), info)
     except ImportError as error:
         raise _missing_package(url, error) from error
@@ -88,10 +91,14 @@ def fetch_urls(urls: Sequence[str], *, run: RunContext) -> list[Path]:
     """
     began = told = moved = time.monotonic()
     before = -1
+    sizes: list[int] = []
 
     def watch(done: int) -> None:
         nonlocal told, moved, before
         arrived = sum(_arrived(_home(url, run)) for url in urls)
+        task.done = arrived
+        if sizes:  # those of the files whose turn has not come are like the others
+            task.total = sum(sizes) / len(sizes) * len(urls)
         now = time.monotonic()
         if arrived != before:
             before, moved = arrived, now
@@ -108,11 +115,12 @@ def fetch_urls(urls: Sequence[str], *, run: RunContext) -> list[Path]:
 
     def fetch(url: str) -> Path:
         try:
-            return fetch_url(url, run=run)
+            return fetch_url(url, run=run, expected=sizes.append)
         except FileNotFoundError as error:
             raise DataError(f"no file matches '{shown(url)}'", remedy="check the URL") from error
 
-    return in_parallel(fetch, urls, threads=AT_ONCE, waiting=watch)
+    with track("fetching files") as task:
+        return in_parallel(fetch, urls, threads=AT_ONCE, waiting=watch)
 
 
 def glob_urls(pattern: str, *, run: RunContext) -> list[str]:
@@ -242,9 +250,9 @@ def _unreadable(url: str, error: Exception, verb: str = "read") -> DataError:
 
 def _missing_package(url: str, error: ImportError) -> DataError:
     scheme = url.partition("://")[0]
-    extra = {"s3": "llmforge[s3]", "gs": "llmforge[gcs]", "gcs": "llmforge[gcs]"}.get(scheme)
-    package = extra or f"fsspec[{scheme}]"
-    return DataError(f"{shown(url)} cannot be read: {error}", remedy=f"pip install '{package}'")
+    module = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme)
+    remedy = install_command(module) if module else f"pip install 'fsspec[{scheme}]'"
+    return DataError(f"{shown(url)} cannot be read: {error}", remedy=remedy)
 
 
 def _reason(error: Exception) -> str:

@@ -21,9 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmforge.errors import DataError
+from llmforge_plugins.data._compressed import SUFFIXES as COMPRESSED
+from llmforge_plugins.data._compressed import blocks, with_suffixes
 from llmforge_plugins.data._files import written_whole
 
-SUFFIXES = (".npy", ".npz", ".bin")
+_ENDINGS = (".npy", ".npz", ".bin")
+SUFFIXES = (*_ENDINGS, *with_suffixes((".npy", ".bin"))[2:])
 
 _HEADER_BYTES = 256 * 4
 _HEADERS = {(20240520, 1): "<u2", (20240801, 7): "<u4"}
@@ -43,7 +46,7 @@ def open_shard(
 ) -> NDArray[Any]:
     """Return the ids in ``path`` as a read-only array of one dimension, memory-mapped.
 
-    Rows of a table of ids follow each other. A compressed ``.npz`` is unpacked into the cache.
+    Rows of a table of ids follow each other. A compressed file is unpacked into the cache.
 
     Args:
         path: a local file.
@@ -57,6 +60,8 @@ def open_shard(
         DataError: the file is no such shard, or is cut short.
     """
     try:
+        if path.suffix in COMPRESSED:
+            path = _unpacked(path, sha256, cache)
         if path.suffix == ".npy":
             ids = _map_npy(path, name)
         elif path.suffix == ".npz":
@@ -64,12 +69,22 @@ def open_shard(
         elif path.suffix == ".bin":
             ids = _map_bin(path, name, dtype)
         else:
-            raise DataError(f"{name} is no shard: known endings are {', '.join(SUFFIXES)}")
+            raise DataError(f"{name} is no shard: known endings are {', '.join(_ENDINGS)}")
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, OSError) as error:
         raise DataError(f"{name} cannot be read as a shard of tokens: {error}") from error
     if ids.dtype.kind not in "iu":
         raise DataError(f"{name} holds {ids.dtype} numbers, no token ids")
     return ids
+
+
+def _unpacked(path: Path, sha256: str, cache: Path) -> Path:
+    """Return the unpacked copy of a compressed file in the cache."""
+    digest = hashlib.sha256(f"{sha256}/unpacked".encode()).hexdigest()
+    target = cache / "datasets" / "unpacked" / f"{digest[:32]}{path.with_suffix('').suffix}"
+    if not target.exists():
+        with written_whole(target) as partial, partial.open("wb") as file:
+            file.writelines(blocks(path))
+    return target
 
 
 def _map_npy(path: Path, name: str) -> NDArray[Any]:

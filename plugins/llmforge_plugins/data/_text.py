@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, pairwise
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmforge import RunContext
-from llmforge_plugins.data._files import read_lines, scan
+from llmforge import RunContext, track
+from llmforge_plugins.data._compressed import with_suffixes
+from llmforge_plugins.data._documents import KINDS, divide, documents
 from llmforge_plugins.data._patterns import SPLITS, fetched, find_files
+from llmforge_plugins.data._text_files import read_lines, scan_text
 
-SUFFIXES = (".txt",)
+SUFFIXES = with_suffixes((".txt",))
 _FILES_NAMED = 3
 
 
@@ -26,22 +27,32 @@ class TextData:
 
     Attributes:
         files: the files it was made from, kept with every checkpoint.
+        characters: about how long the text of each split is.
     """
 
     def __init__(self, files: dict[str, list[Path]], options: Any) -> None:
         self._files = files
         self._document = options.document
         self._encoding = options.encoding
-        scans = {
-            split: [scan(path, options.encoding) for path in paths]
-            for split, paths in files.items()
-        }
+        size = sum(path.stat().st_size for paths in files.values() for path in paths)
+        with track("reading text", total=size) as task:
+            scans = {
+                split: [scan_text(path, options.encoding, moved=task.advance) for path in paths]
+                for split, paths in files.items()
+            }
+        self.characters = {split: sum(n for _, n in found) for split, found in scans.items()}
         hashes = {split: [sha for sha, _ in found] for split, found in scans.items()}
         rules = [self._document, self._encoding]
         self._boundary: int | None = None
         if "validation" not in files:
             characters = sum(count for _, count in scans["train"])
+            if self._document not in KINDS:  # delimiters are no part of what is divided
+                characters = sum(map(len, self._documents("train")))
             self._boundary = int(characters * (1.0 - options.validation_fraction))
+            self.characters |= {
+                "train": self._boundary,
+                "validation": characters - self._boundary,
+            }
             rules.append(options.validation_fraction)
         self.splits: Sequence[str] = tuple(
             split for split in SPLITS if split in files or split == "validation"
@@ -77,51 +88,3 @@ def build(options: Any, run: RunContext) -> TextData:
     """
     found = find_files(options, "data.text", SUFFIXES, run)
     return TextData({split: fetched(paths, run) for split, paths in found.items()}, options)
-
-
-def documents(lines: Iterable[str], kind: str) -> Iterator[str]:
-    """Yield the documents in the lines of one file; together they are the file.
-
-    Blank lines belong to the document before them, or to the first one.
-
-    Args:
-        lines: lines with their ends.
-        kind: ``file``, ``blank_line`` or ``line``.
-    """
-    if kind == "file":
-        text = "".join(lines)
-        if text:
-            yield text
-        return
-    document: list[str] = []
-    started = after_blank = False
-    for line in lines:
-        blank = not line.strip()
-        if started and not blank and (after_blank or kind == "line"):
-            yield "".join(document)
-            document = []
-        document.append(line)
-        started = started or not blank
-        after_blank = blank
-    if document:
-        yield "".join(document)
-
-
-def divide(texts: Iterable[str], boundary: int) -> Iterator[tuple[str, str]]:
-    """Yield (split, document): training before the character ``boundary``, validation after it.
-
-    A document across the boundary trains; the last one is cut there, after a line if it can be.
-    """
-    position = 0
-    for text, following in pairwise(chain(texts, (None,))):
-        assert text is not None
-        start, position = position, position + len(text)
-        if start >= boundary:
-            yield "validation", text
-        elif position <= boundary or following is not None:
-            yield "train", text
-        else:
-            cut = boundary - start
-            cut = text.rfind("\n", 0, cut) + 1 or cut
-            yield "train", text[:cut]
-            yield "validation", text[cut:]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmforge import RunContext
+from llmforge import RunContext, track
 from llmforge.interfaces import TokenShard
 from llmforge_plugins.data._checksums import checksum
 from llmforge_plugins.data._parallel import in_parallel
@@ -89,9 +89,13 @@ def build(options: Any, run: RunContext) -> TokenShards:
         sources["train"] = sources["train"][: options.max_files]
     every = list(dict.fromkeys(source for found in sources.values() for source in found))
     here = dict(zip(every, fetched(every, run), strict=True))
-    hashes = in_parallel(
-        lambda path: checksum(path, cache=run.cache), list(here.values()), threads=_HASHED_AT_ONCE
-    )
+    paths = list(here.values())
+    with track("hashing token shards", total=sum(path.stat().st_size for path in paths)) as task:
+        hashes = in_parallel(
+            lambda path: checksum(path, cache=run.cache, moved=task.advance),
+            paths,
+            threads=_HASHED_AT_ONCE,
+        )
     by_source = {
         source: _File(name=shown(source), path=path, size=path.stat().st_size, sha256=sha256)
         for (source, path), sha256 in zip(here.items(), hashes, strict=True)
@@ -105,7 +109,7 @@ def build(options: Any, run: RunContext) -> TokenShards:
 def _tell_changes(now: Mapping[str, str], run: RunContext) -> None:
     """Name the shards that are not what they were when the run was started.
 
-    Whether the run may go on is the core's to decide, by the fingerprint.
+    Whether the run may continue is the core's to decide, by the fingerprint.
     """
     before: Mapping[str, str] = run.resolved.get("data", {}).get("shards", {})
     if not before:

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmforge import RunContext
+from llmforge import RunContext, track
 from llmforge.errors import DataError
 from llmforge_plugins._hub import MissingError, UnreachableError
 from llmforge_plugins.data._articles import articles
-from llmforge_plugins.data._files import read_lines, sha256_of
+from llmforge_plugins.data._files import sha256_of
 from llmforge_plugins.data._remote import fetch_url, is_url, shown
+from llmforge_plugins.data._text_files import read_lines
 from llmforge_plugins.data._wikitext_hub import NAMES, hub_files
 
 SAMPLE = Path(__file__).parent / "sample"
@@ -34,6 +35,7 @@ class WikiTextData:
 
     Attributes:
         files: where the splits lie.
+        characters: about how long the text of each split is.
         resolution: what a resumed run must find in ``run.resolved["data"]``, so that it never
             changes between the corpus and the sample.
     """
@@ -44,7 +46,9 @@ class WikiTextData:
         self.resolution = {"source": source}
         self.files = tuple(str(path) for path in files.values())
         self._files = dict(files)
-        hashes = {split: sha256_of(path) for split, path in files.items()}
+        self.characters = {split: path.stat().st_size for split, path in files.items()}
+        with track("reading WikiText", total=sum(self.characters.values())) as task:
+            hashes = {split: sha256_of(path, moved=task.advance) for split, path in files.items()}
         content = json.dumps(["wikitext articles", hashes])
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from llmforge import RunContext
+from llmforge import RunContext, install_command
 from llmforge.errors import DataError
 from llmforge_plugins._hub import UnreachableError, fetch
 from llmforge_plugins.data._files import sha256_of
@@ -97,7 +97,7 @@ def _write_text(parts: list[Path], target: Path) -> None:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise UnreachableError("reading it needs pyarrow: pip install pyarrow") from error
+        raise UnreachableError(f"reading it needs pyarrow: {install_command('pyarrow')}") from error
     with target.open("w", encoding="utf-8", newline="") as file:
         for part in parts:
             for batch in parquet.ParquetFile(part).iter_batches(_ROWS, columns=["text"]):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Literal
+import re
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
 import llmforge
 from llmforge import Component, Problem, RunContext, hookimpl
 from llmforge.interfaces import Data
+from llmforge_plugins.data._documents import KINDS
 
 Paths = str | list[str]
 
 
 class Text(Component, kind="data"):
     """Any text files: paths, folders (their ``.txt`` files), globs and fsspec URLs.
+
+    Files compressed with gzip, xz, bzip2 or Zstandard are read as they are.
 
     Without validation files the end of the training text is set apart.
     """
@@ -33,10 +37,21 @@ class Text(Component, kind="data"):
         """Test files."""
         validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
         """Share of the training text, at its end, that validates when ``validation`` is absent."""
-        document: Literal["file", "blank_line", "line"] = "file"
-        """What an end-of-text token is put after: a file, a paragraph, a line."""
+        document: Annotated[str, Field(min_length=1)] = "file"
+        """What an end-of-text token is put after: a ``file``, a paragraph (``blank_line``), a
+        ``line``, or the text before a delimiter such as ``"<|endoftext|>"``, which is dropped."""
         encoding: str = "utf-8"
-        """Encoding of the files."""
+        """Encoding of the files; a byte order mark tells which of Unicode's it is."""
+
+        @field_validator("document")
+        @classmethod
+        def _known_document(cls, value: str) -> str:
+            if value not in KINDS and re.fullmatch(r"[\w -]+", value):
+                raise ValueError(
+                    f"must be {', '.join(KINDS)} or a delimiter such as <|endoftext|>, which has "
+                    f"more than letters, got '{value}'"
+                )
+            return value
 
         @field_validator("encoding")
         @classmethod

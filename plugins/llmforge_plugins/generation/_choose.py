@@ -52,7 +52,7 @@ class Chooser:
             self._seen = _seen(prompts, vocab_size).to(device)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only, int64 indices on the device of the logits."""
+        """Continue with these rows only, int64 indices on the device of the logits."""
         if self._noise is not None:
             self._noise = self._noise[:, rows]
         if self._seen is not None:

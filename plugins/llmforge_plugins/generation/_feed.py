@@ -16,7 +16,7 @@ class Feed(Protocol):
     """A model that is being read a growing window of tokens per row."""
 
     def start(self, windows: Sequence[Sequence[int]], *, room: int) -> Tensor:
-        """Begin anew with these tokens per row; return the logits after each, [rows, vocabulary].
+        """Start again with these tokens per row; return the logits after each, [rows, vocabulary].
 
         ``room`` is how many more tokens each row will be given at most.
         """

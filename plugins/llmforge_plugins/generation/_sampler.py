@@ -45,7 +45,7 @@ class _Row:
 class TextSampler:
     """Continues prompts with a model; implements :class:`llmforge.interfaces.Generator`.
 
-    When the model's context is full, its newest half is kept and generation goes on from there.
+    When the model's context is full, its newest half is kept and generation continues from there.
 
     Args:
         options: the options of the ``sampler`` component.

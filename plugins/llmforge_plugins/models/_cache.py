@@ -14,7 +14,7 @@ class KeyValueCache:
     """Keys and values of every layer for the positions already seen.
 
     While all rows are equally long, new positions go to one slice and a single new one needs no
-    mask. After :meth:`set_lengths` with unequal lengths each row goes on from its own length, by
+    mask. After :meth:`set_lengths` with unequal lengths each row continues from its own length, by
     index and under a mask.
 
     Args:

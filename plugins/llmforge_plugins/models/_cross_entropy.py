@@ -68,7 +68,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         """Scale the kept gradients, in place: they can be used once only."""
         if ctx.gradients is None:
-            raise RuntimeError("the gradients of this loss are used up; compute the loss anew")
+            raise RuntimeError("the gradients of this loss are used up; compute the loss again")
         hidden, weight = ctx.gradients
         ctx.gradients = None
         return hidden.mul_(grad), weight.mul_(grad), None

@@ -11,14 +11,19 @@ from __future__ import annotations
 import platform
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from llmforge_plugins.models._packed import PackedWeights
+
+class Products(Protocol):
+    """Computes linear maps in a way of its own, such as with rearranged weights."""
+
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return ``inputs @ weight.T + bias`` over the last dimension."""
+        ...
 
 
 @cache
@@ -65,7 +70,7 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 class Linear(nn.Linear):
     """``nn.Linear`` over :func:`linear`."""
 
-    def forward(self, inputs: Tensor, packed: PackedWeights | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, packed: Products | None = None) -> Tensor:
         """Return ``inputs @ weight.T + bias`` over the last dimension."""
         if packed is not None:
             return packed.linear(inputs, self.weight, self.bias)

@@ -1,6 +1,6 @@
 """The transformer itself: embedding, blocks of attention and feed-forward, output, loss.
 
-What makes it fast lies beside it: ``_linear`` (matrix products), ``_attention``, ``_norm``
+What makes it fast is beside it: ``_linear`` (matrix products), ``_attention``, ``_norm``
 and ``_cross_entropy``; ``_cache`` holds keys and values for generation.
 """
 

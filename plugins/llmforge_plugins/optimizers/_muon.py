@@ -9,6 +9,7 @@ import torch
 from torch.nn import Parameter
 
 from llmforge_plugins.optimizers._groups import decay_groups
+from llmforge_plugins.optimizers._newton_schulz import Fp32Muon
 
 _NOT_HIDDEN = ("embed", "wte", "wpe", "head", "positions", "vocab")
 
@@ -29,6 +30,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     Args:
         parameters: all parameters by name.
+        in_bf16: whether matrices are orthogonalised in bf16, as ``torch.optim.Muon`` does, or in
+            fp32.
         muon: arguments of ``torch.optim.Muon``.
         adamw: arguments of ``torch.optim.AdamW``.
     """
@@ -37,6 +40,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self,
         parameters: Sequence[tuple[str, Parameter]],
         *,
+        in_bf16: bool,
         muon: Mapping[str, Any],
         adamw: Mapping[str, Any],
     ) -> None:
@@ -45,7 +49,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._parts: list[torch.optim.Optimizer] = []
         if hidden:
             group = {"params": hidden, "initial_lr": muon["lr"]}
-            self._parts.append(torch.optim.Muon([group], **muon))
+            kind = torch.optim.Muon if in_bf16 else Fp32Muon
+            self._parts.append(kind([group], **muon))
         if others:
             groups = decay_groups(others, lr=adamw["lr"], weight_decay=adamw["weight_decay"])
             self._parts.append(torch.optim.AdamW(groups, fused=True, **adamw))

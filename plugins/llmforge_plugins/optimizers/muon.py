@@ -22,7 +22,8 @@ class Muon(Component, kind="optimizer"):
 
     Momentum whose matrix is orthogonalised by Newton-Schulz iterations: Jordan et al., "Muon: An
     optimizer for hidden layers in neural networks" (2024); weight decay and the learning rate
-    matched to AdamW's from Liu et al., "Muon is Scalable for LLM Training" (Moonshot, 2025).
+    matched to AdamW's from Liu et al., "Muon is Scalable for LLM Training" (Moonshot, 2025). The
+    iterations are computed in bf16 where the device does so natively, else in fp32.
     """
 
     class Options(llmforge.Options):
@@ -53,13 +54,13 @@ class Muon(Component, kind="optimizer"):
     def forge_build_optimizer(
         self, run: RunContext, parameters: list[tuple[str, torch.nn.Parameter]]
     ) -> torch.optim.Optimizer:
-        """Build both optimizers as one."""
-        del run
+        """Build both optimizers as one; it orthogonalises in bf16 where that is native."""
         from llmforge_plugins.optimizers._muon import MuonWithAdamW
 
         options = self.options
         return MuonWithAdamW(
             parameters,
+            in_bf16=all(run.bf16_is_native(p.device) for _, p in parameters),
             muon={
                 "lr": options.lr,
                 "weight_decay": options.weight_decay,

@@ -14,7 +14,7 @@ class Wsd(WarmupSchedule, kind="schedule"):
     """Warm-up, stable, decay: the peak for most of the run, then a short straight fall.
 
     Hu et al., "MiniCPM" (2024), section 4, who find a tenth of the steps enough for the decay.
-    A longer run can go on from any checkpoint of the stable phase.
+    A longer run can resume from any checkpoint of the stable phase.
     """
 
     class Options(DecayOptions):

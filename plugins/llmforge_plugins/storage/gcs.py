@@ -21,7 +21,6 @@ class Gcs(Component, kind="storage"):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("gcsfs",)
-    extra: ClassVar[str] = "llmforge[gcs]"
     credentials: ClassVar[tuple[str, ...]] = ("GOOGLE_APPLICATION_CREDENTIALS",)
 
     class Options(llmforge.Options):

@@ -21,7 +21,6 @@ class S3(Component, kind="storage"):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("s3fs",)
-    extra: ClassVar[str] = "llmforge[s3]"
     credentials: ClassVar[tuple[str, ...]] = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
     class Options(llmforge.Options):

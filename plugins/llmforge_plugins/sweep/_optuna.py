@@ -27,8 +27,6 @@ from llmforge_plugins.sweep._untried import untried
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from llmforge_plugins.sweep.optuna_ import Optuna
-
 _STATES = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -45,7 +43,7 @@ class OptunaSweeper:
     def __init__(
         self,
         space: Space,
-        options: Optuna.Options,
+        options: Any,
         pruner: Pruner,
         *,
         direction: Direction,

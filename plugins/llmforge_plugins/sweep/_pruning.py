@@ -21,7 +21,8 @@ class PruningOptions(llmforge.Options):
 
     pruner: Literal["none", "median", "asha", "hyperband"] = "none"
     """``median`` stops what is worse than half of the completed trials were at that step; ``asha``
-    lets the best of each rung go on to the next, ``hyperband`` with several first rungs at once."""
+    lets the best of each rung continue to the next, ``hyperband`` with several first rungs at
+    once."""
     startup_trials: Annotated[int, Field(ge=1)] = 4
     """Trials that ``median`` waits for before it stops any."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -29,7 +30,7 @@ class PruningOptions(llmforge.Options):
     steps_per_rung: Annotated[int, Field(gt=0)] | None = None
     """Steps up to the first rung of ``asha`` and ``hyperband``; an evaluation should fall there."""
     reduction: Annotated[int, Field(ge=2)] = 3
-    """One of so many goes on from each rung; the next rung is so many times as far."""
+    """One of so many continues from each rung; the next rung is so many times as far."""
     rungs: Annotated[int, Field(ge=1)] = 3
     """Number of rungs."""
 
@@ -41,7 +42,7 @@ class PruningOptions(llmforge.Options):
 
 
 class Pruner:
-    """Decides whether a trial goes on.
+    """Decides whether a trial continues.
 
     Args:
         options: which rule, and how strict.
@@ -107,7 +108,7 @@ class Pruner:
             if better >= places:
                 return (
                     f"{self._sign * own:.4f} at step {step} is number {better + 1} of "
-                    f"{len(rivals) + 1} at rung {rung + 1}, and {places} go on"
+                    f"{len(rivals) + 1} at rung {rung + 1}, and {places} continue"
                 )
         return None
 

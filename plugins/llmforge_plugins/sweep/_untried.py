@@ -24,14 +24,14 @@ def first_untried(space: Space, history: Sequence[Point]) -> Mapping[str, Any] |
 def untried(
     draw: Callable[[], Mapping[str, Any]], space: Space, history: Sequence[Point]
 ) -> Mapping[str, Any] | None:
-    """Return the first drawn point that is not in ``history``.
+    """Return the first drawn point, rounded, that is not in ``history``.
 
     After so many draws in vain, the first untried point of a countable space, None when there is
     none; what is drawn next where values cannot be counted.
     """
     tried = {hashable(point.parameters) for point in history}
     for _ in range(_DRAWS):
-        point = draw()
+        point = space.rounded(draw())
         if hashable(point) not in tried:
             return point
     if all(dimension.values() is not None for dimension in space.dimensions):

@@ -12,7 +12,7 @@ from typing import Any
 
 import tokenizers
 
-from llmforge import RunContext
+from llmforge import RunContext, track
 from llmforge.errors import DataError
 from llmforge.interfaces import Data
 from llmforge_plugins._child import child
@@ -56,10 +56,16 @@ def _cached(directory: Path, run: RunContext) -> FastTokenizer | None:
 
 def _train(options: Any, data: Data) -> FastTokenizer:
     script = Path(__file__).with_name("_bpe_worker.py")
-    with child(script, options.model_dump_json()) as worker:
+    size = getattr(data, "characters", {}).get("train")
+    with (
+        track("training the tokenizer", total=size, unit="characters") as task,
+        child(script, options.model_dump_json()) as worker,
+    ):
         try:
-            for content in _pieces(data):
+            for text in _pieces(data):
+                content = text.encode("utf-8")
                 worker.input.write(len(content).to_bytes(4, "big") + content)
+                task.advance(len(text))
             worker.input.write(bytes(4))
         except BrokenPipeError:  # it died; its exit status says more
             pass
@@ -73,11 +79,11 @@ def _train(options: Any, data: Data) -> FastTokenizer:
     return FastTokenizer(inner, end_of_text=options.end_of_text)
 
 
-def _pieces(data: Data) -> Iterator[bytes]:
+def _pieces(data: Data) -> Iterator[str]:
     """Yield the training text in pieces that keep all cores busy, even if it is one document."""
     for text in data.iter_text("train"):
         for start in range(0, len(text), _PIECE_CHARACTERS):
-            yield text[start : start + _PIECE_CHARACTERS].encode("utf-8")
+            yield text[start : start + _PIECE_CHARACTERS]
 
 
 def _store(tokenizer: FastTokenizer, directory: Path) -> None:

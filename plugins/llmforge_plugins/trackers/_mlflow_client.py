@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import portalocker
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -132,5 +132,5 @@ def _alone_with(file: Path | None) -> Iterator[None]:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_name(f".{file.name}.lock").open("a", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        portalocker.lock(lock, portalocker.LockFlags.EXCLUSIVE)
         yield

@@ -34,7 +34,7 @@ class Place:
 def tracking_uri(option: str | None, run_directory: Path) -> str:
     """Return the store to use: the option, ``MLFLOW_TRACKING_URI``, or a file beside the runs.
 
-    A run goes on in the store it began in when neither says otherwise now.
+    A run continues in the store it began in when neither says otherwise now.
     """
     given = option or os.environ.get(URI_VARIABLE, "")
     recorded = _read(_file(run_directory))

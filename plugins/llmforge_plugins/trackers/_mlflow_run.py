@@ -28,6 +28,7 @@ _PARENT_TAG = "mlflow.parentRunId"
 _STATUS = {
     "completed": "FINISHED",
     "early-stopped": "FINISHED",
+    "pruned": "KILLED",
     "interrupted": "KILLED",
     "failed": "FAILED",
 }
@@ -139,7 +140,7 @@ class MlflowRun:
     def begin(self, event: events.RunStarted) -> None:
         """Log recipe and facts of a start; a param cannot change, so a changed one is a tag.
 
-        A start that is told again, for what was left after its end, does not make it run again.
+        A start that is sent again, for what was left after its end, does not make it run again.
         """
         run = self.client.get_run(self.id)
         if run.data.tags.get(_RESTART_TAG) != str(event.restart):

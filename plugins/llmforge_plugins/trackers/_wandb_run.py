@@ -48,7 +48,7 @@ class WandbRun:
     """The W&B run of a run.
 
     Args:
-        directory: everything the client writes lies below it; ``run.json`` has the W&B run's id.
+        directory: everything the client writes is below it; ``run.json`` has the W&B run's id.
         options: of the tracker.
     """
 
@@ -63,7 +63,7 @@ class WandbRun:
         self._forget()
 
     def _forget(self) -> None:
-        """Know nothing of a session: what lies there, which row is open, what is under way."""
+        """Know nothing of a session: what is there, which row is open, what is under way."""
         self._before = self._there = Tail()
         self._row = 0
         self._open: set[str] = set()
@@ -81,7 +81,7 @@ class WandbRun:
             where the run can be seen, or how offline files get there.
 
         Raises:
-            OSError: the service does not answer; nothing was begun.
+            OSError: the service does not answer; nothing was started.
         """
         if self._client is None:
             self._begin(event)
@@ -117,7 +117,7 @@ class WandbRun:
         """Write the summary and end the session.
 
         Raises:
-            DeliveryLost: the client could not send the rest; it is told again.
+            DeliveryLost: the client could not send the rest; it is sent again.
         """
         if self._client is None:
             return
@@ -128,7 +128,9 @@ class WandbRun:
         self._sent.append(_Sent(event, self._row if self._open else -1))
         client, self._client = self._client, None
         try:
-            client.finish(exit_code=0 if event.state in ("completed", "early-stopped") else 1)
+            client.finish(
+                exit_code=0 if event.state in ("completed", "early-stopped", "pruned") else 1
+            )
         except TimeoutError:
             self._lose(f"W&B did not take the rest within {FINISH_SECONDS:.0f} s")
         self._looked, self._moved = 0.0, time.monotonic()

@@ -77,14 +77,14 @@ class Service:
         return answer
 
     def tail(self, *, entity: str | None, project: str, run: str) -> Tail:
-        """Return the end of a run's history, as it lies in the service."""
+        """Return the end of a run's history, as it is in the service."""
         answer = self._ask("RunResumeStatus", _TAIL, entity=entity, project=project, name=run)
         bucket = (answer.get("model") or {}).get("bucket") or {}
         rows = [json.loads(line) for line in json.loads(bucket.get("historyTail") or "[]")]
         return tail_of(rows[-1]) if rows else Tail()
 
     def missing(self, sizes: Mapping[str, int], *, entity: str, project: str, run: str) -> set[str]:
-        """Return which of these files do not lie in the service with their sizes."""
+        """Return which of these files are not in the service with their sizes."""
         found: dict[str, int] = {}
         names = sorted(sizes)
         for start in range(0, len(names), _FILES_AT_ONCE):
@@ -147,5 +147,5 @@ def login_problems(name: str, *, notice: Callable[[str], None]) -> list[Problem]
     except LoginRefused as error:
         return [Problem(key=key, message=str(error), remedy=f"check {KEY} and {URL}, {other}")]
     except ConnectionError as error:
-        notice(f"W&B: {error}; the run goes on, its events wait in the journal")
+        notice(f"W&B: {error}; the run continues, its events wait in the journal")
     return []

@@ -22,7 +22,6 @@ class Mlflow(Component, kind="tracker"):
     """An MLflow run with params, metrics, artifacts and registered checkpoints."""
 
     requires: ClassVar[tuple[str, ...]] = ("mlflow",)
-    extra: ClassVar[str] = "llmforge[mlflow]"
     credentials: ClassVar[tuple[str, ...]] = (
         "MLFLOW_TRACKING_USERNAME",
         "MLFLOW_TRACKING_PASSWORD",

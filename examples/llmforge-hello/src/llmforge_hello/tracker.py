@@ -26,7 +26,7 @@ class Hello(Component, kind="tracker"):
 
     @hookimpl
     def forge_run_start(self, event: events.RunStarted) -> None:
-        """Find the file; a run that goes on appends to it."""
+        """Find the file; a run that continues appends to it."""
         self._file = Path(event.directory) / "trackers" / self.name / "log.txt"
         self._file.parent.mkdir(parents=True, exist_ok=True)
         if event.resumed_from is None:

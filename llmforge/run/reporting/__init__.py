@@ -1,0 +1,1 @@
+"""Reporting: the terminal, the files of a run, and what trackers are sent."""

@@ -1,0 +1,229 @@
+"""Building the parts of a run: data, tokenizer, tokens and engine, each through its hook."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import torch
+
+from llmforge.data.batches import TrainBatches, require_targets, train_batches
+from llmforge.data.epochs import Epochs
+from llmforge.data.limited import LimitedData
+from llmforge.data.split import TokenSplit
+from llmforge.data.tokens import prepare_tokens
+from llmforge.errors import DataError, Problem, RecipeError
+from llmforge.interfaces import Data, Engine, LanguageModel, RunContext, TokenData, Tokenizer
+from llmforge.plugins import build_manager, call_factory, load
+from llmforge.recipe import Recipe
+from llmforge.recipe.key_lines import dotted
+from llmforge.recipe.rules import length_findings
+from llmforge.recipe.schema import parse_interval
+from llmforge.run.plan import make_plan
+from llmforge.run.seeds import MODEL, derive
+from llmforge.rundir import RunDirectory
+from llmforge.rundir.atomic import sync_directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """Data as tokens, with the fingerprints that a resume must find again."""
+
+    data: Data | TokenData
+    tokenizer: Tokenizer
+    splits: dict[str, TokenSplit]
+    batches: TrainBatches
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Return what identifies the training data."""
+        return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint}
+
+    def files(self, sequences: int) -> dict[str, Any]:
+        """Return how many files the data has and how many are used up after ``sequences``.
+
+        Shards are used up one after the other, again in every epoch; text is read whole before
+        the first step.
+        """
+        if len(self.splits["train"].shards) > 1:
+            return self.batches.files(sequences)
+        count = len(getattr(self.data, "files", ()))
+        return {"files": count, "files_processed": count}
+
+
+def prepare_data(
+    manager: pluggy.PluginManager,
+    run: RunContext,
+    directory: RunDirectory,
+    *,
+    check_stop: Callable[[], None],
+) -> PreparedData:
+    """Open the data, make or load the tokenizer, tokenise.
+
+    Raises:
+        DataError: data is missing or too little.
+        StopNow: a signal arrived.
+    """
+    data = open_data(manager, run)
+    check_stop()
+    tokenizer = run_tokenizer(manager, run, directory, data)
+    check_stop()
+    splits = prepare_tokens(
+        data, tokenizer, cache=run.cache, notice=run.notice, check_stop=check_stop
+    )
+    if "train" not in splits:
+        raise DataError(f"the data has no split named 'train', only {', '.join(splits)}")
+    with _too_little_named(data, run):
+        if "validation" in splits:
+            require_targets(splits["validation"], name="validation")
+        batches = train_batches(
+            splits["train"],
+            context=run.context,
+            batch_size=run.train.batch_size,
+            seed=run.seed,
+            pin_memory=torch.cuda.is_available(),
+        )
+    return PreparedData(data=data, tokenizer=tokenizer, splits=splits, batches=batches)
+
+
+@contextlib.contextmanager
+def _too_little_named(data: Data | TokenData, run: RunContext) -> Iterator[None]:
+    """Say in an error about the size of a split which data it is of, and which keys to change."""
+    try:
+        yield
+    except DataError as error:
+        tables = {kind: f"{kind}.{run.config[kind]['name']}" for kind in ("data", "model")}
+        raise DataError(
+            f"{data.description}: {error.message}",
+            remedy=f"give more text in [{tables['data']}], or set a smaller "
+            f"{tables['model']}.context",
+        ) from error
+
+
+def open_data(manager: pluggy.PluginManager, run: RunContext) -> Data | TokenData:
+    """Open the data of a run, cut to ``data.max_documents`` when the recipe says so."""
+    data: Data | TokenData = call_factory(manager, "forge_build_data", run=run)
+    limit = run.config["data"].get("max_documents")
+    if limit is None or isinstance(data, TokenData):  # a recipe that asks for both is refused
+        return data
+    return LimitedData(data, max_documents=limit)
+
+
+def run_tokenizer(
+    manager: pluggy.PluginManager, run: RunContext, directory: RunDirectory, data: Data | TokenData
+) -> Tokenizer:
+    """Return the run's tokenizer: the saved one, else a new one that is saved first."""
+    if directory.tokenizer.is_dir():
+        loaded: Tokenizer = call_factory(
+            manager, "forge_load_tokenizer", run=run, directory=directory.tokenizer
+        )
+        return loaded
+    built: Tokenizer = call_factory(manager, "forge_build_tokenizer", run=run, data=data)
+    temporary = directory.path / ".tokenizer"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    built.save(temporary)
+    temporary.rename(directory.tokenizer)
+    sync_directory(directory.path)
+    return built
+
+
+def check_fingerprints(old: dict[str, str], new: dict[str, str], *, allow_change: bool) -> None:
+    """Refuse to continue with other data than the run was started with.
+
+    Raises:
+        DataError: a fingerprint differs and ``allow_change`` is not set.
+    """
+    changed = [name for name, value in new.items() if old.get(name, value) != value]
+    if changed and not allow_change:
+        raise DataError(
+            f"the {' and the '.join(changed)} of this run changed since it was started",
+            remedy="restore what it was, or continue knowingly with --allow-data-change",
+        )
+
+
+def run_length(recipe: Recipe, epochs: Epochs) -> tuple[int, int]:
+    """Return the planned length of the run, and where it ends, extended or not, in steps.
+
+    Raises:
+        RecipeError: another length contradicts it; of epochs this is known only with the data.
+    """
+    train = recipe.train
+    assert train.max_steps is not None or train.epochs is not None
+    planned = epochs.end(train.epochs) if train.max_steps is None else train.max_steps  # type: ignore[arg-type]
+    extended = parse_interval(train.extend_to)
+    if isinstance(extended, Fraction):
+        extended = epochs.end(extended)
+    problems = [
+        Problem(key=dotted(found.path), message=found.message, remedy=found.remedy)
+        for found in length_findings(train, planned=planned, extended=extended)
+    ]
+    if problems:
+        raise RecipeError(problems, source=str(recipe.source))
+    return planned, extended or planned
+
+
+def prepare_engine(manager: pluggy.PluginManager, run: RunContext, tokenizer: Tokenizer) -> Engine:
+    """Build model, optimizer and schedule through the backend."""
+
+    def model_factory() -> LanguageModel:
+        torch.manual_seed(derive(run.seed, MODEL))
+        model: LanguageModel = call_factory(
+            manager, "forge_build_model", run=run, tokenizer=tokenizer
+        )
+        return model
+
+    def optimizer_factory(parameters: list[tuple[str, Any]]) -> Any:
+        return call_factory(manager, "forge_build_optimizer", run=run, parameters=parameters)
+
+    schedule = call_factory(manager, "forge_build_schedule", run=run)
+    backend = call_factory(manager, "forge_build_backend", run=run)
+    engine: Engine = backend.prepare(model_factory, optimizer_factory, schedule)
+    return engine
+
+
+def with_steps(run: RunContext, *, total_steps: int) -> RunContext:
+    """Return ``run`` with its length known; the schedule spans all of it."""
+    return dataclasses.replace(run, total_steps=total_steps, schedule_steps=total_steps)
+
+
+def prepare_ahead(recipe: Recipe, *, notice: Callable[[str], None]) -> dict[str, Any]:
+    """Download and tokenise the data of ``recipe`` into the cache; report what lies where.
+
+    Raises:
+        DataError: data is missing or too little.
+    """
+    selected = [recipe.selected(kind) for kind in ("data", "tokenizer")]
+    manager = build_manager([load(item.kind, item.name)(item.options) for item in selected])
+    run = make_plan(recipe).context(resolved={}, notice=notice)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare_data(manager, run, RunDirectory(Path(scratch)), check_stop=lambda: None)
+    return {
+        "data": prepared.data.description,
+        "fingerprint": prepared.data.fingerprint,
+        "cache": str(run.cache),
+        "vocab_size": prepared.tokenizer.vocab_size,
+        "splits": {
+            name: {
+                "tokens": split.n_tokens,
+                "bytes": split.n_bytes,
+                "documents": split.documents,
+                "paths": [str(path) for path in files],
+                "size": sum(path.stat().st_size for path in files),
+            }
+            for name, split, files in _files(prepared.splits)
+        },
+    }
+
+
+def _files(splits: Mapping[str, TokenSplit]) -> Iterator[tuple[str, TokenSplit, list[Path]]]:
+    for name, split in splits.items():
+        yield name, split, list(dict.fromkeys(shard.path for shard in split.shards))

@@ -1,0 +1,220 @@
+"""Everything the steps need, built and restored: data, engine, and where to continue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmforge.distributed import Team, leader_first
+from llmforge.errors import DataError
+from llmforge.events import RunStarted
+from llmforge.interfaces import Engine, RunContext
+from llmforge.run.micro_batches import Division, divide_batch
+from llmforge.run.plan import Plan
+from llmforge.run.setup.bf16 import RESOLVED, slow_bf16, with_matmul_speed
+from llmforge.run.setup.build import (
+    PreparedData,
+    check_fingerprints,
+    prepare_data,
+    prepare_engine,
+    run_length,
+    with_steps,
+)
+from llmforge.run.setup.components import Components
+from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_point
+from llmforge.run.setup.run_record import tracker_tags
+from llmforge.run.setup.start_event import run_facts
+from llmforge.run.training.evaluation import rows_at_once
+from llmforge.rundir import RunRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a start of a run works with.
+
+    Attributes:
+        run: the run as components see it, its length known.
+        prepared: tokens and batches.
+        engine: model and optimizer, restored.
+        point: the state to resume from.
+        last_step: where the run ends, extended or not.
+        division: how the batch is computed.
+        evaluation_rows: sequences that are evaluated at once.
+        facts: sizes of model, data, steps and machine, for the log and trackers.
+    """
+
+    run: RunContext
+    prepared: PreparedData
+    engine: Engine
+    point: StartingPoint
+    last_step: int
+    division: Division
+    evaluation_rows: int
+    facts: dict[str, Any]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return what ``auto`` became, for the run's record."""
+        found = self.engine.resolution
+        speed = self.run.matmul_speed
+        return {
+            "device": found.device,
+            "precision": found.precision,
+            "compile": found.compile,
+            "hardware": found.hardware,
+            "reasons": list(found.reasons),
+            **({} if speed is None else {RESOLVED: asdict(speed)}),
+            "micro_batch_size": self.division.micro,
+            "eval_batch_size": self.evaluation_rows,
+            "data": getattr(self.prepared.data, "resolution", {}),
+        }
+
+    def describe(self, plan: Plan, record: RunRecord) -> list[str]:
+        """Return the lines that say what is about to be trained, on what, and why so."""
+        found, division = self.engine.resolution, self.division
+        tokens = ", ".join(f"{name} {count:,}" for name, count in self.facts["tokens"].items())
+        if self.point.checkpoint is not None:
+            begin = f"resuming from step {self.point.state.step}"
+        elif record.restarts > 1:
+            begin = "starting at step 0: no checkpoint was written yet"
+        else:
+            begin = "new run"
+        return [
+            f"run {plan.run_id}: {begin}",
+            f"{found.hardware}, {found.precision}, {'compiled' if found.compile else 'eager'}: "
+            + "; ".join(found.reasons),
+            f"data: {self.facts['data']}; tokens: {tokens}",
+            f"model: {self.facts['parameters']:,} parameters, "
+            f"vocabulary {self.facts['vocab_size']:,}",
+            f"{division}; {division.batch * plan.recipe.context:,} tokens a step, "
+            f"at most {self.evaluation_rows * plan.recipe.context:,} at once in evaluation",
+        ]
+
+    def started(self, plan: Plan, record: RunRecord) -> RunStarted:
+        """Return the event that tells trackers and callbacks all about this start."""
+        sweep = {} if plan.trial is None else {"sweep": plan.trial.sweep_id}
+        return RunStarted(
+            run_id=plan.run_id,
+            attempt=record.attempt,
+            restart=record.restarts,
+            directory=str(plan.directory.path.absolute()),
+            config=plan.recipe.tables,
+            facts={
+                **self.facts,
+                "name": record.name,
+                "tags": tracker_tags(plan.recipe, run_id=plan.run_id),
+                "resolved": record.resolved,
+                "provenance": record.provenance,
+                **sweep,
+            },
+            resumed_from=None if self.point.checkpoint is None else self.point.state.step,
+        )
+
+
+def set_stage(
+    plan: Plan,
+    components: Components,
+    record: RunRecord,
+    *,
+    team: Team,
+    notice: Callable[[str], None],
+    check_stop: Callable[[], None],
+    resume: Path | None,
+    allow_data_change: bool,
+) -> Stage:
+    """Prepare data and engine, and restore the newest sound checkpoint.
+
+    :func:`~llmforge.run.setup.preflight.require_ready` comes first.
+
+    Args:
+        plan: the run.
+        components: its components.
+        record: of the run; what ``auto`` became and the fingerprints are held to.
+        team: all ranks do this together; the leader prepares the data and chooses the checkpoint.
+        notice: tells the user what is worth knowing.
+        check_stop: raises when a signal has arrived.
+        resume: a checkpoint to go back to instead of the newest.
+        allow_data_change: continue although the fingerprints differ.
+
+    Raises:
+        ForgeError: data, a component or every checkpoint is not fit for use.
+        StopNow: a signal arrived.
+    """
+    place = team.place
+    run = plan.context(resolved=record.resolved, notice=notice, place=place)
+    prepared = leader_first(
+        team,
+        lambda: prepare_data(components.manager, run, plan.directory, check_stop=check_stop),
+    )
+    check_fingerprints(record.fingerprints, prepared.fingerprints, allow_change=allow_data_change)
+    _check_same_data(team, prepared)
+    planned, last_step = run_length(plan.recipe, prepared.batches.epochs)
+    run = with_steps(run, total_steps=planned)
+    point = _shared_point(team, plan, resume=resume)
+    if plan.recipe.train.extend_to is not None:
+        point.state.reopen(until=last_step)
+    run = with_matmul_speed(run, team=team)
+    engine = prepare_engine(components.manager, run, prepared.tokenizer)
+    if team.place.is_leader and (warning := slow_bf16(run, engine.resolution)):
+        notice(warning)
+    load_into(engine, point)
+    components.restore(point.state.components)
+    division = divide_batch(
+        plan.recipe,
+        record.resolved,
+        device=engine.device.type,
+        ranks=place.world_size,
+        rank=place.rank,
+    )
+    return Stage(
+        run=run,
+        prepared=prepared,
+        engine=engine,
+        point=point,
+        last_step=last_step,
+        division=division,
+        evaluation_rows=_evaluation_rows(team, plan, record, engine=engine, division=division),
+        facts=run_facts(
+            plan.recipe,
+            model=engine.model,
+            prepared=prepared,
+            resolution=engine.resolution,
+            last_step=last_step,
+        ),
+    )
+
+
+def _shared_point(team: Team, plan: Plan, *, resume: Path | None) -> StartingPoint:
+    """Return where to continue; the leader chooses, which may take long, and tells the others."""
+    chosen = starting_point(plan, resume=resume) if team.place.is_leader else None
+    point = team.broadcast(chosen, patient=True)
+    assert point is not None
+    return point
+
+
+def _evaluation_rows(
+    team: Team, plan: Plan, record: RunRecord, *, engine: Engine, division: Division
+) -> int:
+    """Return how many windows are evaluated at once, the same on all ranks and after a resume."""
+    kept = plan.recipe.eval.batch_size or record.resolved.get("eval_batch_size")
+    if kept is not None:
+        return int(kept)
+    fitting = rows_at_once(
+        engine.model,
+        context=plan.recipe.context,
+        device=engine.device,
+        least=division.micro,
+        sharing=team.place.local_world_size,
+    )
+    return min(team.gather(fitting))
+
+
+def _check_same_data(team: Team, prepared: PreparedData) -> None:
+    found = team.gather(prepared.fingerprints)
+    wrong = [str(rank) for rank, one in enumerate(found) if one != found[0]]
+    if wrong:
+        raise DataError(
+            f"data or tokenizer of rank {', '.join(wrong)} are not those of rank 0",
+            remedy="give every machine the same data; run.root must be a directory they share",
+        )
