@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,10 @@ from llmforge.errors import UsageError
 from llmforge.options import closest
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+
+
+_SCHEMA = "#:schema "
+"""Begins the line by which an editor finds the JSON Schema of a TOML file (taplo)."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def copy_shipped(name: str, *, destination: Path, force: bool = False) -> Path:
         raise UsageError(f"{target} exists", remedy="give another name, or --force to overwrite it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        # The schema is beside the shipped recipes only.
+        target.write_text(_without_schema(source.read_text(encoding="utf-8")), encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"{target} cannot be written: {error.strerror}", remedy="give another place"
@@ -84,8 +88,13 @@ def copy_shipped(name: str, *, destination: Path, force: bool = False) -> Path:
 
 
 def _description(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    first = _without_schema(path.read_text(encoding="utf-8")).partition("\n")[0]
     return first.lstrip("# ").rstrip() if first.startswith("#") else ""
+
+
+def _without_schema(text: str) -> str:
+    """Return a recipe without the line that names its schema to editors."""
+    return text.partition("\n")[2] if text.startswith(_SCHEMA) else text
 
 
 def _profiles(path: Path) -> tuple[str, ...]:
