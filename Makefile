@@ -12,7 +12,7 @@ RECIPE ?= recipes/wikitext_tiny.toml
 JOBS ?= 2
 SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadfile
 
-.PHONY: demo test test-full lint types docs build clean
+.PHONY: demo test test-full test-mutations lint types docs build clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ test: $(VENV)/.dev
 
 test-full: $(VENV)/.dev
 	$(PYTEST) $(SIDE_BY_SIDE)
+
+test-mutations: $(VENV)/.dev
+	$(BIN)/python tests/mutations.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
