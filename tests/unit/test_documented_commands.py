@@ -46,7 +46,7 @@ def understands(command: str, *, complete: bool = True) -> None:
         is_group = hasattr(current, "list_commands")
         if is_group and (not arguments or arguments[0] in ("--help", "-h")):
             return
-        if "--help" in arguments:
+        if {"--help", "--version"} & set(arguments):
             return
         context = current.make_context(
             name, list(arguments), parent=parent, resilient_parsing=not (is_group or complete)
