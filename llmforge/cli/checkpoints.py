@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from llmforge.cli.common import AsJson, Root, RunOrNewest, echo, run_or_newest
+from llmforge.cli import options
+from llmforge.cli.common import echo, run_or_newest
 
 app = typer.Typer(no_args_is_help=True, help="Look at checkpoints and keep some.")
 
@@ -21,10 +22,10 @@ Address = Annotated[
 
 @app.command("list")
 def list_saved(
-    run: RunOrNewest = None,
+    run: options.RunOrNewest = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read and hash every file.")] = False,
-    as_json: AsJson = False,
-    root: Root = None,
+    as_json: options.AsJson = False,
+    root: options.Root = None,
 ) -> None:
     """List the checkpoints of a run, damaged ones too."""
     import dataclasses
@@ -44,13 +45,13 @@ def list_saved(
 
 
 @app.command()
-def pin(checkpoint: Address, root: Root = None) -> None:
+def pin(checkpoint: Address, root: options.Root = None) -> None:
     """Keep a checkpoint whatever checkpoint.keep_last and keep_best say."""
     _set_pin(checkpoint, root, pinned=True)
 
 
 @app.command()
-def unpin(checkpoint: Address, root: Root = None) -> None:
+def unpin(checkpoint: Address, root: options.Root = None) -> None:
     """Let retention treat a pinned checkpoint like any other."""
     _set_pin(checkpoint, root, pinned=False)
 

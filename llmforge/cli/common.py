@@ -6,9 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from llmforge.printable import printable
 from llmforge.run.reporting.console import console, error_console
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
     from llmforge.rundir import RunDirectory
 
 __all__ = [
-    "AsJson",
-    "Root",
-    "RunOrNewest",
     "console",
     "echo",
     "emit_json",
@@ -29,22 +24,6 @@ __all__ = [
     "run_or_newest",
     "run_root",
     "say_newest",
-]
-
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        "--root", metavar="DIR", help="Directory of all runs; else FORGE_RUN_ROOT, else 'runs'."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-RunOrNewest = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[RUN]", help="A run id, or the beginning of one; absent: the newest run."
-    ),
 ]
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from llmforge.cli import shortcuts
+from llmforge.cli import options
 from llmforge.cli.common import echo
 
 _PATHS_SHOWN = 3
@@ -21,11 +19,11 @@ def group() -> None:
 
 @app.command()
 def prepare(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
-    profile: shortcuts.Profile = None,
-    assignments: shortcuts.Assignments = None,
-    samples: shortcuts.Samples = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    recipe: options.Recipe,
+    profile: options.Profile = None,
+    assignments: options.Assignments = None,
+    samples: options.Samples = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Download and tokenise the data of RECIPE, so that training starts at once."""
     from llmforge.checkpoint.hashed_files import size_text
@@ -33,7 +31,7 @@ def prepare(
     from llmforge.recipe import load_recipe
     from llmforge.run.setup.build import prepare_ahead
 
-    overrides = shortcuts.overrides(
+    overrides = options.recipe_overrides(
         recipe, profile=profile, assignments=assignments, samples=samples
     )
     loaded = load_recipe(recipe, profile=profile, overrides=overrides)

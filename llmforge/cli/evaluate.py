@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from llmforge.cli import options
 from llmforge.cli.common import echo
 
 
 def evaluate(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="RUN, RUN@best, RUN@STEP or a path.")
-    ],
+    checkpoint: options.Checkpoint,
     split: Annotated[
         str, typer.Option("--split", help="train, validation or test.")
     ] = "validation",
-    device: Annotated[
-        str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")
-    ] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Weights as fp32, bf16 or auto.")] = "auto",
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights",
-            help="A .safetensors or .pt file whose weights replace the checkpoint's; the result "
-            "is not kept.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    root: Annotated[
-        Path | None, typer.Option("--root", help="Directory of all runs.", show_default=False)
-    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    weights: options.Weights = None,
+    as_json: options.AsJson = False,
+    root: options.Root = None,
 ) -> None:
     """Measure loss, perplexity and bits per byte over a whole split.
 
-    The result is also kept in the run's evaluation.json.
+    The result is also saved in the run's evaluation.json, unless --weights replaced its weights.
     """
     from llmforge.cli.common import emit_json, error_console, run_root
     from llmforge.evaluation import evaluate_checkpoint, record_evaluation, run_of

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from llmforge.cli.common import AsJson, Root, echo
+from llmforge.cli import options
+from llmforge.cli.common import echo
 
 
 def export(
@@ -36,8 +37,8 @@ def export(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
-    as_json: AsJson = False,
-    root: Root = None,
+    as_json: options.AsJson = False,
+    root: options.Root = None,
 ) -> None:
     """Write a checkpoint's weights as one safetensors file.
 

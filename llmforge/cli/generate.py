@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from llmforge.cli import options, sampling_options
 from llmforge.cli.common import emit_json, error_console, interactive, run_or_newest, run_root
 from llmforge.errors import UsageError
 from llmforge.printable import decoded, printable
@@ -24,133 +23,71 @@ if TYPE_CHECKING:
     from llmforge.recipe.schema import GenerationKeys
 
 _PROMPTS = "Prompts"
-_SAMPLING = "Sampling (each replaces the recipe's option)"
-_MACHINE = "Machine"
 _OUTPUT = "Output"
 
-
-def _option(*names: str, help: str, panel: str, min: int | None = None) -> Any:
-    """Return an option that shows no default: what is not given is the recipe's to say."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, min=min, show_default=False)
+Checkpoint = Annotated[
+    str | None,
+    options.argument(
+        "RUN_OR_CHECKPOINT",
+        "RUN, RUN@best, RUN@last, RUN@STEP or a path; the newest run when left out. "
+        "Also mlflow:ID and wandb:ENTITY/PROJECT/ID, fetched if not here.",
+    ),
+]
+Prompts = Annotated[
+    list[str] | None,
+    options.option(
+        "--prompt",
+        "-p",
+        help="Text to continue, or - for standard input. Repeatable.",
+        panel=_PROMPTS,
+    ),
+]
+PromptsFile = Annotated[
+    Path | None,
+    options.option("--prompts-file", help="A file with one prompt a line.", panel=_PROMPTS),
+]
+RecipeFile = Annotated[
+    str | None,
+    options.option(
+        "--recipe",
+        help="A recipe with \\[generation]: checkpoint, prompts, options.",
+        panel=_PROMPTS,
+    ),
+]
+Samples = Annotated[
+    int | None,
+    options.option("--samples", "-n", help="Continuations per prompt.", panel=_PROMPTS, min=1),
+]
+AsJson = Annotated[bool, options.option("--json", help="Print one JSON document.", panel=_OUTPUT)]
+Stream = Annotated[
+    bool,
+    options.option(
+        "--stream/--no-stream", help="Show a single text while it is generated.", panel=_OUTPUT
+    ),
+]
 
 
 def generate(
-    checkpoint: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN_OR_CHECKPOINT",
-            help="RUN, RUN@best, RUN@last, RUN@STEP or a path; the newest run when left out. "
-            "Also mlflow:ID and wandb:ENTITY/PROJECT/ID, fetched if not here.",
-            show_default=False,
-        ),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None,
-        _option(
-            "--prompt",
-            "-p",
-            help="Text to continue, or - for standard input. Repeatable.",
-            panel=_PROMPTS,
-        ),
-    ] = None,
-    prompts_file: Annotated[
-        Path | None,
-        _option("--prompts-file", help="A file with one prompt a line.", panel=_PROMPTS),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        _option(
-            "--recipe",
-            help="A recipe with \\[generation]: checkpoint, prompts, options.",
-            panel=_PROMPTS,
-        ),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        _option("--samples", "-n", help="Continuations per prompt.", panel=_PROMPTS, min=1),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        _option("--max-new-tokens", help="Longest continuation, in tokens.", panel=_SAMPLING),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        _option(
-            "--temperature", help="Below 1 more predictable, above 1 more varied.", panel=_SAMPLING
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        _option("--top-k", help="Draw from this many likeliest tokens only.", panel=_SAMPLING),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        _option(
-            "--top-p", help="Draw from the fewest tokens holding this probability.", panel=_SAMPLING
-        ),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        _option(
-            "--min-p",
-            help="Draw from tokens this likely relative to the likeliest.",
-            panel=_SAMPLING,
-        ),
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None,
-        _option(
-            "--repetition-penalty",
-            help="Above 1 avoids tokens that were there already.",
-            panel=_SAMPLING,
-        ),
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        _option("--stop", help="End before this text. Repeatable.", panel=_SAMPLING),
-    ] = None,
-    greedy: Annotated[
-        bool | None,
-        _option("--greedy/--no-greedy", help="Always take the likeliest token.", panel=_SAMPLING),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        _option("--seed", help="Equal seeds give equal texts.", panel=_SAMPLING),
-    ] = None,
-    device: Annotated[
-        str,
-        _option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=_MACHINE),
-    ] = "auto",
-    dtype: Annotated[
-        str,
-        _option("--dtype", help="Weights as fp32, bf16 or auto.", panel=_MACHINE),
-    ] = "auto",
-    weights: Annotated[
-        Path | None,
-        _option(
-            "--weights",
-            help="A .safetensors or .pt file whose weights replace the checkpoint's.",
-            panel=_MACHINE,
-        ),
-    ] = None,
-    root: Annotated[
-        Path | None,
-        _option(
-            "--root",
-            help="Directory of all runs; else FORGE_RUN_ROOT, else 'runs'.",
-            panel=_MACHINE,
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool,
-        _option("--json", help="Print one JSON document.", panel=_OUTPUT),
-    ] = False,
-    stream: Annotated[
-        bool,
-        _option(
-            "--stream/--no-stream", help="Show a single text while it is generated.", panel=_OUTPUT
-        ),
-    ] = True,
+    checkpoint: Checkpoint = None,
+    prompt: Prompts = None,
+    prompts_file: PromptsFile = None,
+    recipe: RecipeFile = None,
+    samples: Samples = None,
+    max_new_tokens: sampling_options.MaxNewTokens = None,
+    temperature: sampling_options.Temperature = None,
+    top_k: sampling_options.TopK = None,
+    top_p: sampling_options.TopP = None,
+    min_p: sampling_options.MinP = None,
+    repetition_penalty: sampling_options.RepetitionPenalty = None,
+    stop: sampling_options.Stop = None,
+    greedy: sampling_options.Greedy = None,
+    seed: sampling_options.Seed = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    weights: options.Weights = None,
+    root: options.Root = None,
+    as_json: AsJson = False,
+    stream: Stream = True,
 ) -> None:
     """Continue prompts with a trained model.
 

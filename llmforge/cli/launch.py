@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llmforge.cli import shortcuts
+from llmforge.cli import options
 from llmforge.cli.common import echo
 from llmforge.errors import UsageError
 
@@ -16,39 +16,53 @@ app = typer.Typer(
     no_args_is_help=True, help="Write a job file that trains a recipe on Slurm or Kubernetes."
 )
 
-Source = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file or the name of a shipped recipe.")
-]
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines.")]
 Gpus = Annotated[
     int, typer.Option("--gpus-per-node", min=0, help="GPUs of each, with a process for each.")
 ]
 JobName = Annotated[
-    str | None,
-    typer.Option("--job-name", help="Name of the job; else the recipe's.", show_default=False),
+    str | None, options.option("--job-name", help="Name of the job; else the recipe's.")
 ]
 Grace = Annotated[
     int, typer.Option("--grace", min=1, help="Seconds to save in before the job is ended.")
 ]
 Setup = Annotated[
     list[str] | None,
-    typer.Option(
+    options.option(
         "--setup",
         metavar="LINE",
         help="Shell line to run first, like 'module load cuda'. Repeatable.",
-        show_default=False,
     ),
 ]
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write it there.", show_default=False),
+
+# Of Slurm
+Time = Annotated[str | None, options.option("--time", help="Time limit, like 24:00:00.")]
+Partition = Annotated[str | None, options.option("--partition", help="Partition.")]
+Account = Annotated[str | None, options.option("--account", help="Account to charge.")]
+Cores = Annotated[
+    int | None, options.option("--cpus-per-task", min=1, help="Cores of each process.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
+Memory = Annotated[
+    str | None, options.option("--memory", help="Host memory of each machine, like 200G.")
+]
 
-
-def _text_option(name: str, help: str) -> typer.models.OptionInfo:
-    found: typer.models.OptionInfo = typer.Option(name, help=help, show_default=False)
-    return found
+# Of Kubernetes
+Image = Annotated[str, typer.Option("--image", help="Container image with llmforge in it.")]
+Claim = Annotated[
+    str | None,
+    options.option("--claim", help="Volume claim that all pods share, for runs and cache."),
+]
+Secrets = Annotated[
+    list[str] | None,
+    options.option(
+        "--secret",
+        metavar="NAME",
+        help="Secret whose entries become environment variables. Repeatable.",
+    ),
+]
+Retries = Annotated[
+    int, typer.Option("--retries", min=0, help="Failed pods that are started again.")
+]
 
 
 @app.callback()
@@ -58,25 +72,21 @@ def group() -> None:
 
 @app.command()
 def slurm(
-    recipe: Source,
+    recipe: options.Recipe,
     nodes: Nodes = 1,
     gpus_per_node: Gpus = 1,
-    time: Annotated[str | None, _text_option("--time", "Time limit, like 24:00:00.")] = None,
-    partition: Annotated[str | None, _text_option("--partition", "Partition.")] = None,
-    account: Annotated[str | None, _text_option("--account", "Account to charge.")] = None,
-    cpus_per_task: Annotated[
-        int | None, typer.Option("--cpus-per-task", min=1, help="Cores of each process.")
-    ] = None,
-    memory: Annotated[
-        str | None, _text_option("--memory", "Host memory of each machine, like 200G.")
-    ] = None,
+    time: Time = None,
+    partition: Partition = None,
+    account: Account = None,
+    cpus_per_task: Cores = None,
+    memory: Memory = None,
     job_name: JobName = None,
     grace: Grace = 300,
     setup: Setup = None,
-    profile: shortcuts.Profile = None,
-    assignments: shortcuts.Assignments = None,
-    output: Output = None,
-    force: Force = False,
+    profile: options.Profile = None,
+    assignments: options.Assignments = None,
+    output: options.Output = None,
+    force: options.Force = False,
 ) -> None:
     """Write a batch script for sbatch; interrupted, it saves and goes back into the queue."""
     from llmforge.clusters.job import make_job
@@ -104,33 +114,20 @@ def slurm(
 
 @app.command()
 def k8s(
-    recipe: Source,
-    image: Annotated[str, typer.Option("--image", help="Container image with llmforge in it.")],
+    recipe: options.Recipe,
+    image: Image,
     nodes: Nodes = 1,
     gpus_per_node: Gpus = 1,
-    claim: Annotated[
-        str | None,
-        _text_option("--claim", "Volume claim that all pods share, for runs and cache."),
-    ] = None,
-    secrets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--secret",
-            metavar="NAME",
-            help="Secret whose entries become environment variables. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    retries: Annotated[
-        int, typer.Option("--retries", min=0, help="Failed pods that are started again.")
-    ] = 3,
+    claim: Claim = None,
+    secrets: Secrets = None,
+    retries: Retries = 3,
     job_name: JobName = None,
     grace: Grace = 300,
     setup: Setup = None,
-    profile: shortcuts.Profile = None,
-    assignments: shortcuts.Assignments = None,
-    output: Output = None,
-    force: Force = False,
+    profile: options.Profile = None,
+    assignments: options.Assignments = None,
+    output: options.Output = None,
+    force: options.Force = False,
 ) -> None:
     """Write a manifest for kubectl: an Indexed Job whose pods save and come back."""
     from llmforge.clusters.job import make_job
@@ -148,21 +145,32 @@ def k8s(
         grace=grace,
         setup=setup or (),
     )
-    if claim is None and job.recipe.storage.url is None:
-        raise UsageError(
-            "checkpoints would end with their pod",
-            remedy="give --claim NAME, a volume that outlives it, or set storage.url",
-        )
-    if claim is None and nodes > 1:
-        raise UsageError(
-            f"{nodes} pods need one run directory",
-            remedy="give --claim NAME, a volume that can be mounted by many at once",
-        )
+    _require_volume(claim, nodes=nodes, storage=job.recipe.storage.url)
     overrides = [parse_set(text) for text in assignments or ()]
     resolved = as_text(recipe, profile=profile, overrides=overrides, defaults=False)
     pods = Pods(image=image, claim=claim, secrets=secrets or (), retries=retries)
     text = manifest(job, pods, recipe=resolved)
     _write(text, output, force=force, then="kubectl apply -f")
+
+
+def _require_volume(claim: str | None, *, nodes: int, storage: str | None) -> None:
+    """Refuse pods whose checkpoints nobody could find again.
+
+    Raises:
+        UsageError: there is no shared volume where one is needed.
+    """
+    if claim is not None:
+        return
+    if storage is None:
+        raise UsageError(
+            "checkpoints would end with their pod",
+            remedy="give --claim NAME, a volume that outlives it, or set storage.url",
+        )
+    if nodes > 1:
+        raise UsageError(
+            f"{nodes} pods need one run directory",
+            remedy="give --claim NAME, a volume that can be mounted by many at once",
+        )
 
 
 def _write(text: str, output: Path | None, *, force: bool, then: str) -> None:

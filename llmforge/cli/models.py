@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llmforge.cli import options
 from llmforge.cli.common import echo
 
 app = typer.Typer(no_args_is_help=True, help="Models and their presets.")
@@ -21,7 +22,7 @@ def list_models(
     vocab_size: Annotated[
         int, typer.Option("--vocab-size", min=2, help="Vocabulary to count parameters for.")
     ] = 4096,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List every model's presets: layers, width and true parameter counts."""
     from llmforge.cli.common import emit_json

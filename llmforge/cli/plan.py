@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from llmforge.cli import shortcuts
-from llmforge.cli.common import AsJson, echo, emit_json
+from llmforge.cli import options
+from llmforge.cli.common import echo, emit_json
 from llmforge.errors import UsageError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -17,7 +17,7 @@ _USUAL = "80GB"
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or shipped name.")],
+    recipe: options.Recipe,
     world_size: Annotated[
         int, typer.Option("--world-size", min=1, help="Devices to spread it over.")
     ] = 1,
@@ -39,10 +39,10 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    profile: shortcuts.Profile = None,
-    assignments: shortcuts.Assignments = None,
-    preset: shortcuts.Preset = None,
-    as_json: AsJson = False,
+    profile: options.Profile = None,
+    assignments: options.Assignments = None,
+    preset: options.Preset = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Say what RECIPE needs: parameters, memory by backend, what fits.
 
@@ -53,7 +53,9 @@ def plan(
     from llmforge.planning.plan_text import as_text, as_values
     from llmforge.recipe import load_recipe
 
-    given = shortcuts.overrides(recipe, profile=profile, assignments=assignments, preset=preset)
+    given = options.recipe_overrides(
+        recipe, profile=profile, assignments=assignments, preset=preset
+    )
     loaded = load_recipe(recipe, profile=profile, overrides=given)
     found = plan_memory(
         loaded,

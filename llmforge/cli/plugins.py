@@ -9,11 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from llmforge.cli import options
 from llmforge.cli.common import echo
 
 app = typer.Typer(no_args_is_help=True, help="List, explain and create plugins.")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
@@ -21,7 +20,7 @@ def list_plugins(
     kind: Annotated[
         str | None, typer.Option("--kind", "-k", metavar="KIND", help="Only this kind.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List installed components and commands, from package metadata: nothing is imported."""
     from llmforge.cli.common import console, emit_json
@@ -51,7 +50,7 @@ def list_plugins(
 def show(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="For example tracker.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="For example tensorboard.")],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what a component does, its options, its hooks and what it needs."""
     from llmforge.cli.common import emit_json

@@ -8,21 +8,18 @@ from typing import Annotated
 
 import typer
 
-from llmforge.cli import shortcuts
+from llmforge.cli import options
 from llmforge.cli.common import echo
 from llmforge.errors import Problem, RecipeError, UsageError
 
 app = typer.Typer(help="Check, show and copy recipes.", no_args_is_help=True)
 
-Source = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or a shipped name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @app.command()
 def check(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names.")],
-    profile: shortcuts.Profile = None,
-    assignments: shortcuts.Assignments = None,
+    profile: options.Profile = None,
+    assignments: options.Assignments = None,
 ) -> None:
     """Check recipes without training; without --profile, each of their profiles too."""
     from llmforge.recipe.load import profiles_of
@@ -48,24 +45,24 @@ def check(
 
 @app.command()
 def show(
-    recipe: Source,
-    profile: shortcuts.Profile = None,
-    assignments: shortcuts.Assignments = None,
-    max_steps: shortcuts.MaxSteps = None,
-    preset: shortcuts.Preset = None,
-    samples: shortcuts.Samples = None,
-    device: shortcuts.Device = None,
-    project: shortcuts.Project = None,
-    name: shortcuts.Name = None,
+    recipe: options.Recipe,
+    profile: options.Profile = None,
+    assignments: options.Assignments = None,
+    max_steps: options.MaxSteps = None,
+    preset: options.Preset = None,
+    samples: options.Samples = None,
+    device: options.TrainDevice = None,
+    project: options.Project = None,
+    name: options.Name = None,
     defaults: Annotated[
         bool, typer.Option("--defaults/--no-defaults", help="Also show values nobody set.")
     ] = True,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Print the resolved recipe as TOML, with where each value came from."""
     from llmforge.recipe.show import as_mapping, as_text
 
-    given = shortcuts.overrides(
+    given = options.recipe_overrides(
         recipe,
         profile=profile,
         assignments=assignments,
@@ -86,9 +83,7 @@ def show(
 
 @app.command()
 def schema(
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")
-    ] = None,
+    output: options.Output = None,
 ) -> None:
     """Print the JSON Schema of recipes, for completion and checks in an editor."""
     from llmforge.recipe.json_schema import recipe_schema
@@ -105,7 +100,7 @@ def schema(
 
 
 @app.command("list")
-def list_recipes(as_json: AsJson = False) -> None:
+def list_recipes(as_json: options.AsJson = False) -> None:
     """List the recipes that come with llmforge."""
     from llmforge.recipe.shipped import shipped_recipes
 
@@ -135,7 +130,7 @@ def copy(
     destination: Annotated[
         Path, typer.Argument(metavar="[DEST]", help="A folder or a file.", show_default=False)
     ] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: options.Force = False,
 ) -> None:
     """Copy a shipped recipe, to change it."""
     from llmforge.recipe.shipped import copy_shipped

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llmforge.cli import options
 from llmforge.cli.common import (
-    AsJson,
-    Root,
-    RunOrNewest,
     console,
     echo,
     emit_json,
@@ -31,51 +29,60 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, inspect, compare and clear runs.", no_args_is_help=True)
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")]
 
 _TERMINAL_ROWS = 50
 
 
+States = Annotated[
+    list[str] | None,
+    options.option("--state", metavar="STATE", help="Only runs in it; may be repeated."),
+]
+Tags = Annotated[
+    list[str] | None,
+    options.option("--tag", metavar="TAG", help="Only runs with it; may be repeated."),
+]
+Since = Annotated[
+    str | None,
+    options.option("--since", metavar="WHEN", help="Started in the last 2d, or on a date."),
+]
+SortKey = Annotated[
+    str,
+    typer.Option(
+        "--sort",
+        metavar="KEY",
+        help="started, ended, id, state, step, duration, loss, perplexity or a metric "
+        "such as val/loss. Times, steps and durations: largest first.",
+    ),
+]
+Reverse = Annotated[bool, typer.Option("--reverse", help="The other way round.")]
+Limit = Annotated[
+    int | None,
+    options.option(
+        "--limit",
+        metavar="N",
+        min=0,
+        help=f"Rows at most, 0 for all; on a terminal {_TERMINAL_ROWS} when not given.",
+    ),
+]
+Archived = Annotated[bool, typer.Option("--archived", help="Cleared runs instead.")]
+Storage = Annotated[
+    str | None,
+    options.option("--storage", metavar="URL", help="The runs in storage at URL instead."),
+]
+
+
 @app.command("list")
 def list_(
-    states: Annotated[
-        list[str] | None,
-        typer.Option("--state", metavar="STATE", help="Only runs in it; may be repeated."),
-    ] = None,
-    tags: Annotated[
-        list[str] | None,
-        typer.Option("--tag", metavar="TAG", help="Only runs with it; may be repeated."),
-    ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", metavar="WHEN", help="Started in the last 2d, or on a date."),
-    ] = None,
-    sort: Annotated[
-        str,
-        typer.Option(
-            "--sort",
-            metavar="KEY",
-            help="started, ended, id, state, step, duration, loss, perplexity or a metric "
-            "such as val/loss. Times, steps and durations: largest first.",
-        ),
-    ] = "started",
-    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit",
-            metavar="N",
-            min=0,
-            help=f"Rows at most, 0 for all; on a terminal {_TERMINAL_ROWS} when not given.",
-        ),
-    ] = None,
-    archived: Annotated[bool, typer.Option("--archived", help="Cleared runs instead.")] = False,
-    storage: Annotated[
-        str | None,
-        typer.Option("--storage", metavar="URL", help="The runs in storage at URL instead."),
-    ] = None,
-    as_json: AsJson = False,
-    root: Root = None,
+    states: States = None,
+    tags: Tags = None,
+    since: Since = None,
+    sort: SortKey = "started",
+    reverse: Reverse = False,
+    limit: Limit = None,
+    archived: Archived = False,
+    storage: Storage = None,
+    as_json: options.AsJson = False,
+    root: options.Root = None,
 ) -> None:
     """List runs, the newest first."""
     if storage is not None:
@@ -108,7 +115,9 @@ def list_(
 
 
 @app.command()
-def show(run: RunOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
+def show(
+    run: options.RunOrNewest = None, as_json: options.AsJson = False, root: options.Root = None
+) -> None:
     """Show everything that is known of one run."""
     from llmforge.cli.run_views import print_run, run_json
 
@@ -124,8 +133,8 @@ def status(
     run: Annotated[
         str | None, typer.Argument(metavar="[RUN]", help="A run id, or the beginning of one.")
     ] = None,
-    as_json: AsJson = False,
-    root: Root = None,
+    as_json: options.AsJson = False,
+    root: options.Root = None,
 ) -> None:
     """Show how far a run is and what to do next; without RUN, all that are not finished."""
     from llmforge.cli.run_views import print_status, print_unfinished, state_counts, status_json
@@ -149,10 +158,10 @@ def status(
 
 @app.command()
 def clear(
-    run: Run,
+    run: options.Run,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: AsJson = False,
-    root: Root = None,
+    as_json: options.AsJson = False,
+    root: options.Root = None,
 ) -> None:
     """Set a run and its completion aside, so that the same recipe trains afresh."""
     from llmforge.errors import RunError, RunLockedError, UsageError
@@ -195,8 +204,8 @@ app.command()(pull)
 def diff(
     left: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
     right: Annotated[str, typer.Argument(metavar="RUN", help="Another run.")],
-    as_json: AsJson = False,
-    root: Root = None,
+    as_json: options.AsJson = False,
+    root: options.Root = None,
 ) -> None:
     """Compare two runs: recipe keys that differ, then results side by side."""
     import dataclasses
@@ -214,13 +223,13 @@ def diff(
 
 @app.command()
 def metrics(
-    run: RunOrNewest = None,
+    run: options.RunOrNewest = None,
     per: Annotated[
         Literal["step", "epoch"], typer.Option("--per", help="A row per logged step or epoch.")
     ] = "step",
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    as_json: AsJson = False,
-    root: Root = None,
+    as_json: options.AsJson = False,
+    root: options.Root = None,
 ) -> None:
     """Print the metrics of a run; per epoch, the last value of each within it."""
     from llmforge.insight.metrics import metric_rows, per_epoch, write_csv
@@ -240,7 +249,7 @@ def metrics(
 
 
 @app.command()
-def path(run: RunOrNewest = None, root: Root = None) -> None:
+def path(run: options.RunOrNewest = None, root: options.Root = None) -> None:
     """Print the directory of a run."""
     typer.echo(os.fsencode(run_or_newest(root, run).path))  # for scripts: the very bytes
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmforge.cli.common import Root, console, echo, emit_json, run_root
+from llmforge.cli import options
+from llmforge.cli.common import console, echo, emit_json, run_root
 
 if TYPE_CHECKING:
     from llmforge.remote import Commit, RemoteEntry, RemoteRun
@@ -71,7 +72,7 @@ def pull(
             "--checkpoint", metavar="WHICH", help="best, last, a step, all or none of them."
         ),
     ] = "best",
-    root: Root = None,
+    root: options.Root = None,
 ) -> None:
     """Fetch a run from storage: its record, metrics and plots, and a checkpoint."""
     from llmforge.checkpoint.format import step_name

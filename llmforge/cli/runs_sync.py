@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from llmforge.cli.common import Root, echo, run_root
+from llmforge.cli import options
+from llmforge.cli.common import echo, run_root
 
 
 def sync(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")],
+    run: options.Run,
     trackers: Annotated[
         list[str] | None,
         typer.Option(
@@ -28,7 +29,7 @@ def sync(
             help="Give up after so many seconds without any progress.",
         ),
     ] = 30.0,
-    root: Root = None,
+    root: options.Root = None,
 ) -> None:
     """Deliver to the trackers of a run what they could not be given while it was trained.
 

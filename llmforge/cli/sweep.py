@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from llmforge.cli import shortcuts
-from llmforge.cli.common import AsJson, Root, console, echo, emit_json, run_root, say_newest
+from llmforge.cli import options
+from llmforge.cli.common import console, echo, emit_json, run_root, say_newest
 
 if TYPE_CHECKING:
     from llmforge.sweeps.sweep import Sweep
@@ -48,20 +48,16 @@ Workers = Annotated[
 
 @app.command(_DEFAULT)
 def run(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe with [sweep], file or shipped name.")
-    ],
-    profile: shortcuts.Profile = None,
-    assignments: shortcuts.Assignments = None,
+    recipe: options.Recipe,
+    profile: options.Profile = None,
+    assignments: options.Assignments = None,
     workers: Workers = None,
     max_trials: Annotated[
         int | None,
         typer.Option("--max-trials", "-n", min=1, help="sweep.max_trials; more extends a sweep."),
     ] = None,
-    device: shortcuts.Device = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, try nothing.")
-    ] = False,
+    device: options.TrainDevice = None,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Try the points of a recipe's space; the same command again resumes it, or says it is done.
 
@@ -72,7 +68,9 @@ def run(
     from llmforge.recipe import Override
     from llmforge.sweeps.sweep import open_sweep
 
-    given = shortcuts.overrides(recipe, profile=profile, assignments=assignments, device=device)
+    given = options.recipe_overrides(
+        recipe, profile=profile, assignments=assignments, device=device
+    )
     if max_trials is not None:
         given.append(Override(("sweep", "max_trials"), max_trials, "--max-trials"))
     sweep = open_sweep(recipe, profile=profile, overrides=given)
@@ -104,7 +102,7 @@ def _require_ready(sweep: Sweep) -> None:
 
 
 @app.command()
-def resume(sweep: Name, workers: Workers = None, root: Root = None) -> None:
+def resume(sweep: Name, workers: Workers = None, root: options.Root = None) -> None:
     """Continue with a sweep as it was last started."""
     _work(_load(sweep, root), workers)
 
@@ -117,7 +115,7 @@ def retry(
         bool, typer.Option("--pruned", help="Pruned trials, to their end this time.")
     ] = False,
     workers: Workers = None,
-    root: Root = None,
+    root: options.Root = None,
 ) -> None:
     """Run trials that ended again, from their checkpoints where they have one."""
     from llmforge.errors import UsageError
@@ -136,7 +134,7 @@ def retry(
 
 
 @app.command()
-def stop(sweep: Name, root: Root = None) -> None:
+def stop(sweep: Name, root: options.Root = None) -> None:
     """Stop a sweep's workers, on every machine; their trials save and wait."""
     loaded = _load(sweep, root)
     loaded.ledger().stop("stopped by forge sweep stop")
@@ -144,7 +142,7 @@ def stop(sweep: Name, root: Root = None) -> None:
 
 
 @app.command("list")
-def list_(as_json: AsJson = False, root: Root = None) -> None:
+def list_(as_json: options.AsJson = False, root: options.Root = None) -> None:
     """List sweeps."""
     from llmforge.cli.sweep_views import print_list, status_json
     from llmforge.sweeps.sweep import find_sweeps, load_sweep
@@ -160,7 +158,9 @@ def list_(as_json: AsJson = False, root: Root = None) -> None:
 
 
 @app.command()
-def status(sweep: NameOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
+def status(
+    sweep: NameOrNewest = None, as_json: options.AsJson = False, root: options.Root = None
+) -> None:
     """Show how far a sweep is, its best trial, and what to do next."""
     from llmforge.cli.sweep_views import print_status, status_json
 
@@ -172,7 +172,9 @@ def status(sweep: NameOrNewest = None, as_json: AsJson = False, root: Root = Non
 
 
 @app.command()
-def show(sweep: NameOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
+def show(
+    sweep: NameOrNewest = None, as_json: options.AsJson = False, root: options.Root = None
+) -> None:
     """Show every trial of a sweep."""
     from llmforge.cli.sweep_views import print_trials
     from llmforge.sweeps.summary import as_row
@@ -191,7 +193,7 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="A .csv or .json file.")
     ],
-    root: Root = None,
+    root: options.Root = None,
 ) -> None:
     """Write every trial of a sweep as a table."""
     from llmforge.cli.sweep_views import write_table

@@ -6,11 +6,11 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from llmforge.cli import shortcuts
+from llmforge.cli import options
 from llmforge.cli.common import echo
 from llmforge.run_root import root_option
 
@@ -21,111 +21,111 @@ if TYPE_CHECKING:
     from llmforge.run.plan import Plan
     from llmforge.run.signals import StopSignals
 
-_PANEL = "This start"
+_START = "This start"
 _PROCESSES = "Several processes"
 
+Recipe = Annotated[
+    str | None, options.argument("RECIPE", "A recipe file, or the name of a shipped recipe.")
+]
+Extend = Annotated[
+    str | None,
+    options.option(
+        "--extend",
+        metavar="STEP",
+        help="Continue past the planned end to this step, or to '3 epochs'.",
+        panel=_START,
+    ),
+]
+Resume = Annotated[
+    str | None,
+    options.option(
+        "--resume",
+        metavar="CHECKPOINT",
+        help="Go back to a checkpoint of the run: RUN@STEP or a path.",
+        panel=_START,
+    ),
+]
+AllowDataChange = Annotated[
+    bool,
+    options.option("--allow-data-change", help="Continue although the data changed.", panel=_START),
+]
+Verbose = Annotated[
+    bool, options.option("--verbose", "-v", help="Show more of what happens.", panel=_START)
+]
+Quiet = Annotated[bool, options.option("--quiet", "-q", help="Show warnings only.", panel=_START)]
 
-def _option(
-    *names: str,
-    help: str,
-    metavar: str | None = None,
-    panel: str = _PANEL,
-    least: int | None = None,
-) -> Any:
-    return typer.Option(
-        *names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False, min=least
-    )
+ProcessesPerNode = Annotated[
+    int | None,
+    options.option(
+        "--nproc-per-node",
+        metavar="N",
+        help="Train as N processes on this machine.",
+        panel=_PROCESSES,
+        min=1,
+    ),
+]
+Nodes = Annotated[
+    int,
+    options.option(
+        "--nnodes",
+        metavar="N",
+        help="Number of machines; run the same command on each.",
+        panel=_PROCESSES,
+        min=1,
+    ),
+]
+NodeRank = Annotated[
+    int,
+    options.option(
+        "--node-rank",
+        metavar="N",
+        help="Index of this machine, from 0.",
+        panel=_PROCESSES,
+        min=0,
+    ),
+]
+Rendezvous = Annotated[
+    str | None,
+    options.option(
+        "--rdzv-endpoint",
+        metavar="HOST:PORT",
+        help="Where all machines meet: a free port of machine 0.",
+        panel=_PROCESSES,
+    ),
+]
+MaxRestarts = Annotated[
+    int,
+    options.option(
+        "--max-restarts",
+        metavar="N",
+        help="Start all processes again when one fails, at most N times.",
+        panel=_PROCESSES,
+        min=0,
+    ),
+]
 
 
 def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A recipe file, or the name of a shipped recipe.",
-            show_default=False,
-        ),
-    ] = None,
-    profile: shortcuts.Profile = None,
-    assignments: shortcuts.Assignments = None,
-    max_steps: shortcuts.MaxSteps = None,
-    preset: shortcuts.Preset = None,
-    samples: shortcuts.Samples = None,
-    device: shortcuts.Device = None,
-    project: shortcuts.Project = None,
-    name: shortcuts.Name = None,
-    extend: Annotated[
-        str | None,
-        _option(
-            "--extend",
-            metavar="STEP",
-            help="Continue past the planned end to this step, or to '3 epochs'.",
-        ),
-    ] = None,
-    resume: Annotated[
-        str | None,
-        _option(
-            "--resume",
-            metavar="CHECKPOINT",
-            help="Go back to a checkpoint of the run: RUN@STEP or a path.",
-        ),
-    ] = None,
-    allow_data_change: Annotated[
-        bool,
-        _option("--allow-data-change", help="Continue although the data changed."),
-    ] = False,
-    verbose: Annotated[bool, _option("--verbose", "-v", help="Show more of what happens.")] = False,
-    quiet: Annotated[bool, _option("--quiet", "-q", help="Show warnings only.")] = False,
-    dry_run: Annotated[bool, _option("--dry-run", help="Check everything, train nothing.")] = False,
-    nproc_per_node: Annotated[
-        int | None,
-        _option(
-            "--nproc-per-node",
-            metavar="N",
-            help="Train as N processes on this machine.",
-            panel=_PROCESSES,
-            least=1,
-        ),
-    ] = None,
-    nnodes: Annotated[
-        int,
-        _option(
-            "--nnodes",
-            metavar="N",
-            help="Number of machines; run the same command on each.",
-            panel=_PROCESSES,
-            least=1,
-        ),
-    ] = 1,
-    node_rank: Annotated[
-        int,
-        _option(
-            "--node-rank",
-            metavar="N",
-            help="Index of this machine, from 0.",
-            panel=_PROCESSES,
-            least=0,
-        ),
-    ] = 0,
-    rdzv_endpoint: Annotated[
-        str | None,
-        _option(
-            "--rdzv-endpoint",
-            metavar="HOST:PORT",
-            help="Where all machines meet: a free port of machine 0.",
-            panel=_PROCESSES,
-        ),
-    ] = None,
-    max_restarts: Annotated[
-        int,
-        _option(
-            "--max-restarts",
-            metavar="N",
-            help="Start all processes again when one fails, at most N times.",
-            panel=_PROCESSES,
-            least=0,
-        ),
-    ] = 0,
+    recipe: Recipe = None,
+    profile: options.Profile = None,
+    assignments: options.Assignments = None,
+    max_steps: options.MaxSteps = None,
+    preset: options.Preset = None,
+    samples: options.Samples = None,
+    device: options.TrainDevice = None,
+    project: options.Project = None,
+    name: options.Name = None,
+    extend: Extend = None,
+    resume: Resume = None,
+    allow_data_change: AllowDataChange = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    dry_run: options.DryRun = False,
+    nproc_per_node: ProcessesPerNode = None,
+    nnodes: Nodes = 1,
+    node_rank: NodeRank = 0,
+    rdzv_endpoint: Rendezvous = None,
+    max_restarts: MaxRestarts = 0,
 ) -> None:
     """Train RECIPE; the same command again resumes it, or says it is done.
 
@@ -145,7 +145,7 @@ def train(
             from llmforge.recipe import load_recipe
             from llmforge.run.plan import make_plan
 
-            overrides = shortcuts.overrides(
+            overrides = options.recipe_overrides(
                 source,
                 profile=profile,
                 assignments=assignments,
@@ -211,7 +211,7 @@ def _train(
     team.leave()
 
 
-def _launch(options: Launch) -> NoReturn:
+def _launch(layout: Launch) -> NoReturn:
     """Run the command as several processes and end as they do.
 
     Raises:
@@ -220,7 +220,7 @@ def _launch(options: Launch) -> NoReturn:
     from llmforge.distributed.launch import launch
 
     raise typer.Exit(
-        launch(sys.argv[1:], options, say=lambda text: echo(f"forge: {text}", err=True))
+        launch(sys.argv[1:], layout, say=lambda text: echo(f"forge: {text}", err=True))
     )
 
 

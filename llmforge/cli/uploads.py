@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmforge.cli import options
 from llmforge.cli.common import (
-    AsJson,
-    Root,
-    RunOrNewest,
     console,
     echo,
     emit_json,
@@ -29,7 +27,6 @@ app = typer.Typer(help="See and manage uploads to storage.", no_args_is_help=Tru
 _BROKEN_OFF = "broken off"
 _LOST = "it was committed, and storage does not have it any more"
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")]
 Url = Annotated[
     str | None,
     typer.Option("--storage", metavar="URL", help="Another place than the recipe's storage.url."),
@@ -41,7 +38,9 @@ Timeout = Annotated[
 
 
 @app.command()
-def status(run: RunOrNewest = None, as_json: AsJson = False, root: Root = None) -> None:
+def status(
+    run: options.RunOrNewest = None, as_json: options.AsJson = False, root: options.Root = None
+) -> None:
     """Show how the upload of each checkpoint stands, as this machine knows it."""
     from dataclasses import asdict
 
@@ -79,7 +78,10 @@ def status(run: RunOrNewest = None, as_json: AsJson = False, root: Root = None) 
 
 @app.command("list")
 def list_(
-    run: RunOrNewest = None, url: Url = None, as_json: AsJson = False, root: Root = None
+    run: options.RunOrNewest = None,
+    url: Url = None,
+    as_json: options.AsJson = False,
+    root: options.Root = None,
 ) -> None:
     """List the checkpoints of a run that are committed in storage."""
     from dataclasses import asdict
@@ -124,7 +126,7 @@ def push(
     ],
     url: Url = None,
     timeout: Timeout = None,
-    root: Root = None,
+    root: options.Root = None,
 ) -> None:
     """Upload one checkpoint."""
     from llmforge.generation.address import locate
@@ -136,14 +138,18 @@ def push(
 
 
 @app.command("push-all")
-def push_all(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None) -> None:
+def push_all(
+    run: options.Run, url: Url = None, timeout: Timeout = None, root: options.Root = None
+) -> None:
     """Upload every checkpoint of a run that is not in storage yet, and its small files."""
     directory = run_or_newest(root, run)
     push_now(directory, _recipe(directory, url), timeout=timeout, steps=None)
 
 
 @app.command()
-def retry(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None) -> None:
+def retry(
+    run: options.Run, url: Url = None, timeout: Timeout = None, root: options.Root = None
+) -> None:
     """Try the failed uploads of a run again, now, and those that were broken off."""
     directory = run_or_newest(root, run)
     records, at_work = _records(directory).values(), _at_work(directory)
@@ -159,13 +165,13 @@ def retry(run: Run, url: Url = None, timeout: Timeout = None, root: Root = None)
 
 @app.command()
 def verify(
-    run: RunOrNewest = None,
+    run: options.RunOrNewest = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Read everything back and compare the hashes.")
     ] = False,
     url: Url = None,
-    as_json: AsJson = False,
-    root: Root = None,
+    as_json: options.AsJson = False,
+    root: options.Root = None,
 ) -> None:
     """Check the checkpoints of a run that are committed in storage, and those that were; exit
     code 1 when one is not sound."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmforge.checkpoint import CheckpointWriter
 from llmforge.distributed import Team
 from llmforge.errors import EXIT_OK, PeerFailed, RunError
 from llmforge.run.plan import Plan
@@ -20,10 +19,9 @@ from llmforge.run.reporting.telemetry import log_to
 from llmforge.run.setup.checkpoint_writer import open_writer
 from llmforge.run.setup.components import Components
 from llmforge.run.setup.preflight import require_ready
-from llmforge.run.setup.training_setup import Stage, set_stage
+from llmforge.run.setup.training_setup import TrainingSetup, set_up
 from llmforge.run.signals import StopNow, StopSignals
-from llmforge.run.training.loop import TrainingLoop
-from llmforge.run.training.loop_outputs import Sinks
+from llmforge.run.training.loop_outputs import LoopOutputs
 from llmforge.rundir import RunDirectory, RunRecord
 
 log = logging.getLogger("llmforge.run")
@@ -90,7 +88,7 @@ def follow_run(
     name = Path(plan.recipe.run.log_file)
     path = directory.path / name.with_name(f"{name.stem}-rank-{team.place.rank}{name.suffix}")
     with log_to(path, plan.recipe.run.log_level):
-        stage, sampling = _take_place(
+        setup, sampling = _take_place(
             plan,
             record,
             team=team,
@@ -99,15 +97,22 @@ def follow_run(
             allow_data_change=allow_data_change,
         )
         with signals.deferred(), contextlib.ExitStack() as stack:
-            writer = open_writer(plan, stage, None, team=team)
+            writer = open_writer(plan, setup, None, team=team)
             if writer is not None:
                 stack.enter_context(writer)
-            loop = _loop(plan, stage, sampling, writer=writer, team=team, signals=signals)
-            ending = loop.run()
+            ending = setup.loop(
+                plan.recipe,
+                writer=writer,
+                signals=signals,
+                team=team,
+                reporter=_Quiet(),
+                outputs=_outputs(plan, sampling),
+                set_step=_ignore,
+            ).run()
             stack.close()
             if ending.state not in ("interrupted", "failed"):
                 with contextlib.suppress(StopNow):  # how the run ends is the leader's to say now
-                    sampling.at(stage.point.state.step)
+                    sampling.at(setup.point.state.step)
             ended: LeaderEnded = team.broadcast(None, patient=True)  # type: ignore[assignment]
     if ended.exit_code != EXIT_OK:
         raise PeerFailed(ended.reason, exit_code=ended.exit_code)
@@ -122,11 +127,11 @@ def _take_place(
     signals: StopSignals,
     resume: Path | None,
     allow_data_change: bool,
-) -> tuple[Stage, Sampling]:
+) -> tuple[TrainingSetup, Sampling]:
     components = Components(plan)
     notice = _Quiet().notice
     require_ready(plan, components, resolved=record.resolved, team=team, notice=notice)
-    stage = set_stage(
+    setup = set_up(
         plan,
         components,
         record,
@@ -136,52 +141,21 @@ def _take_place(
         resume=resume,
         allow_data_change=allow_data_change,
     )
-    sampling = Sampling(
+    sampling = setup.sampling(
         plan.recipe,
         manager=components.manager,
-        run=stage.run,
-        engine=stage.engine,
-        tokenizer=stage.prepared.tokenizer,
         directory=None,
         emit=_ignore,
         signals=signals,
     )
     team.broadcast(None, patient=True)  # the leader has more to prepare
-    return stage, sampling
+    return setup, sampling
 
 
-def _loop(
-    plan: Plan,
-    stage: Stage,
-    sampling: Sampling,
-    *,
-    writer: CheckpointWriter | None,
-    team: Team,
-    signals: StopSignals,
-) -> TrainingLoop:
-    return TrainingLoop(
-        plan.recipe,
-        engine=stage.engine,
-        batches=stage.prepared.batches,
-        validation=stage.prepared.splits.get("validation"),
-        state=stage.point.state,
-        last_step=stage.last_step,
-        division=stage.division,
-        evaluation_rows=stage.evaluation_rows,
-        writer=writer,
-        signals=signals,
-        team=team,
-        reporter=_Quiet(),
-        sinks=_sinks(plan, sampling),
-        peak_flops=None,
-        set_step=_ignore,
-    )
-
-
-def _sinks(plan: Plan, sampling: Sampling) -> Sinks:
-    """Return sinks that take nothing and have nothing to say: the leader's do."""
+def _outputs(plan: Plan, sampling: Sampling) -> LoopOutputs:
+    """Return outputs that take nothing and have nothing to say: the leader's do."""
     storage = plan.recipe.storage
-    return Sinks(
+    return LoopOutputs(
         row=lambda _row, _timing: None,
         event=_ignore,
         samples=sampling.at if plan.recipe.generation.every else None,

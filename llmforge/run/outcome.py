@@ -22,7 +22,7 @@ class Ending:
     Attributes:
         state: of ``run.json``.
         reason: in words.
-        error: what ``sinks.failure`` returned on this rank, for the caller to raise.
+        error: what ``outputs.failure`` returned on this rank, for the caller to raise.
     """
 
     state: str

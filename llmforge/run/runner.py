@@ -1,7 +1,6 @@
-"""One start of a run, from the plan to its end.
+"""One start of a run, in five phases: open, set up, train, finish, close.
 
-Preparing, restoring, stepping, finishing: each phase can be killed at any instant, and the next
-start finds what was complete and does the rest.
+Each can be killed at any instant, and the next start finds what was complete and does the rest.
 """
 
 from __future__ import annotations
@@ -41,11 +40,9 @@ from llmforge.run.setup.components import Components
 from llmforge.run.setup.preflight import require_ready
 from llmforge.run.setup.resume_from_storage import BroughtBack
 from llmforge.run.setup.run_record import disk_errors_told, open_record
-from llmforge.run.setup.training_setup import Stage, set_stage
+from llmforge.run.setup.training_setup import TrainingSetup, set_up
 from llmforge.run.signals import StopNow, StopSignals
-from llmforge.run.training.loop import TrainingLoop
-from llmforge.run.training.loop_outputs import Sinks
-from llmforge.run.training.throughput import peak_flops
+from llmforge.run.training.loop_outputs import LoopOutputs
 from llmforge.rundir import Recorder, RunDirectory, RunLock, write_completion
 from llmforge.rundir.atomic import write_json, write_text
 
@@ -128,7 +125,11 @@ def start_run(
 
 
 class _Start:
-    """The phases of one start, and what they share."""
+    """The phases of one start, in order, and what they share."""
+
+    _telemetry: Telemetry | None = None
+    _setup: TrainingSetup
+    _sampling: Sampling
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class _Start:
         team: Team,
     ) -> None:
         self._team = team
-        self._together = False  # whether all ranks have ended their steps, and wait to be told
+        self._together = False  # whether all ranks have ended their steps, and wait for the leader
         self._notices = notices
         self._plan = plan
         self._recorder = recorder
@@ -154,22 +155,13 @@ class _Start:
         self._first_step = 0
 
     def run(self, *, resume: Path | None, allow_data_change: bool) -> RunOutcome:
-        telemetry: Telemetry | None = None
         interrupted = False
         ended = LeaderEnded(exit_code=EXIT_FAILURE, state="failed", reason="", metrics={})
         try:
-            self._recorder.start()
-            self._team.broadcast(self._recorder.record, patient=True)
-            telemetry = Telemetry(
-                self._plan.directory,
-                self._plan.recipe,
-                manager=self._components.manager,
-                recorder=self._recorder,
-            )
-            stage = self._prepare(telemetry, resume=resume, allow_data_change=allow_data_change)
-            sampling = self._sampling(stage, telemetry)
-            ending = self._train(stage, telemetry, sampling)
-            outcome = self._finish(stage, telemetry, sampling, ending)
+            telemetry = self._open()
+            self._set_up(telemetry, resume=resume, allow_data_change=allow_data_change)
+            ending = self._train(telemetry)
+            outcome = self._finish(telemetry, ending)
             ended = _ended_well(outcome)
             return outcome
         except (StopNow, Interrupted) as stop:
@@ -177,7 +169,7 @@ class _Start:
             reason = stop.message if isinstance(stop, Interrupted) else f"stopped by {stop}"
             state = self._signals.state
             ended = replace(ended, exit_code=EXIT_INTERRUPTED, state=state, reason=reason)
-            self._end_early(telemetry, state=state, reason=reason)
+            self._end_early(state=state, reason=reason)
             raise Interrupted(reason, remedy="the same command resumes from here") from None
         except BaseException as caught:
             with self._signals.deferred():
@@ -186,20 +178,33 @@ class _Start:
             code = error.exit_code if isinstance(error, ForgeError) else EXIT_FAILURE
             state = "interrupted" if code == EXIT_INTERRUPTED else "failed"
             ended = replace(ended, exit_code=code, state=state, reason=reason)
-            self._end_early(telemetry, state=state, reason=reason)
+            self._end_early(state=state, reason=reason)
             if error is caught:
                 raise
             raise error from caught
         finally:
-            self._close(telemetry, interrupted=interrupted)
+            self._close(interrupted=interrupted)
             if self._together:
-                self._dismiss(ended)
+                self._release_ranks(ended)
 
-    # Phases --------------------------------------------------------------------------------
+    # 1. Open: the run's record, and where its events go ---------------------------------------
 
-    def _prepare(
+    def _open(self) -> Telemetry:
+        self._recorder.start()
+        self._team.broadcast(self._recorder.record, patient=True)
+        self._telemetry = Telemetry(
+            self._plan.directory,
+            self._plan.recipe,
+            manager=self._components.manager,
+            recorder=self._recorder,
+        )
+        return self._telemetry
+
+    # 2. Set up: check everything, build data and engine, restore ------------------------------
+
+    def _set_up(
         self, telemetry: Telemetry, *, resume: Path | None, allow_data_change: bool
-    ) -> Stage:
+    ) -> None:
         recorder = self._recorder
         for text in self._notices:
             self._notice(text)
@@ -214,7 +219,7 @@ class _Start:
         for notice in telemetry.tracker_notices():
             self._notice(notice)
         self._reporter.phase("preparing data")
-        stage = set_stage(
+        setup = set_up(
             self._plan,
             self._components,
             recorder.record,
@@ -224,44 +229,63 @@ class _Start:
             resume=resume,
             allow_data_change=allow_data_change,
         )
-        for warning in stage.point.warnings:
+        for warning in setup.point.warnings:
             recorder.notice(warning)  # restoring has logged it
-        recorder.step = self._first_step = stage.point.state.step
+        recorder.step = self._first_step = setup.point.state.step
         recorder.update(
-            resolved=stage.resolved(),
-            fingerprints=stage.prepared.fingerprints,
-            metrics=with_best(recorder.record.metrics, stage.point.state),
-            total_steps=stage.last_step,
+            resolved=setup.resolved(),
+            fingerprints=setup.prepared.fingerprints,
+            metrics=with_best(recorder.record.metrics, setup.point.state),
+            total_steps=setup.last_step,
         )
         self._signals.check()
-        for line in stage.describe(self._plan, recorder.record):
+        for line in setup.describe(self._plan, recorder.record):
             self._reporter.say(line)
-        self._tell_start(stage, telemetry)
-        return stage
+        self._setup = setup
+        self._sampling = setup.sampling(
+            self._plan.recipe,
+            manager=self._components.manager,
+            directory=self._plan.directory,
+            emit=telemetry.event,
+            signals=self._signals,
+        )
+        self._announce(telemetry)
 
-    def _train(self, stage: Stage, telemetry: Telemetry, sampling: Sampling) -> Ending:
-        state, resolution = stage.point.state, stage.engine.resolution
+    def _announce(self, telemetry: Telemetry) -> None:
+        """Send the start of the run to trackers and callbacks, and start its uploads."""
+        state, trial = self._setup.point.state, self._plan.trial
+        telemetry.event(self._setup.started(self._plan, self._recorder.record))
+        if trial is not None:
+            telemetry.event(trial.started(self._plan.run_id))
+        telemetry.event(ArtifactWritten(name="recipe", path="recipe.toml", type="recipe"))
+        telemetry.begin(state.step, state.row)
+        telemetry.begin_uploads()
+
+    def _check_stop(self) -> None:
+        self._signals.check()
+        self._team.check_peers()
+
+    def _notice(self, text: str) -> None:
+        self._reporter.notice(text)
+        self._recorder.notice(redact(text))
+
+    # 3. Train: the step loop, with checkpoints and measurements beside it ----------------------
+
+    def _train(self, telemetry: Telemetry) -> Ending:
+        setup = self._setup
         with contextlib.ExitStack() as stack:
             self._team.broadcast(None, patient=True)  # the others wait for what was prepared here
-            writer = open_writer(self._plan, stage, telemetry, team=self._team)
+            writer = open_writer(self._plan, setup, telemetry, team=self._team)
             if writer is not None:
                 stack.enter_context(writer)
-            stack.enter_context(self._system_sampler(stage, telemetry))
-            loop = TrainingLoop(
+            stack.enter_context(self._system_sampler(telemetry))
+            loop = setup.loop(
                 self._plan.recipe,
-                engine=stage.engine,
-                batches=stage.prepared.batches,
-                validation=stage.prepared.splits.get("validation"),
-                state=state,
-                last_step=stage.last_step,
-                division=stage.division,
-                evaluation_rows=stage.evaluation_rows,
                 writer=writer,
                 signals=self._signals,
                 team=self._team,
                 reporter=self._reporter,
-                sinks=self._sinks(stage, telemetry, sampling),
-                peak_flops=peak_flops(resolution.hardware, resolution.precision),
+                outputs=self._outputs(telemetry),
                 set_step=lambda step: setattr(self._recorder, "step", step),
             )
             ending = loop.run()
@@ -271,18 +295,61 @@ class _Start:
         if ending.error is not None:
             raise ending.error
         if ending.state == "interrupted" and self._signals.requested is not None:
-            raise Interrupted(f"{ending.reason} at step {state.step}, checkpoint saved")
+            step = setup.point.state.step
+            raise Interrupted(f"{ending.reason} at step {step}, checkpoint saved")
         return ending
 
-    def _finish(
-        self, stage: Stage, telemetry: Telemetry, sampling: Sampling, ending: Ending
-    ) -> RunOutcome:
-        state, directory = stage.point.state, self._plan.directory
+    def _system_sampler(self, telemetry: Telemetry) -> SystemSampler:
+        directory, device = self._plan.directory, self._setup.engine.resolution.device
+        return SystemSampler(
+            SystemProbe(disk=directory.path, device=device).read,
+            every=self._plan.recipe.train.system_every,
+            path=directory.system,
+            tell=telemetry.measured,
+        )
+
+    def _outputs(self, telemetry: Telemetry) -> LoopOutputs:
+        recipe, components, setup = self._plan.recipe, self._components, self._setup
+        return LoopOutputs(
+            row=telemetry.row,
+            event=telemetry.event,
+            samples=self._sampling.at if recipe.generation.every else None,
+            micro_batch=lambda size: self._record_resolved("micro_batch_size", size),
+            evaluation_rows=lambda rows: self._record_resolved("eval_batch_size", rows),
+            extra_metrics=lambda step: components.extra_metrics(setup.run, step),
+            stop_reason=lambda step: components.stop_reason(setup.run, step),
+            failure=telemetry.failure,
+            secure=self._secure(telemetry),
+            component_state=lambda: components.state(setup.run),
+            metadata=Describer(
+                self._plan.run_id,
+                resolution=setup.engine.resolution,
+                history=telemetry.history,
+                epoch=setup.prepared.batches.epoch,
+                context=recipe.context,
+                data={name: setup.facts[name] for name in ("data", "tokens", "bytes")},
+                files=setup.prepared.files,
+            ),
+        )
+
+    def _secure(self, telemetry: Telemetry) -> Callable[[int], None] | None:
+        uploads = telemetry.uploads
+        if uploads is None or self._plan.recipe.storage.background:
+            return None
+        return lambda step: uploads.wait_for(step, stop=lambda: self._signals.requested is not None)
+
+    def _record_resolved(self, name: str, value: object) -> None:
+        self._recorder.update(resolved={**self._recorder.record.resolved, name: value})
+
+    # 4. Finish: samples, curves, metrics.json, completion, uploads -----------------------------
+
+    def _finish(self, telemetry: Telemetry, ending: Ending) -> RunOutcome:
+        state, directory = self._setup.point.state, self._plan.directory
         finished = ending.state != "interrupted"
         samples: list[dict[str, Any]] = []
         if finished:
             self._reporter.phase("generating samples")
-            samples = sampling.at(state.step)
+            samples = self._sampling.at(state.step)
         self._signals.check()
         for path in self._artifacts():
             name = str(path.relative_to(directory.path))
@@ -291,7 +358,7 @@ class _Start:
             record = self._recorder.record
             metrics = final_metrics(self._plan, record, state, ending)
             write_json(directory.summary, metrics)
-            self._record_end(telemetry, ending.state, ending.reason, metrics)
+            self._record_end(ending.state, ending.reason, metrics)
             if finished:
                 write_completion(
                     self._plan.root, completion(self._plan, record, state, ending, metrics)
@@ -305,71 +372,8 @@ class _Start:
             reason=ending.reason,
             metrics=metrics,
             samples=samples,
-            engine=stage.engine,
+            engine=self._setup.engine,
         )
-
-    # What the phases use -------------------------------------------------------------------
-
-    def _tell_start(self, stage: Stage, telemetry: Telemetry) -> None:
-        state, trial = stage.point.state, self._plan.trial
-        telemetry.event(stage.started(self._plan, self._recorder.record))
-        if trial is not None:
-            telemetry.event(trial.started(self._plan.run_id))
-        telemetry.event(ArtifactWritten(name="recipe", path="recipe.toml", type="recipe"))
-        telemetry.begin(state.step, state.row)
-        telemetry.begin_uploads()
-
-    def _sampling(self, stage: Stage, telemetry: Telemetry) -> Sampling:
-        return Sampling(
-            self._plan.recipe,
-            manager=self._components.manager,
-            run=stage.run,
-            engine=stage.engine,
-            tokenizer=stage.prepared.tokenizer,
-            directory=self._plan.directory,
-            emit=telemetry.event,
-            signals=self._signals,
-        )
-
-    def _system_sampler(self, stage: Stage, telemetry: Telemetry) -> SystemSampler:
-        directory = self._plan.directory
-        probe = SystemProbe(disk=directory.path, device=stage.engine.resolution.device)
-        return SystemSampler(
-            probe.read,
-            every=self._plan.recipe.train.system_every,
-            path=directory.system,
-            tell=telemetry.measured,
-        )
-
-    def _sinks(self, stage: Stage, telemetry: Telemetry, sampling: Sampling) -> Sinks:
-        recipe, components, run = self._plan.recipe, self._components, stage.run
-        return Sinks(
-            row=telemetry.row,
-            event=telemetry.event,
-            samples=sampling.at if recipe.generation.every else None,
-            micro_batch=lambda size: self._note_resolved("micro_batch_size", size),
-            evaluation_rows=lambda rows: self._note_resolved("eval_batch_size", rows),
-            extra_metrics=lambda step: components.extra_metrics(run, step),
-            stop_reason=lambda step: components.stop_reason(run, step),
-            failure=telemetry.failure,
-            secure=self._secure(telemetry),
-            component_state=lambda: components.state(run),
-            metadata=Describer(
-                self._plan.run_id,
-                resolution=stage.engine.resolution,
-                history=telemetry.history,
-                epoch=stage.prepared.batches.epoch,
-                context=recipe.context,
-                data={name: stage.facts[name] for name in ("data", "tokens", "bytes")},
-                files=stage.prepared.files,
-            ),
-        )
-
-    def _secure(self, telemetry: Telemetry) -> Callable[[int], None] | None:
-        uploads = telemetry.uploads
-        if uploads is None or self._plan.recipe.storage.background:
-            return None
-        return lambda step: uploads.wait_for(step, stop=lambda: self._signals.requested is not None)
 
     def _artifacts(self) -> list[Path]:
         """Make the finishers' artifacts; one that fails costs the artifact, not the run."""
@@ -381,18 +385,20 @@ class _Start:
                 self._notice(f"an artifact could not be made: {error}")
         return made
 
-    def _note_resolved(self, name: str, value: object) -> None:
-        self._recorder.update(resolved={**self._recorder.record.resolved, name: value})
-
-    def _check_stop(self) -> None:
-        self._signals.check()
-        self._team.check_peers()
-
-    def _notice(self, text: str) -> None:
-        self._reporter.notice(text)
-        self._recorder.notice(redact(text))
-
-    # Ending --------------------------------------------------------------------------------
+    def _end_early(self, *, state: str, reason: str) -> None:
+        """Record and report that this start ended without finishing, as far as the disk allows."""
+        with self._signals.deferred():
+            try:
+                self._record_end(state, reason, {})
+            except OSError as error:
+                log.warning("run.json does not say how the run ended: %s", error)
+        telemetry = self._telemetry
+        if telemetry is None:
+            return
+        self._finish_uploads(telemetry, stopped_by=self._signals.requested or "failure")
+        with self._signals.deferred():
+            failure = reason if state == "failed" else None
+            telemetry.ended(*self._ended(state, reason, {}), failure=failure)
 
     def _finish_uploads(self, telemetry: Telemetry, *, stopped_by: str | None) -> None:
         if telemetry.uploads is not None and telemetry.uploads_begun:
@@ -402,47 +408,13 @@ class _Start:
             with self._signals.deferred():
                 delete_uploaded(self._plan, telemetry.uploads)
 
-    def _dismiss(self, ended: LeaderEnded) -> None:
-        """Let the other ranks end too, the same way."""
-        with self._signals.deferred():
-            try:
-                self._team.broadcast(ended, patient=True)
-            except RuntimeError as error:
-                log.debug("a rank was gone before it was told that the run has ended: %s", error)
-
-    def _end_early(self, telemetry: Telemetry | None, *, state: str, reason: str) -> None:
-        """Tell and record that this start ended without finishing, as far as the disk lets it."""
-        with self._signals.deferred():
-            try:
-                self._record_end(telemetry, state, reason, {})
-            except OSError as error:
-                log.warning("run.json does not say how the run ended: %s", error)
-        if telemetry is None:
-            return
-        self._finish_uploads(telemetry, stopped_by=self._signals.requested or "failure")
-        with self._signals.deferred():
-            failure = reason if state == "failed" else None
-            telemetry.ended(*self._ended(state, reason, {}), failure=failure)
-
-    def _close(self, telemetry: Telemetry | None, *, interrupted: bool) -> None:
-        with self._signals.deferred():
-            self._recorder.stop()
-        if telemetry is None:
-            return
-        try:
-            telemetry.close(interrupted=interrupted)
-        except StopNow:
-            telemetry.abandon()  # how the run ended is recorded already, and stays so
-
     def _ended(self, state: str, reason: str, metrics: Mapping[str, Any]) -> list[Event]:
         """Return the events that end this start, the run's own last."""
         trial, step = self._plan.trial, self._recorder.step
         ended = RunEnded(state=state, reason=reason, step=step, metrics=metrics)
         return [ended] if trial is None else [trial.ended(self._plan.run_id, state), ended]
 
-    def _record_end(
-        self, telemetry: Telemetry | None, state: str, reason: str, metrics: Mapping[str, Any]
-    ) -> None:
+    def _record_end(self, state: str, reason: str, metrics: Mapping[str, Any]) -> None:
         record, step, now = self._recorder.record, self._recorder.step, time.time()
         self._recorder.update(
             state=state,
@@ -451,13 +423,33 @@ class _Start:
             goodput=goodput(
                 record.goodput,
                 wall=now - self._began,
-                compute=telemetry.compute_seconds if telemetry else 0.0,
+                compute=self._telemetry.compute_seconds if self._telemetry else 0.0,
                 steps=step - self._first_step,
                 step=step,
             ),
             metrics=dict(metrics) or record.metrics,
         )
         log.debug("%s after %s: %s", state, duration(now - self._began), reason)
+
+    # 5. Close: the record, the trackers, the other ranks ---------------------------------------
+
+    def _close(self, *, interrupted: bool) -> None:
+        with self._signals.deferred():
+            self._recorder.stop()
+        if self._telemetry is None:
+            return
+        try:
+            self._telemetry.close(interrupted=interrupted)
+        except StopNow:
+            self._telemetry.abandon()  # how the run ended is recorded already, and stays so
+
+    def _release_ranks(self, ended: LeaderEnded) -> None:
+        """Let the other ranks end too, the same way."""
+        with self._signals.deferred():
+            try:
+                self._team.broadcast(ended, patient=True)
+            except RuntimeError as error:
+                log.debug("a rank was gone before it learned that the run has ended: %s", error)
 
 
 def _ended_well(outcome: RunOutcome) -> LeaderEnded:

@@ -23,7 +23,7 @@ from llmforge.recipe import Recipe, to_toml
 from llmforge.run.plan import Plan
 from llmforge.run.reporting.telemetry import Telemetry
 from llmforge.run.reporting.upload_status import UploadWatch
-from llmforge.run.setup.training_setup import Stage
+from llmforge.run.setup.training_setup import TrainingSetup
 from llmforge.rundir import RunDirectory
 
 log = logging.getLogger("llmforge.run")
@@ -33,7 +33,7 @@ _TENSORS_PER_WEIGHT = 3
 
 
 def open_writer(
-    plan: Plan, stage: Stage, telemetry: Telemetry | None, *, team: Team
+    plan: Plan, setup: TrainingSetup, telemetry: Telemetry | None, *, team: Team
 ) -> CheckpointWriter | None:
     """Return this rank's writer of the run's checkpoints, None when the recipe turns them off.
 
@@ -46,11 +46,11 @@ def open_writer(
     recipe, directory = plan.recipe, plan.directory
     if not recipe.checkpoint.enabled:
         return None
-    weights = _whole_bytes(stage.engine.state())
+    weights = _whole_bytes(setup.engine.state())
     if telemetry is not None:
         directory.checkpoints.mkdir(exist_ok=True)
         preflight_space(directory.checkpoints, _CHECKPOINTS_AT_ONCE * _TENSORS_PER_WEIGHT * weights)
-    parent = stage.point.checkpoint
+    parent = setup.point.checkpoint
     uploads = None if telemetry is None else telemetry.uploads
     return CheckpointWriter(
         directory.checkpoints,

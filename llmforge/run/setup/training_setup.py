@@ -7,12 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pluggy
+
+from llmforge.checkpoint import CheckpointWriter
 from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
-from llmforge.events import RunStarted
+from llmforge.events import Event, RunStarted
 from llmforge.interfaces import Engine, RunContext
+from llmforge.recipe import Recipe
 from llmforge.run.micro_batches import Division, divide_batch
 from llmforge.run.plan import Plan
+from llmforge.run.reporting.reporter import Reporter
+from llmforge.run.reporting.samples import Sampling
 from llmforge.run.setup.bf16 import RESOLVED, slow_bf16, with_matmul_speed
 from llmforge.run.setup.build import (
     PreparedData,
@@ -26,12 +32,16 @@ from llmforge.run.setup.components import Components
 from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_point
 from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
+from llmforge.run.signals import StopSignals
 from llmforge.run.training.evaluation import rows_at_once
-from llmforge.rundir import RunRecord
+from llmforge.run.training.loop import TrainingLoop
+from llmforge.run.training.loop_outputs import LoopOutputs
+from llmforge.run.training.throughput import peak_flops
+from llmforge.rundir import RunDirectory, RunRecord
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class TrainingSetup:
     """What a start of a run works with.
 
     Attributes:
@@ -53,6 +63,58 @@ class Stage:
     division: Division
     evaluation_rows: int
     facts: dict[str, Any]
+
+    def sampling(
+        self,
+        recipe: Recipe,
+        *,
+        manager: pluggy.PluginManager,
+        directory: RunDirectory | None,
+        emit: Callable[[Event], None],
+        signals: StopSignals,
+    ) -> Sampling:
+        """Return what generates the recipe's samples with the model as it is at a step."""
+        return Sampling(
+            recipe,
+            manager=manager,
+            run=self.run,
+            engine=self.engine,
+            tokenizer=self.prepared.tokenizer,
+            directory=directory,
+            emit=emit,
+            signals=signals,
+        )
+
+    def loop(
+        self,
+        recipe: Recipe,
+        *,
+        writer: CheckpointWriter | None,
+        signals: StopSignals,
+        team: Team,
+        reporter: Reporter,
+        outputs: LoopOutputs,
+        set_step: Callable[[int], None],
+    ) -> TrainingLoop:
+        """Return the step loop over what was set up, from where the run stands."""
+        resolution = self.engine.resolution
+        return TrainingLoop(
+            recipe,
+            engine=self.engine,
+            batches=self.prepared.batches,
+            validation=self.prepared.splits.get("validation"),
+            state=self.point.state,
+            last_step=self.last_step,
+            division=self.division,
+            evaluation_rows=self.evaluation_rows,
+            writer=writer,
+            signals=signals,
+            team=team,
+            reporter=reporter,
+            outputs=outputs,
+            peak_flops=peak_flops(resolution.hardware, resolution.precision),
+            set_step=set_step,
+        )
 
     def resolved(self) -> dict[str, Any]:
         """Return what ``auto`` became, for the run's record."""
@@ -112,7 +174,7 @@ class Stage:
         )
 
 
-def set_stage(
+def set_up(
     plan: Plan,
     components: Components,
     record: RunRecord,
@@ -122,7 +184,7 @@ def set_stage(
     check_stop: Callable[[], None],
     resume: Path | None,
     allow_data_change: bool,
-) -> Stage:
+) -> TrainingSetup:
     """Prepare data and engine, and restore the newest sound checkpoint.
 
     :func:`~llmforge.run.setup.preflight.require_ready` comes first.
@@ -141,8 +203,7 @@ def set_stage(
         ForgeError: data, a component or every checkpoint is not fit for use.
         StopNow: a signal arrived.
     """
-    place = team.place
-    run = plan.context(resolved=record.resolved, notice=notice, place=place)
+    run = plan.context(resolved=record.resolved, notice=notice, place=team.place)
     prepared = leader_first(
         team,
         lambda: prepare_data(components.manager, run, plan.directory, check_stop=check_stop),
@@ -164,10 +225,10 @@ def set_stage(
         plan.recipe,
         record.resolved,
         device=engine.device.type,
-        ranks=place.world_size,
-        rank=place.rank,
+        ranks=team.place.world_size,
+        rank=team.place.rank,
     )
-    return Stage(
+    return TrainingSetup(
         run=run,
         prepared=prepared,
         engine=engine,

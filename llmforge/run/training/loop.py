@@ -29,7 +29,7 @@ from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.trainer_state import Best, TrainerState
 from llmforge.run.training.evaluation import evaluate
 from llmforge.run.training.histograms import histograms
-from llmforge.run.training.loop_outputs import Sinks
+from llmforge.run.training.loop_outputs import LoopOutputs
 from llmforge.run.training.loss_average import LossTotals
 from llmforge.run.training.metrics_row import Rows
 from llmforge.run.training.stop_vote import Stopping
@@ -57,7 +57,7 @@ class TrainingLoop:
         team: the ranks that take the same steps. What only one can know, such as a signal or why
             to stop, all learn at the same step.
         reporter: shows progress.
-        sinks: takes results.
+        outputs: takes results.
         peak_flops: of the device, for MFU; None when unknown.
         set_step: told every step; must cost nothing.
     """
@@ -77,7 +77,7 @@ class TrainingLoop:
         signals: StopSignals,
         team: Team,
         reporter: Reporter,
-        sinks: Sinks,
+        outputs: LoopOutputs,
         peak_flops: float | None,
         set_step: Callable[[int], None],
     ) -> None:
@@ -91,9 +91,9 @@ class TrainingLoop:
         self._writer = writer
         self._signals = signals
         self._team = team
-        self._stopping = Stopping(team, signals=signals, failure=sinks.failure)
+        self._stopping = Stopping(team, signals=signals, failure=outputs.failure)
         self._reporter = reporter
-        self._sinks = sinks
+        self._outputs = outputs
         self._set_step = set_step
         train = recipe.train
         self._batch_size = train.batch_size
@@ -128,7 +128,7 @@ class TrainingLoop:
             epoch=batches.epoch,
             totals=self._totals,
             pace=self._pace,
-            sinks=sinks,
+            outputs=outputs,
             reporter=reporter,
             stop_at=self._stop_at,
         )
@@ -219,7 +219,7 @@ class TrainingLoop:
                 remedy=f"a smaller model or context, or bf16; see {_MEMORY}",
             )
         self._division = smaller
-        self._sinks.micro_batch(smaller.micro)
+        self._outputs.micro_batch(smaller.micro)
         self._reporter.notice(
             f"out of memory at step {self._state.step}: micro-batch is now {smaller.micro}, the "
             f"global batch stays {smaller.batch}; the same batch is computed again"
@@ -235,7 +235,7 @@ class TrainingLoop:
     def _tell_histograms(self, gradients: dict[str, Any]) -> None:
         self._await_device()
         weights = histograms(self._engine.state().model, group="weights")
-        self._sinks.event(HistogramsLogged(step=self._state.step, values=weights | gradients))
+        self._outputs.event(HistogramsLogged(step=self._state.step, values=weights | gradients))
         self._pace.lap("histograms")
 
     def _await_device(self) -> None:
@@ -287,7 +287,7 @@ class TrainingLoop:
             self._totals.begin_epoch()
         state.row = row
         state.boundary_done = True
-        state.samples_due = self._sinks.samples is not None and self._sampling_due(state.step)
+        state.samples_due = self._outputs.samples is not None and self._sampling_due(state.step)
         self._decide()
         if is_best or self._save_due(state.step) or state.finished:
             self._save(is_best=is_best, required=bool(state.finished))
@@ -295,10 +295,10 @@ class TrainingLoop:
         self._sample_if_due()
 
     def _sample_if_due(self) -> None:
-        if self._sinks.samples is None or not self._state.samples_due:
+        if self._outputs.samples is None or not self._state.samples_due:
             return
         try:
-            self._sinks.samples(self._state.step)
+            self._outputs.samples(self._state.step)
         except StopNow:
             return  # the loop sees the request and saves; they are made when the run resumes
         self._state.samples_due = False
@@ -321,7 +321,7 @@ class TrainingLoop:
 
     def _evaluate_fewer(self, rows: int) -> None:
         self._evaluation_rows = rows
-        self._sinks.evaluation_rows(rows)
+        self._outputs.evaluation_rows(rows)
         self._reporter.notice(
             f"out of memory evaluating at step {self._state.step}: {rows} sequences at once now"
         )
@@ -342,7 +342,7 @@ class TrainingLoop:
     def _decide(self) -> None:
         """Note in the state when this was the last step."""
         state, patience = self._state, self._recipe.early_stopping.patience
-        reason = self._team.broadcast(self._sinks.stop_reason(state.step))
+        reason = self._team.broadcast(self._outputs.stop_reason(state.step))
         if patience and state.stale_evaluations >= patience:
             reason = (
                 f"{self._recipe.early_stopping.metric} has not improved for "
@@ -388,7 +388,7 @@ class TrainingLoop:
             return
         state = self._state
         self._totals.store()
-        state.components = self._sinks.component_state()
+        state.components = self._outputs.component_state()
         tensors = self._engine.state()
         saved = self._writer.submit(
             SaveRequest(
@@ -397,15 +397,15 @@ class TrainingLoop:
                 optimizer=tensors.optimizer,
                 slices=tensors.slices,
                 trainer=state.to_json(tensors.values),
-                metadata=self._sinks.metadata(state),
+                metadata=self._outputs.metadata(state),
                 is_best=is_best,
                 required=required,
             )
         )
         if saved:
             self._last_saved = state.step
-            if self._sinks.secure is not None:
+            if self._outputs.secure is not None:
                 self._writer.flush()
-                self._sinks.secure(state.step)
+                self._outputs.secure(state.step)
                 self._team.broadcast(None, patient=True)  # storage may keep the leader for long
         self._pace.lap("checkpoint")

@@ -12,7 +12,7 @@ from llmforge.run.trainer_state import TrainerState
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sinks:
+class LoopOutputs:
     """Where the loop's results go; all return at once.
 
     Attributes:

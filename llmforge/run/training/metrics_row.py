@@ -10,7 +10,7 @@ from llmforge.events import EvaluationEnded, MetricsLogged
 from llmforge.recipe import Recipe
 from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.trainer_state import TrainerState
-from llmforge.run.training.loop_outputs import Sinks
+from llmforge.run.training.loop_outputs import LoopOutputs
 from llmforge.run.training.loss_average import LossTotals
 from llmforge.run.training.throughput import Pace
 
@@ -26,7 +26,7 @@ class Rows:
         epoch: returns the epochs that so many sequences are.
         totals: sums of losses.
         pace: times the steps.
-        sinks: takes rows and events, and knows of further values.
+        outputs: takes rows and events, and knows of further values.
         reporter: shows progress.
         stop_at: the step this start goes to.
     """
@@ -39,7 +39,7 @@ class Rows:
         epoch: Callable[[int], float],
         totals: LossTotals,
         pace: Pace,
-        sinks: Sinks,
+        outputs: LoopOutputs,
         reporter: Reporter,
         stop_at: int,
     ) -> None:
@@ -48,7 +48,7 @@ class Rows:
         self._epoch = epoch
         self._totals = totals
         self._pace = pace
-        self._sinks = sinks
+        self._outputs = outputs
         self._reporter = reporter
         self._stop_at = stop_at
 
@@ -66,7 +66,7 @@ class Rows:
         }
         if ends_epoch:
             row["train/loss_epoch"] = epoch
-        return row | dict(self._sinks.extra_metrics(state.step))
+        return row | dict(self._outputs.extra_metrics(state.step))
 
     def emit(
         self, row: Mapping[str, Any], evaluated: Mapping[str, float], *, is_best: bool
@@ -79,7 +79,7 @@ class Rows:
             is_best: whether that was the best so far.
         """
         timing = self._pace.row(row["step"])
-        self._sinks.row(row, timing)
+        self._outputs.row(row, timing)
         speed = {
             f"speed/{name}": value for name, value in timing.items() if name not in _NOT_A_SPEED
         }
@@ -109,9 +109,9 @@ class Rows:
         numbers = {
             name: value for name, value in row.items() if name != "step" and name not in evaluated
         }
-        self._sinks.event(MetricsLogged(step=step, values={**numbers, **speed}, time=now))
+        self._outputs.event(MetricsLogged(step=step, values={**numbers, **speed}, time=now))
         if evaluated:
-            self._sinks.event(
+            self._outputs.event(
                 EvaluationEnded(
                     step=step, split="validation", values=evaluated, time=now, is_best=is_best
                 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmforge.errors import RunError
-from llmforge.interfaces import Batch, Engine, LanguageModel, RunContext
+from llmforge.interfaces import Batch, Engine, LanguageModel, Resolution, RunContext
 from llmforge_plugins.backends._blocks import compile_blocks, recompute
 from llmforge_plugins.backends._deepspeed_config import build_config
 from llmforge_plugins.backends._deepspeed_engine import PlainEngine, ZeroEngine
@@ -60,28 +60,16 @@ class DeepSpeedBackend:
         require_group(run)
         deepspeed = import_deepspeed(resolution.device)
         model = model_factory()
-        module = cast("nn.Module", model)
-        recomputed = recompute(module, run.train.activation_checkpointing)
+        recomputed = recompute(cast("nn.Module", model), run.train.activation_checkpointing)
         if resolution.compile:
-            compile_blocks(module)
-        config = build_config(
-            run,
-            self._options,
-            precision=resolution.precision,
-            parameters=sum(p.numel() for _, p in model.named_parameters()),
-        )
+            compile_blocks(cast("nn.Module", model))
         # DeepSpeed casts the weights before it takes its fp32 copy: the exact ones are put back
         exact = {name: p.detach().clone() for name, p in model.named_parameters()}
         optimized = {name for name, p in model.named_parameters() if p.requires_grad}
         model.train()
-        engine = self._initialize(deepspeed, model, optimizer_factory, config, resolution.device)
+        engine = self._initialize(deepspeed, model, optimizer_factory, resolution)
         common: dict[str, Any] = {
-            "resolution": explained(
-                resolution,
-                f"ZeRO stage {self._options.stage} over {run.world_size} ranks: "
-                f"{_SHARED[self._options.stage]}",
-                recomputed=recomputed,
-            ),
+            "resolution": self._explained(resolution, recomputed=recomputed),
             "grad_clip": run.train.grad_clip,
             "engine": engine,
             "world_size": run.world_size,
@@ -101,21 +89,32 @@ class DeepSpeedBackend:
         zero.set_weights(exact)
         return zero
 
+    def _explained(self, resolution: Resolution, *, recomputed: int) -> Resolution:
+        stage = self._options.stage
+        shared = f"ZeRO stage {stage} over {self._run.world_size} ranks: {_SHARED[stage]}"
+        return explained(resolution, shared, recomputed=recomputed)
+
     def _initialize(
         self,
         deepspeed: Any,
         model: LanguageModel,
         optimizer_factory: Callable[[list[tuple[str, Any]]], Any],
-        config: dict[str, Any],
-        device: str,
+        resolution: Resolution,
     ) -> Any:
+        config = build_config(
+            self._run,
+            self._options,
+            precision=resolution.precision,
+            parameters=sum(p.numel() for _, p in model.named_parameters()),
+        )
+
         def optimizer(parameters: object) -> torch.optim.Optimizer:
             del parameters
             made: torch.optim.Optimizer = optimizer_factory(list(model.named_parameters()))
             return made
 
         module = _Loss(model)
-        os.environ.setdefault("LOCAL_RANK", str(torch.device(device).index or 0))
+        os.environ.setdefault("LOCAL_RANK", str(torch.device(resolution.device).index or 0))
         with captured_output():
             try:
                 engine, *_ = deepspeed.initialize(
