@@ -102,7 +102,7 @@ def record_evaluation(checkpoint: Checkpoint, result: dict[str, Any]) -> Path | 
     except (OSError, ValueError, LookupError, TypeError) as error:
         why = error.strerror if isinstance(error, OSError) else f"it is damaged: {error}"
         raise RunError(
-            f"the result cannot be kept in {path}: {why}",
+            f"the result cannot be saved in {path}: {why}",
             remedy="--json prints it; move a damaged file aside",
         ) from error
     return path
@@ -132,7 +132,7 @@ def _tokens(loaded: LoadedModel, split: str, notice: Callable[[str], None]) -> T
             f"the data has no split '{split}'", remedy=f"--split {' or '.join(data.splits)}"
         )
     if record.fingerprints.get("data", data.fingerprint) != data.fingerprint:
-        notice("the data is not what the run was trained on: it changed since")
+        notice("the data is not what the run was trained on: it has changed since")
     splits = prepare_tokens(
         data, loaded.tokenizer, cache=loaded.run.cache, notice=notice, check_stop=lambda: None
     )

@@ -132,7 +132,7 @@ def _check_hooks(manager: pluggy.PluginManager) -> None:
         label = manager.get_name(error.plugin)
         near = closest(unknown[0], known)
         raise PluginError(
-            f"{label} implements {unknown[0]}, which is no hook of llmforge",
+            f"{label} implements {unknown[0]}, which is not a hook of llmforge",
             remedy=f"did you mean {near}?" if near else "docs/reference/hooks.md lists the hooks",
         ) from error
 

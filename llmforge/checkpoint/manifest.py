@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: what is in it, and a seal that shows when it was altered.
 
 A manifest is JSON. Its key ``seal`` is the SHA-256 of the rest, written with sorted keys and no
-spaces; this holds for every ``format_version``, so that damage is told from a newer format.
+spaces; this holds for every ``format_version``, so that damage can be told from a newer format.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class _Task(threading.Thread):
     def run(self) -> None:
         try:
             self._result = self._work()
-        except BaseException as error:  # it is told to every rank
+        except BaseException as error:  # it is sent to every rank
             self.error = error
         self._done = True
 

@@ -22,7 +22,7 @@ class Held:
     count: int
 
     def to_json(self) -> list[Any]:
-        """Return it as other ranks are told."""
+        """Return it in the form that is sent to other ranks."""
         return [self.dtype, list(self.shape), self.begin, self.count]
 
     @classmethod

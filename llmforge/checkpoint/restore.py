@@ -134,7 +134,8 @@ def _newest_best(known: list[tuple[int, Path]]) -> Path:
 def _of_step(directory: Path, which: str | int, known: list[tuple[int, Path]]) -> Path:
     if isinstance(which, str) and not which.isdecimal():
         raise CheckpointError(
-            f"'{which}' is no checkpoint: write best, last or a step", remedy=_others(known, None)
+            f"'{which}' is not a checkpoint: write best, last or a step",
+            remedy=_others(known, None),
         )
     path = directory / step_name(int(which))
     if not path.is_dir():

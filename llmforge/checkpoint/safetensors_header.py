@@ -106,7 +106,7 @@ def _place(name: str, entry: Mapping[str, Any]) -> Place:
     begin, end = entry["data_offsets"]
     place = Place(name, entry["dtype"], tuple(entry["shape"]), begin, end)
     if not all(type(number) is int and number >= 0 for number in (*place.shape, begin, end)):
-        raise ValueError(f"tensor '{name}' has a shape or place that is no whole number")
+        raise ValueError(f"tensor '{name}' has a shape or place that is not a whole number")
     if place.dtype not in ITEM_SIZES:
         raise ValueError(f"tensor '{name}' is of the unknown type {place.dtype}")
     if end - begin != place.count * ITEM_SIZES[place.dtype]:

@@ -143,11 +143,11 @@ def _decode(path: Path, name: str, item: Mapping[str, Any]) -> Pieces:
     pieces = [Piece(piece["file"], piece["begin"], piece["count"]) for piece in item["slices"]]
     numbers = (*shape, *(number for piece in pieces for number in (piece.begin, piece.count)))
     if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError(f"tensor '{name}' has a shape or place that is no whole number")
+        raise ValueError(f"tensor '{name}' has a shape or place that is not a whole number")
     if dtype not in ITEM_SIZES:
         raise ValueError(f"tensor '{name}' is of the unknown type {dtype}")
     if any(Path(piece.file).name != piece.file for piece in pieces):
-        raise ValueError(f"tensor '{name}' is said to lie outside the checkpoint")
+        raise ValueError(f"tensor '{name}' is recorded outside the checkpoint")
     try:
         return indexed(name, dtype, shape, pieces)
     except CheckpointError as error:

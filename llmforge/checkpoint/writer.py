@@ -181,7 +181,7 @@ class CheckpointWriter:
             if not done:
                 late = [str(item.step) for item in (self._writing, self._waiting) if item]
                 raise CheckpointError(
-                    f"after {timeout:g} s not on the disk: checkpoint of step {', '.join(late)}",
+                    f"the checkpoint of step {', '.join(late)} was not on disk after {timeout:g} s",
                     remedy="the disk is slow or hangs; earlier checkpoints are untouched",
                 )
 

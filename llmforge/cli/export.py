@@ -52,7 +52,9 @@ def export(
     from llmforge.generation import locate
 
     if checkpoint is not None and "@" in run:
-        raise UsageError(f"'{run}' and --checkpoint both say which checkpoint", remedy="drop one")
+        raise UsageError(
+            f"'{run}' and --checkpoint both say which checkpoint", remedy="give only one of them"
+        )
     address = run if checkpoint is None else f"{run}@{checkpoint}"
     found = locate(address, root=run_root(root), say=error_console().print)
     entry = export_weights(found, weights, overwrite=force)

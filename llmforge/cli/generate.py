@@ -44,7 +44,7 @@ Prompts = Annotated[
 ]
 PromptsFile = Annotated[
     Path | None,
-    options.option("--prompts-file", help="A file with one prompt a line.", panel=_PROMPTS),
+    options.option("--prompts-file", help="A file with one prompt per line.", panel=_PROMPTS),
 ]
 RecipeFile = Annotated[
     str | None,
@@ -229,7 +229,7 @@ def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
             raise UsageError(f"--prompts-file {file} cannot be read: {error}") from error
         found = [line for line in lines if line.strip()]
         if not found:
-            raise UsageError(f"--prompts-file {file} holds no prompt", remedy="write one a line")
+            raise UsageError(f"--prompts-file {file} holds no prompt", remedy="write one per line")
         prompts += found
     return prompts
 

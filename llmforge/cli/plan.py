@@ -79,7 +79,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     factor = _UNITS.get(match[2].upper()) if match else None
     if match is None or factor is None or not float(match[1]):
-        raise UsageError(f"'{text}' is no size of memory", remedy="for example 80GB or 24GiB")
+        raise UsageError(f"'{text}' is not a memory size", remedy="for example 80GB or 24GiB")
     return int(float(match[1]) * factor)
 
 

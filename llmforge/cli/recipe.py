@@ -55,7 +55,7 @@ def show(
     project: options.Project = None,
     name: options.Name = None,
     defaults: Annotated[
-        bool, typer.Option("--defaults/--no-defaults", help="Also show values nobody set.")
+        bool, typer.Option("--defaults/--no-defaults", help="Also show default values.")
     ] = True,
     as_json: options.AsJson = False,
 ) -> None:

@@ -54,7 +54,7 @@ SortKey = Annotated[
         "such as val/loss. Times, steps and durations: largest first.",
     ),
 ]
-Reverse = Annotated[bool, typer.Option("--reverse", help="The other way round.")]
+Reverse = Annotated[bool, typer.Option("--reverse", help="Reverse the order.")]
 Limit = Annotated[
     int | None,
     options.option(
@@ -177,7 +177,7 @@ def clear(
     if not yes:
         if as_json or not interactive():
             raise UsageError(
-                f"clearing {directory.id} needs a yes, and nobody can be asked",
+                f"clearing {directory.id} needs a yes, and there is no terminal to ask on",
                 remedy=f"forge runs clear {directory.id} --yes",
             )
         typer.confirm(f"Set run {directory.id} ({state}) aside?", abort=True)

@@ -94,7 +94,7 @@ def pull(
         for commit in commits:
             target = directory.checkpoints / step_name(commit.step)
             if target.exists():
-                echo(f"step {commit.step} is here already")
+                echo(f"step {commit.step} is already here")
                 continue
             echo(f"fetching step {commit.step} from {remote.url}")
             remote.fetch(commit, target)
@@ -199,7 +199,7 @@ def _require_same_run(directory: RunDirectory, remote: RemoteRun, commits: list[
     same_recipe = {commit.recipe_hash for commit in commits} <= {record.identity.get("hash")}
     if record.attempt == remote.attempt and same_recipe:
         return
-    here = f"attempt {record.attempt}" + ("" if same_recipe else " of another recipe")
+    here = f"attempt {record.attempt}" + ("" if same_recipe else " of a different recipe")
     raise RunError(
         f"{directory.path} holds {here}, not what is in {remote.url}",
         remedy=f"set it aside first: forge runs clear {directory.id}; or fetch into another --root",

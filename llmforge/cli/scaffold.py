@@ -39,7 +39,7 @@ def write_package(name: str, *, kind: str, parent: Path, command: bool = False) 
     _check_kind(kind)
     directory = parent / f"{_PREFIX}{name}"
     if directory.exists():
-        raise UsageError(f"{directory} exists already", remedy="choose another name or --dir")
+        raise UsageError(f"{directory} already exists", remedy="choose another name or --dir")
     values = _values(name, kind=kind, command=command and kind != COMMAND)
     written = []
     for place, template in _templates(kind, command=command or kind == COMMAND):
@@ -53,7 +53,7 @@ def write_package(name: str, *, kind: str, parent: Path, command: bool = False) 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise UsageError(
-            f"'{name}' cannot name a plugin",
+            f"'{name}' is not a valid plugin name",
             remedy="use lower-case letters, digits and single dashes between them, beginning with "
             f"a letter, at most {_LONGEST_NAME} characters",
         )

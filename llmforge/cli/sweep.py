@@ -112,7 +112,7 @@ def retry(
     sweep: Name,
     failed: Annotated[bool, typer.Option("--failed", help="Trials that failed.")] = False,
     pruned: Annotated[
-        bool, typer.Option("--pruned", help="Pruned trials, to their end this time.")
+        bool, typer.Option("--pruned", help="Pruned trials, this time to their end.")
     ] = False,
     workers: Workers = None,
     root: options.Root = None,

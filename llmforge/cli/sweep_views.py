@@ -127,8 +127,8 @@ def print_status(out: Console, sweep: Sweep) -> None:
     trials = ledger.trials()
     summary = _summary(sweep, trials)
     tried = len({trial.number for trial in trials})
-    begun = f"{tried} of {sweep.recipe.sweep.max_trials} points started"
-    out.print(f"{sweep.id}: {begun}", style="bold")
+    started = f"{tried} of {sweep.recipe.sweep.max_trials} points started"
+    out.print(f"{sweep.id}: {started}", style="bold")
     if ledger.stopped:
         out.print(f"  {ledger.stopped}")
     for trial in trials:

@@ -226,7 +226,7 @@ def _launch(layout: Launch) -> NoReturn:
 
 @contextlib.contextmanager
 def _stops_told() -> Iterator[None]:
-    """Let a signal before the run began end the command as an interruption."""
+    """Let a signal before the run started end the command as an interruption."""
     from llmforge.run.signals import StopNow
 
     try:
@@ -271,7 +271,7 @@ def _say_done(plan: Plan) -> None:
 
 
 def _carry_on_uploads(plan: Plan, *, attempt: int) -> None:
-    """Upload what of a completed run is not in storage yet; that it fails is only told."""
+    """Upload what of a completed run is not in storage yet; a failure is reported, no more."""
     from llmforge.cli.uploads import push_now
     from llmforge.courier import pending_uploads
     from llmforge.errors import ForgeError

@@ -269,7 +269,7 @@ def push_now(
     )
     if missing:
         raise StorageError(
-            f"after {seconds:g} s not in storage: step {', '.join(map(str, missing))}",
+            f"not in storage after {seconds:g} s: step {', '.join(map(str, missing))}",
             remedy=f"nothing here was deleted; to continue: forge uploads push-all {directory.id}",
         )
     echo(f"everything asked for is in {remote.url}")

@@ -21,7 +21,7 @@ class Job:
         name: of the job: lower-case letters, digits and hyphens.
         nodes: machines.
         gpus_per_node: GPUs and processes on each; with 0, one process on the CPU of each.
-        grace: seconds before the end of its time at which the job is told to save and stop.
+        grace: seconds before the end of its time at which the job is asked to save and stop.
         setup: shell lines that run first on every machine.
     """
 
@@ -88,7 +88,7 @@ def make_job(
     batch = recipe.train.batch_size
     if batch % job.world_size:
         raise UsageError(
-            f"a batch of {batch} sequences cannot be shared among {job.world_size} processes",
+            f"a batch of {batch} sequences cannot be divided among {job.world_size} processes",
             remedy=f"set train.batch_size to a multiple of {job.world_size}, or take other nodes",
         )
     return job
@@ -104,6 +104,7 @@ def _checked_name(name: str) -> str:
     """Return a name that every cluster takes."""
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?", name):
         raise UsageError(
-            f"'{name}' cannot name a job", remedy="lower-case letters, digits and hyphens, up to 50"
+            f"'{name}' is not a valid job name",
+            remedy="lower-case letters, digits and hyphens, up to 50",
         )
     return name

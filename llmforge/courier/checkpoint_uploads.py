@@ -94,7 +94,7 @@ class Uploader(threading.Thread):
             closing = self._closing.is_set()
             try:
                 busy = self._work(closing=closing)
-            except Exception as error:  # the disk or a storage may raise anything; it is told
+            except Exception as error:  # the disk or a storage may raise anything; it is reported
                 self._report(error)
                 self._pause(FIRST_RETRY_SECONDS)
                 busy = True

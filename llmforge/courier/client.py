@@ -54,7 +54,7 @@ class Courier:
         self.notices: Sequence[str] = ()
         self._directory = directory
         self._only = only
-        self._was_ready = self._uploads_begun = self._ending = False
+        self._was_ready = self._uploads_started = self._ending = False
         self._lock = threading.Lock()
         self._on_error = on_error
         self._on_upload = on_upload
@@ -95,7 +95,7 @@ class Courier:
             ) from None
         if "died" in answer:
             raise PluginError(
-                f"the courier process ended with code {answer['died']} before the run began",
+                f"the courier process ended with code {answer['died']} before the run started",
                 remedy=f"see {self._stderr_path}",
             )
         self.notices = answer.get("notices", ())
@@ -103,8 +103,8 @@ class Courier:
 
     def begin_uploads(self) -> None:
         """Let uploads begin: it is settled which checkpoints the run continues with."""
-        self._uploads_begun = True
-        with contextlib.suppress(OSError):  # it is gone, and whoever asks next is told so
+        self._uploads_started = True
+        with contextlib.suppress(OSError):  # it is gone, and whoever asks next learns so
             self._ask(begin_uploads=1)
 
     def finish_uploads(
@@ -172,7 +172,7 @@ class Courier:
                     break
                 self._on_error(COURIER, f"it ended with code {died['died']} and is started again")
                 self._process = self._start()
-            if self._uploads_begun:
+            if self._uploads_started:
                 self.begin_uploads()
         for waiting in (self._ready, self._uploads, self._closed):
             waiting.put(died)

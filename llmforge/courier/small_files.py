@@ -39,7 +39,7 @@ class Mirror(threading.Thread):
         self._on_error = on_error
         self._sent: dict[str, _Stamp] = {}
         self._reported: set[str] = set()
-        self._begun = False
+        self._sent_before = False
         self.complete = False
         self._closing = threading.Event()
         self._wake = threading.Event()
@@ -68,9 +68,9 @@ class Mirror(threading.Thread):
 
     def look(self, *, last: bool = False) -> None:
         """Send what changed since the last time, and at ``last`` what storage has lost, too."""
-        if last or not self._begun:
+        if last or not self._sent_before:
             self._remote.begin()
-            self._begun = True
+            self._sent_before = True
         if last:
             there = set(self._remote.names())
             self._sent = {name: stamp for name, stamp in self._sent.items() if name in there}

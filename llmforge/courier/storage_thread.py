@@ -33,7 +33,7 @@ class UploadSummary:
 
 
 class Uploads:
-    """Uploads and mirrors one run until it is told to finish.
+    """Uploads and mirrors one run until it is asked to finish.
 
     Args:
         directory: the run.

@@ -42,18 +42,18 @@ def pending_uploads(directory: RunDirectory, place: str) -> list[Checkpoint]:
         place: its URL in storage, with the attempt.
     """
     known = read_uploads(directory)
-    waiting, begun = [], set()
+    waiting, started = [], set()
     for checkpoint in list_checkpoints(directory.checkpoints):
         record = record_of(known, checkpoint, place)
         if record is None or record.state not in DONE:
             waiting.append(checkpoint)
         if record is not None and record.token and record.state != "failed":
-            begun.add(checkpoint.step)
+            started.add(checkpoint.step)
     best = max((item.step for item in waiting if item.is_best), default=None)
     newest = max((item.step for item in waiting), default=None)
     return sorted(
         waiting,
-        key=lambda item: (item.step in begun, item.step == newest, item.step == best, item.step),
+        key=lambda item: (item.step in started, item.step == newest, item.step == best, item.step),
         reverse=True,
     )
 

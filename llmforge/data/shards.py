@@ -102,7 +102,7 @@ def _check_type(shard: TokenShard) -> None:
     ids = shard.ids
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise DataError(
-            f"{shard.name} holds {ids.dtype} of shape {list(ids.shape)}, no sequence of token ids"
+            f"{shard.name} holds {ids.dtype} of shape {list(ids.shape)}, not a row of token ids"
         )
 
 

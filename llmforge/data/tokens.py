@@ -149,7 +149,7 @@ def _map(
     if size != expected:
         raise _DamagedError(f"{path.name} has {size} bytes instead of {expected}")
     if _sha256(path, check_stop, moved=moved) != meta.sha256:
-        raise _DamagedError(f"{path.name} has another content than was written")
+        raise _DamagedError(f"{path.name} does not hold what was written")
     # An empty file cannot be mapped.
     empty = meta.n_tokens == 0
     tokens = np.empty(0, dtype) if empty else np.memmap(path, dtype=dtype, mode="r")

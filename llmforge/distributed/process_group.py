@@ -166,7 +166,7 @@ class ProcessGroupTeam:
         self._looked = now
         with contextlib.suppress(RuntimeError):  # without its store nothing can be known
             if self._store.check([_FAILURE]):
-                raise self._peer_failed(PeerFailed("told in time"))
+                raise self._peer_failed(PeerFailed("it reported its failure in time"))
 
     def leave(self) -> None:
         """Cut the connections."""

@@ -94,7 +94,8 @@ class Team(Protocol):
         :class:`~llmforge.errors.PeerFailed` on the others. Not called in any order.
 
         Args:
-            undisturbed: makes the context in which a failure is told: no signal breaks it off.
+            undisturbed: makes the context in which a failure is sent to the others, and no signal
+                interrupts it.
         """
         ...
 

@@ -49,7 +49,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     if target.is_dir():
         raise UsageError(f"{target} is a directory")
     if target.exists() and not overwrite:
-        raise UsageError(f"{target} is there already", remedy="--force replaces it")
+        raise UsageError(f"{target} already exists", remedy="--force replaces it")
 
 
 def _chunks(places: tuple[Place, ...], tensors: StoredTensors) -> Iterator[bytes | memoryview]:

@@ -23,7 +23,7 @@ def locate(address: str, *, root: Path, say: Callable[[str], None] = lambda _: N
     A path may lead to a run directory (with or without ``@…``), to a checkpoint, or to the
     ``best`` or ``last`` beside it. Without ``@…`` the best checkpoint is meant, or the last one
     when none was ever the best. ``TRACKER:…`` is a run in a tracker's service, whose checkpoint is
-    fetched if it is not here; ``say`` is told.
+    fetched if it is not here; ``say`` is called with what happens.
 
     Raises:
         RunError: no run matches.

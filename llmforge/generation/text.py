@@ -31,7 +31,7 @@ class StreamedText:
         self._prompt = prompt
         self._begin = begin
         self._write = write
-        self._begun = False
+        self._started = False
 
     def __call__(self, _index: int, piece: str) -> None:
         """Show a piece."""
@@ -44,9 +44,9 @@ class StreamedText:
         self._write("\n")
 
     def _show_prompt(self) -> None:
-        if not self._begun:
+        if not self._started:
             self._begin(self._prompt)
-            self._begun = True
+            self._started = True
 
 
 def generate_texts(

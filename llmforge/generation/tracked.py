@@ -98,7 +98,7 @@ def _open(tracker: str, name: str, *, root: Path) -> TrackedRun:
     component = plugins.load("tracker", tracker)()
     if not hasattr(component, HOOK):
         raise UsageError(
-            f"tracker '{tracker}' keeps no checkpoints to fetch",
+            f"tracker '{tracker}' has no checkpoints to fetch",
             remedy="'forge runs list' shows the runs that are here",
         )
     if problems := component.missing_packages():
@@ -107,7 +107,7 @@ def _open(tracker: str, name: str, *, root: Path) -> TrackedRun:
         plugins.build_manager([component]), HOOK, address=name, root=root
     )
     if run.run_id in ("", ".", "..") or "/" in run.run_id:
-        raise RunError(f"{run.link} is no run of llmforge: it says no run id")
+        raise RunError(f"{run.link} is not a run of llmforge: it has no run id")
     return run
 
 
@@ -156,7 +156,7 @@ def _in_storage(run: TrackedRun, recipe: Recipe | None, *, say: Say) -> Iterator
     try:
         commits = remote.commits()
     except StorageError as error:
-        say(f"{remote.url} was not asked for checkpoints: {error.message}")
+        say(f"{remote.url} could not be asked for checkpoints: {error.message}")
         return
     for commit in commits:
         yield _Found(commit.step, commit.is_best, remote.url, partial(remote.fetch, commit))
@@ -165,7 +165,7 @@ def _in_storage(run: TrackedRun, recipe: Recipe | None, *, say: Say) -> Iterator
 def _choose(found: Sequence[_Found], which: str, run: TrackedRun) -> _Found:
     if not found:
         raise CheckpointError(
-            f"{run.link} keeps no checkpoint of {run.run_id}, and none is here",
+            f"{run.link} has no checkpoint of {run.run_id}, and none is here",
             remedy="a run keeps some with log_checkpoints of its tracker, or with a storage.url",
         )
     chosen = _matching(found, which)

@@ -51,7 +51,7 @@ def load_legacy_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} does not hold weights alone: reading it would run code from the file, "
             "or it is damaged",
-            remedy="where you trust it, save its weights alone: "
+            remedy="if you trust it, save its weights alone: "
             "torch.save(model.state_dict(), 'weights.pt')",
         ) from error
     found = _state_dict(content)

@@ -29,7 +29,7 @@ def metric_rows(path: Path) -> list[Row]:
         return list(read_rows(path))
     except ValueError as error:
         raise RunError(
-            f"{path} has a damaged row: {error}", remedy="mend that line or take it out"
+            f"{path} has a damaged row: {error}", remedy="correct that line or remove it"
         ) from error
 
 

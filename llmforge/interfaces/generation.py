@@ -46,6 +46,6 @@ class Generator(Protocol):
 
         Raises:
             UsageError: a prompt cannot be continued (for example it is empty and the tokenizer
-                has no end-of-text token to begin from).
+                has no end-of-text token to start from).
         """
         ...

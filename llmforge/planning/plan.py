@@ -113,7 +113,7 @@ def plan_memory(
     batch = recipe.train.batch_size
     if batch % ranks:
         raise UsageError(
-            f"a batch of {batch} sequences cannot be shared among {ranks} ranks",
+            f"a batch of {batch} sequences cannot be divided among {ranks} ranks",
             remedy=f"set train.batch_size to a multiple of {ranks}",
         )
     precision = "bf16" if recipe.train.precision == "auto" else recipe.train.precision

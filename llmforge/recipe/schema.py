@@ -50,7 +50,7 @@ def check_placeholders(value: str) -> str:
     """Accept a text whose braces hold nothing but :data:`PLACEHOLDERS`."""
     unknown = [item for item in re.findall(r"{[^{}]*}?|}", value) if item not in PLACEHOLDERS]
     if unknown:
-        raise ValueError(f"'{unknown[0]}' stands for nothing; known: {', '.join(PLACEHOLDERS)}")
+        raise ValueError(f"'{unknown[0]}' is not a placeholder; known: {', '.join(PLACEHOLDERS)}")
     return value
 
 

@@ -140,7 +140,7 @@ def _next_file(stream: _Readable, left: Mapping[str, FileEntry]) -> str | None:
         return None
     info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-        raise StorageError(f"{info.name!r} is no regular file")
+        raise StorageError(f"{info.name!r} is not a regular file")
     if info.name not in left or not is_safe(info.name):
         raise StorageError(f"it holds {info.name!r}, which the checkpoint does not have")
     if info.size != left[info.name].size:
@@ -211,7 +211,7 @@ def _damages(kind: str) -> tuple[type[Exception], ...]:
 
 def _zstandard(kind: str) -> Any:
     if kind != "tar.zst":
-        raise StorageError(f"'{kind}' is no kind of archive", remedy="none, tar.gz or tar.zst")
+        raise StorageError(f"'{kind}' is not a kind of archive", remedy="none, tar.gz or tar.zst")
     problem = missing_package(kind)
     if problem is not None:
         raise StorageError(problem.message, remedy=problem.remedy)

@@ -83,7 +83,7 @@ def decode_commit(content: bytes, *, where: str) -> Commit:
         sealed = body.pop("seal") == seal(body)
         version = int(body["format_version"])
     except (ValueError, LookupError, AttributeError, TypeError) as error:
-        raise StorageError(f"{where} is no COMMIT of a checkpoint: {error}") from error
+        raise StorageError(f"{where} is not the COMMIT of a checkpoint: {error}") from error
     if not sealed:
         raise StorageError(f"{where} was altered: its seal does not match")
     if version > FORMAT_VERSION:

@@ -39,7 +39,7 @@ def fetch_checkpoint(
         CheckpointError: there is no room for it.
     """
     if target.exists():
-        raise StorageError(f"{target} is there already", remedy="move it out of the way")
+        raise StorageError(f"{target} already exists", remedy="move it out of the way")
     needed = sum(entry.size for entry in commit.files.values())
     target.parent.mkdir(parents=True, exist_ok=True)
     preflight_space(target.parent, needed if commit.archive == archives.NONE else 2 * needed)
@@ -57,14 +57,14 @@ def fetch_checkpoint(
                 packed, commit.files, partial, kind=commit.archive, progress=lambda _: None
             )
         if wrong := verify(partial, hashes=False):
-            raise StorageError(f"{connections.url}/{folder} is no checkpoint: {'; '.join(wrong)}")
+            raise StorageError(f"{connections.url}/{folder} is not a checkpoint: {'; '.join(wrong)}")
         for path in [partial, *(path for path in partial.rglob("*") if path.is_dir())]:
             sync_directory(path)
         partial.rename(target)
         sync_directory(target.parent)
     except OSError as error:
         raise StorageError(
-            f"{connections.url}/{folder} cannot be kept in {target}: {error.strerror or error}"
+            f"{connections.url}/{folder} cannot be saved in {target}: {error.strerror or error}"
         ) from error
     finally:
         packed.unlink(missing_ok=True)
@@ -91,7 +91,7 @@ def fetch_run_files(
             sync_directory(path)
     except OSError as error:
         raise StorageError(
-            f"{connections.url}/{mine} cannot be kept in {into}: {error.strerror or error}"
+            f"{connections.url}/{mine} cannot be saved in {into}: {error.strerror or error}"
         ) from error
     return sorted(files)
 
@@ -117,7 +117,7 @@ def verify_commit(
         if size != entry.size:
             return f"{stored} has {size} bytes instead of {entry.size}"
         if deep and stored_hash(connections, stored, moved=task.advance) != entry.sha256:
-            return f"{stored} was altered: its SHA-256 is another"
+            return f"{stored} was altered: its SHA-256 differs"
         return ""
 
     with track(f"reading back step {commit.step}", total=commit.size) as task:

@@ -71,7 +71,7 @@ class RemoteRun:
 
     def _set(self, connections: Connections, run_id: str, attempt: int, concurrency: int) -> None:
         if not is_safe(run_id) or "/" in run_id:
-            raise StorageError(f"'{run_id}' cannot name a folder in storage")
+            raise StorageError(f"'{run_id}' is not a valid folder name in storage")
         self.run_id = run_id
         self.attempt = attempt
         self._folder = attempt_folder(run_id, attempt)
@@ -323,7 +323,7 @@ class RemoteRun:
         except ValueError as error:
             raise StorageError(f"{self.url}/{name} is damaged: {error}") from error
         if not isinstance(body, dict):
-            raise StorageError(f"{self.url}/{name} is damaged: it is no JSON object")
+            raise StorageError(f"{self.url}/{name} is damaged: not a JSON object")
         return body
 
     def _step_folder(self, step: int) -> str:

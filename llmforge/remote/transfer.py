@@ -125,7 +125,7 @@ def receive(
             moved=moved,
         )
         if source_of(partial).entry != entry:
-            raise StorageError(f"{connections.url}/{name} was altered: its SHA-256 is another")
+            raise StorageError(f"{connections.url}/{name} was altered: its SHA-256 differs")
         _sync(partial)
         partial.replace(target)
     finally:

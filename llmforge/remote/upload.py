@@ -160,7 +160,7 @@ class Upload:
 
         def one(name: str, source: Source) -> None:
             if hash_file(source.path) != source.entry.sha256:
-                raise CheckpointError(f"{source.path} was altered: its SHA-256 is another")
+                raise CheckpointError(f"{source.path} was altered: its SHA-256 differs")
             moved = report.of(name, source.entry.size)
             stored = f"{self._mine}/{name}"
             known = stored_size(self._connections, stored) if stored in there else None
@@ -221,7 +221,7 @@ class Upload:
                 raise CommitConflict(
                     f"{self._connections.url}/{self._job.folder} holds another checkpoint of step "
                     f"{own.step}, committed {there.created}",
-                    remedy="it stays as it is; 'forge runs clear' begins a new attempt",
+                    remedy="it stays as it is; 'forge runs clear' starts a new attempt",
                 )
         shutil.rmtree(self._job.staging, ignore_errors=True)
         self._on_state("committed", there.size, there.size)

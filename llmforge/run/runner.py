@@ -401,7 +401,7 @@ class _Start:
             telemetry.ended(*self._ended(state, reason, {}), failure=failure)
 
     def _finish_uploads(self, telemetry: Telemetry, *, stopped_by: str | None) -> None:
-        if telemetry.uploads is not None and telemetry.uploads_begun:
+        if telemetry.uploads is not None and telemetry.uploads_started:
             self._reporter.phase("finishing uploads; Ctrl-C leaves the rest to the next start")
             seconds = grace_seconds(self._plan.recipe.storage, stopped_by=stopped_by)
             telemetry.finish_uploads(seconds)

@@ -74,7 +74,7 @@ def read_record(directory: RunDirectory) -> RunRecord:
     try:
         body = json.loads(directory.record.read_bytes())
     except FileNotFoundError:
-        raise RunError(f"{directory.path} holds no run.json, so it is no run") from None
+        raise RunError(f"{directory.path} holds no run.json, so it is not a run") from None
     except OSError as error:
         raise RunError(
             f"{directory.record} cannot be read: {error.strerror}",

@@ -110,7 +110,7 @@ class Controller:
         if done.failed:
             raise RunError(
                 f"sweep {self._sweep.id} was given up: {done.reason}",
-                remedy=f"'forge sweep show {self._sweep.id}' has the reasons; mend them, then: "
+                remedy=f"'forge sweep show {self._sweep.id}' has the reasons; fix them, then: "
                 f"forge sweep retry {self._sweep.id} --failed",
             )
         return done

@@ -112,7 +112,7 @@ class Ledger:
         self._storage.set_trial_intermediate_value(entry, step, value)
 
     def set_pruned(self, entry: int, reason: str) -> None:
-        """Note why an attempt was told to stop early; it has yet to save and end."""
+        """Note why an attempt was asked to stop early; it has yet to save and end."""
         self._storage.set_trial_user_attr(entry, "pruned", reason)
 
     def finish(self, entry: int, result: Result) -> None:

@@ -200,7 +200,7 @@ def load_sweep(directory: SweepDirectory) -> Sweep:
     try:
         record = json.loads(directory.record.read_bytes())
     except FileNotFoundError:
-        raise RunError(f"{directory.path} is no sweep") from None
+        raise RunError(f"{directory.path} is not a sweep") from None
     except (OSError, ValueError) as error:
         raise RunError(
             f"{directory.record} cannot be read: {error}",

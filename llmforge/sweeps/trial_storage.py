@@ -57,7 +57,7 @@ def _database(url: str, *, wait: bool) -> BaseStorage:
         return cast("BaseStorage", Enduring(cached, name=name))
     except ArgumentError as error:
         raise UsageError(
-            f"sweep.study: '{url}' is no address of a database",
+            f"sweep.study: '{url}' is not the address of a database",
             remedy="for example postgresql+psycopg://host/name, or sqlite:///study.db",
         ) from error
     except ImportError as error:

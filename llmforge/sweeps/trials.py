@@ -52,7 +52,7 @@ class Attempt:
         beat: the newest sign of life, in seconds since the epoch.
         run: ``id`` and ``identity`` of its run, once known.
         curve: the objective by step, of this attempt alone.
-        pruned: why it was told to stop early, once it was.
+        pruned: why it was asked to stop early, once it was.
         result: how it ended; None while it runs.
     """
 

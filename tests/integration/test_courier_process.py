@@ -72,7 +72,7 @@ def test_a_recipe_it_cannot_use_is_a_problem_told_before_the_run(run: RunDirecto
 def test_one_killed_before_it_is_ready_is_an_error_that_names_its_log(run: RunDirectory) -> None:
     courier = Courier(run, on_error=lambda *_: None)
     courier.kill()
-    with pytest.raises(PluginError, match="ended with code -9 before the run began") as raised:
+    with pytest.raises(PluginError, match="ended with code -9 before the run started") as raised:
         courier.problems()
     assert "courier.log" in raised.value.remedy
     assert courier.close(1) is None

@@ -113,9 +113,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(directory: Path) -> Start:
     """The first start, up to step 6 of 12."""
-    begun = start(directory, "first.jsonl", "--set", "train.stop_at=6")
-    assert begun.code == 0, begun.output
-    return begun
+    started = start(directory, "first.jsonl", "--set", "train.stop_at=6")
+    assert started.code == 0, started.output
+    return started
 
 
 @pytest.fixture(scope="module")
@@ -166,16 +166,16 @@ def test_a_generator_is_built_over_a_model_in_evaluation_mode(resumed: Start) ->
 
 @pytest.mark.parametrize("who", ["callback", "tracker"])
 def test_the_start_comes_first_and_the_end_last(first: Start, resumed: Start, who: str) -> None:
-    for begun in (first, resumed):
-        told = [line["hook"] for line in begun.record if line["who"] == who and "event" in line]
+    for started in (first, resumed):
+        told = [line["hook"] for line in started.record if line["who"] == who and "event" in line]
         assert (told[0], told[-1]) == ("forge_run_start", "forge_run_end")
         assert told.count("forge_run_start") == told.count("forge_run_end") == 1
 
 
 @pytest.mark.parametrize("who", ["callback", "tracker"])
 def test_a_resumed_run_says_where_it_goes_on_and_how_it_ended(resumed: Start, who: str) -> None:
-    (begun,) = resumed.calls("forge_run_start", who)
-    assert (begun["event"]["resumed_from"], begun["event"]["restart"]) == (6, 2)
+    (started,) = resumed.calls("forge_run_start", who)
+    assert (started["event"]["resumed_from"], started["event"]["restart"]) == (6, 2)
     (ended,) = resumed.calls("forge_run_end", who)
     assert ended["event"]["state"] == "early-stopped"
     assert "seen enough" in ended["event"]["reason"]
@@ -230,8 +230,8 @@ def test_a_tracker_lives_in_another_process_than_the_training(first: Start) -> N
 def test_a_tracker_is_told_all_that_a_callback_is_told_and_nothing_twice(
     first: Start, resumed: Start
 ) -> None:
-    def events(begun: Start, who: str) -> list[dict[str, Any]]:
-        return [line["event"] for line in begun.record if line["who"] == who and "event" in line]
+    def events(started: Start, who: str) -> list[dict[str, Any]]:
+        return [line["event"] for line in started.record if line["who"] == who and "event" in line]
 
     assert events(first, "tracker") == events(first, "callback")
     known = {(event["hook"], event.get("step")) for event in events(first, "tracker")}

@@ -147,10 +147,10 @@ def test_a_silent_service_is_given_up_and_the_next_try_goes_on(
     path = checkpoint(tmp_path, 5)
     run.commits()
     s3_proxy.faults = lambda _: "stall"
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(StorageStalled, match="nothing moved for 1 seconds"):
         run.upload(path, token=token)
-    assert time.monotonic() - begun < 25
+    assert time.monotonic() - started < 25
     s3_proxy.faults = lambda _: ""
     assert run.upload(path, token=token).token == token
 

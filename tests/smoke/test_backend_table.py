@@ -64,19 +64,19 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._begun: dict[Team, Workplace] = {}
+        self._started: dict[Team, Workplace] = {}
         self._whole: dict[Team, Workplace] = {}
 
     def _new(self, name: str) -> Workplace:
         settings = {"eval.every": "6", "checkpoint.every": "6"}
         return Workplace(self._path / name, settings, recipe=LONG)
 
-    def begun(self, team: Team) -> Workplace:
+    def started(self, team: Team) -> Workplace:
         """Return a run that stands at half its steps; not to be changed."""
-        if team not in self._begun:
-            place = self._begun[team] = self._new(f"started-{team[0]}-{team[1]}")
+        if team not in self._started:
+            place = self._started[team] = self._new(f"started-{team[0]}-{team[1]}")
             place.train(*options(team), "--set", f"train.stop_at={HALF}")
-        return self._begun[team]
+        return self._started[team]
 
     def whole(self, team: Team) -> Workplace:
         """Return a run that was never interrupted."""
@@ -88,7 +88,7 @@ class Table:
     def resumed(self, writer: Team, reader: Team) -> Workplace:
         """Return a run that ``writer`` began and ``reader`` took to its end."""
         name = f"{writer[0]}-{writer[1]}-by-{reader[0]}-{reader[1]}"
-        place = self.begun(writer).copy(self._path / name)
+        place = self.started(writer).copy(self._path / name)
         place.train(*options(reader))
         return place
 

@@ -127,7 +127,7 @@ def test_a_run_is_pulled_with_the_checkpoint_that_is_asked_for(
     assert steps(elsewhere.checkpoints) == [10]
     assert (elsewhere.run.checkpoints / "best").read_text() == "step-00000010\n"
     assert elsewhere.record["step"] == 12
-    assert "step 10 is here already" in elsewhere.forge_here("runs", "pull", "tiny")
+    assert "step 10 is already here" in elsewhere.forge_here("runs", "pull", "tiny")
     elsewhere.forge_here("runs", "pull", "tiny", "--checkpoint", "all")
     assert steps(elsewhere.checkpoints) == [3, 5, 6, 9, 10, 12]
     newest = elsewhere.checkpoints[-1] / "model.safetensors"

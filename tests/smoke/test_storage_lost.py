@@ -132,7 +132,7 @@ def test_another_recipe_under_the_same_id_is_refused_by_what_storage_holds(
     workplace, _ = there
     lose_machine(workplace)
     output = workplace.train_here("--set", "train.batch_size=4", expect=1)
-    assert "is run tiny of another recipe" in output
+    assert "is run tiny of a different recipe" in output
     assert not workplace.run.record.exists()
 
 

@@ -1,4 +1,4 @@
-"""Commands that are given no name, runs that are of another recipe, and what to type then."""
+"""Commands that are given no name, runs that are of a different recipe, and what to type then."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_what_is_trained_on_ids_reads_and_writes_ids(sharded: Workplace) -> None
     assert "9 10 11" in output
     assert "val/loss" in sharded.forge_here("evaluate", "tiny")
     refused = sharded.forge_here("generate", "tiny", "--prompt", "a river", expect=1)
-    assert "is no token id below 300" in refused
+    assert "is not a token id below 300" in refused
 
 
 def test_prepare_says_where_the_shards_lie(sharded: Workplace) -> None:

@@ -128,7 +128,7 @@ def test_addresses_find_their_checkpoint(tmp_path: Path) -> None:
     [
         (150, "no checkpoint of step 150.*\n.*100, 200"),
         ("best", "no best checkpoint.*\n.*100, 200"),
-        ("newest", "'newest' is no checkpoint: write best, last or a step"),
+        ("newest", "'newest' is not a checkpoint: write best, last or a step"),
     ],
 )
 def test_an_address_that_finds_nothing_says_what_there_is(

@@ -135,8 +135,8 @@ def be_negative(tensors: dict[str, Any]) -> None:
         (shorten_one, r"model-00003-of-.* holds 20 elements of tensor 'wte' instead of 19"),
         (rename, r"model-00001-of-.* does not hold its piece of tensor 'wpe'"),
         (retype, r"model-00001-of-.* holds tensor 'wte' as F32, not as I32"),
-        (leave_the_folder, r"'wte' is said to lie outside the checkpoint"),
-        (be_negative, r"'wte' has a shape or place that is no whole number"),
+        (leave_the_folder, r"'wte' is recorded outside the checkpoint"),
+        (be_negative, r"'wte' has a shape or place that is not a whole number"),
     ],
 )
 def test_pieces_that_make_no_whole_are_named(

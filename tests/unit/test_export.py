@@ -77,7 +77,7 @@ def test_json_tells_size_and_hash(run: RunDirectory) -> None:
 
 def test_a_file_that_is_there_is_replaced_only_when_told(run: RunDirectory) -> None:
     forge("run-1@1", "--weights", "w.safetensors")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         forge("run-1@2", "--weights", "w.safetensors")
     assert_same(load_file("w.safetensors"), weights(1))
     forge("run-1@2", "--weights", "w.safetensors", "--force")

@@ -90,7 +90,7 @@ def test_a_path_may_hold_an_at_sign(root: Path, tmp_path: Path) -> None:
         ("gamma", RunError, "no run 'gamma'"),
         ("", UsageError, "empty"),
         ("alpha-1@7", CheckpointError, "no checkpoint of step 7"),
-        ("alpha-1@newest", CheckpointError, "'newest' is no checkpoint"),
+        ("alpha-1@newest", CheckpointError, "'newest' is not a checkpoint"),
         ("beta@best", CheckpointError, "no best checkpoint"),
         ("runs/nothing", UsageError, "no such path"),
         ("runs", UsageError, "neither a checkpoint nor a run"),

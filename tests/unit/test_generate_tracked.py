@@ -222,7 +222,7 @@ def test_a_run_without_kept_checkpoints_says_how_to_keep_some(
     find: Locate, shelf: ShelfRun
 ) -> None:
     shelf.kept = ()
-    with pytest.raises(CheckpointError, match="keeps no checkpoint of tracked-1") as caught:
+    with pytest.raises(CheckpointError, match="has no checkpoint of tracked-1") as caught:
         find("shelf:7")
     assert "storage.url" in caught.value.remedy
 
@@ -244,7 +244,7 @@ def test_a_checkpoint_comes_from_the_runs_storage_when_the_tracker_has_none(
 
 
 def test_a_tracker_that_keeps_none_says_so(find: Locate) -> None:
-    with pytest.raises(UsageError, match="tracker 'paper' keeps no checkpoints to fetch"):
+    with pytest.raises(UsageError, match="tracker 'paper' has no checkpoints to fetch"):
         find("paper:7")
 
 
@@ -260,7 +260,7 @@ def test_what_a_services_package_raises_becomes_one_message(
 @pytest.mark.parametrize("run_id", ["", "..", "a/b"])
 def test_a_run_that_is_none_of_ours_is_refused(find: Locate, shelf: ShelfRun, run_id: str) -> None:
     shelf.run_id = run_id
-    with pytest.raises(RunError, match="shelf 7 is no run of llmforge"):
+    with pytest.raises(RunError, match="shelf 7 is not a run of llmforge"):
         find("shelf:7")
 
 

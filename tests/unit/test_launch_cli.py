@@ -225,8 +225,8 @@ def test_one_pod_on_the_cpu_needs_no_launcher(launch: Launch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("slurm", "--nodes", "3"), "cannot be shared among 3 processes"),
-        (("slurm", "--job-name", "My Job"), "'My Job' cannot name a job"),
+        (("slurm", "--nodes", "3"), "cannot be divided among 3 processes"),
+        (("slurm", "--job-name", "My Job"), "'My Job' is not a valid job name"),
         (("slurm", "--output", "my recipe.toml"), "my recipe.toml exists"),
         (("slurm", "--output", "no/where.sh"), "cannot be written"),
         (("k8s", "--image", "x"), "checkpoints would end with their pod"),

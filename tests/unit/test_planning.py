@@ -242,7 +242,7 @@ def test_the_batch_stays_the_same_over_any_number_of_ranks() -> None:
         assert row.micro_batch == (4 if row.strategy == "single" else 2)
         assert row.largest is not None
         assert row.largest * (row.accumulated or 0) * row.ranks == 8
-    with pytest.raises(UsageError, match="8 sequences cannot be shared among 3 ranks"):
+    with pytest.raises(UsageError, match="8 sequences cannot be divided among 3 ranks"):
         planned(recipe(), ranks=3)
 
 
@@ -278,7 +278,7 @@ def test_sizes_of_memory_are_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["much", "80 bananas", "0GB", "-1GB", ""])
 def test_what_is_no_size_of_memory_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no size of memory"):
+    with pytest.raises(UsageError, match="is not a memory size"):
         parse_size(text)
 
 

@@ -236,14 +236,14 @@ def test_the_prefix_of_the_package_is_not_doubled(tmp_path: Path) -> None:
     ["Thing", "9thing", "th ing", "th_ing", "-thing", "thing-", "a--b", "../x", "ü", "x" * 41, ""],
 )
 def test_a_name_that_cannot_be_a_package_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot name a plugin"):
+    with pytest.raises(UsageError, match="is not a valid plugin name"):
         write_package(name, kind="tracker", parent=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "llmforge-thing").mkdir()
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         invoke("new", "thing", "--dir", str(tmp_path))
     assert list((tmp_path / "llmforge-thing").iterdir()) == []
 

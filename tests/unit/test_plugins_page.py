@@ -26,9 +26,9 @@ def test_it_describes_every_contract_suite_and_stand_in() -> None:
 
 
 def test_it_names_every_kind_that_can_be_begun() -> None:
-    begun = re.search(r"`--kind` may be ([^;]*);", PAGE)
-    assert begun is not None
-    assert set(re.findall(r"[a-z]+", begun[1])) - {"or"} == set(TEMPLATED)
+    started = re.search(r"`--kind` may be ([^;]*);", PAGE)
+    assert started is not None
+    assert set(re.findall(r"[a-z]+", started[1])) - {"or"} == set(TEMPLATED)
 
 
 def test_what_it_shows_of_the_example_is_in_the_example() -> None:

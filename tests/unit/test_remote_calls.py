@@ -33,10 +33,10 @@ def test_a_silent_call_is_given_up_and_its_thread_stops_at_its_next_sign() -> No
         finally:
             ended.set()
 
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(StorageStalled, match=r"reading x: nothing moved for 0\.2 seconds"):
         call(work, seconds=0.2, what="reading x", progress=pulse)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - started < 5
     go_on.set()
     assert ended.wait(5)
 
@@ -70,12 +70,12 @@ def test_threads_share_the_bandwidth() -> None:
             limiter.take(50_000, waiting=lambda: waits.append(None))
 
     threads = [threading.Thread(target=move) for _ in range(2)]
-    begun = time.monotonic()
+    started = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert 0.39 <= time.monotonic() - begun < 2
+    assert 0.39 <= time.monotonic() - started < 2
     assert waits
 
 
@@ -83,11 +83,11 @@ def test_waiting_for_bandwidth_is_no_stall(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(bytes(1_000_000))
     slow = Connections(f"file://{tmp_path}/place", stall_seconds=0.6, limiter=Limiter(500_000))
-    begun = time.monotonic()
+    started = time.monotonic()
     slow.call(
         "x", lambda storage, progress: storage.put(source, "a", progress=progress), limited=True
     )
-    assert time.monotonic() - begun >= 1.9
+    assert time.monotonic() - started >= 1.9
 
 
 class Flaky:
@@ -224,11 +224,11 @@ def test_many_are_done_a_few_at_once_and_answered_in_order() -> None:
 
 
 def test_the_first_error_of_many_ends_the_rest() -> None:
-    begun: list[int] = []
+    started: list[int] = []
     stop = threading.Event()
 
     def work(number: int, _: None) -> None:
-        begun.append(number)
+        started.append(number)
         if number == 1:
             raise ValueError("the first")
         if not stop.wait(20):
@@ -238,7 +238,7 @@ def test_the_first_error_of_many_ends_the_rest() -> None:
     items = [(number, None) for number in range(100)]
     with pytest.raises(ValueError, match="the first"):
         for_each(items, work, concurrency=4, failed=stop.set)
-    assert len(begun) <= 4
+    assert len(started) <= 4
 
 
 @pytest.mark.parametrize("error", [StorageError("no login", remedy="log in"), UsageError("x")])

@@ -241,7 +241,7 @@ def test_a_commit_that_was_tampered_with_is_an_error_not_an_absence(
     with pytest.raises(StorageError, match="seal"):
         run.commits()
     call(run, lambda storage: storage.write(name, b""))
-    with pytest.raises(StorageError, match="is no COMMIT"):
+    with pytest.raises(StorageError, match="is not the COMMIT"):
         run.commits()
 
 
@@ -270,7 +270,7 @@ def test_a_checkpoint_is_never_fetched_over_one_that_is_there(
 ) -> None:
     commit = upload(run, checkpoints)
     before = contents(checkpoints / "step-00000100")
-    with pytest.raises(StorageError, match="there already"):
+    with pytest.raises(StorageError, match="already exists"):
         run.fetch(commit, checkpoints / "step-00000100")
     assert contents(checkpoints / "step-00000100") == before
 
@@ -332,10 +332,10 @@ def test_runs_are_listed_by_their_newest_attempt(
     name = "my-run/attempt-00002/checkpoints/step-00000100/COMMIT.json"
     call(run, lambda storage: storage.write(name, b""))
     (entry,) = list_runs(url)
-    assert "is no COMMIT" in entry.problem
+    assert "is not the COMMIT" in entry.problem
 
 
 def test_a_run_id_cannot_lead_out_of_the_storage(url: str) -> None:
     for name in ("..", "a/b", "", "a\\b"):
-        with pytest.raises(StorageError, match="cannot name a folder"):
+        with pytest.raises(StorageError, match="is not a valid folder name"):
             RemoteRun(url, None, name, 1)

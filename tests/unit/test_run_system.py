@@ -121,7 +121,7 @@ def test_a_failure_ends_the_samples_and_not_the_run(
         sampler._thread.join(10)
         assert not sampler._thread.is_alive()
     assert numbers.reads == 1
-    assert "no more system metrics: OSError: no room" in caplog.text
+    assert "system metrics have stopped: OSError: no room" in caplog.text
 
 
 def test_the_machine_is_read(tmp_path: Path) -> None:

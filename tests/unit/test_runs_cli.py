@@ -331,7 +331,7 @@ def test_status_without_a_run_lists_the_unfinished_and_counts_all(root: Path, fo
 
 def test_clear_without_a_terminal_needs_a_yes(root: Path, forge: Forge) -> None:
     directory = make_run(root, "x")
-    with pytest.raises(UsageError, match="nobody can be asked") as caught:
+    with pytest.raises(UsageError, match="no terminal to ask on") as caught:
         forge("clear", "x")
     assert caught.value.remedy == "forge runs clear x --yes"
     assert directory.record.exists()

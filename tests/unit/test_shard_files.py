@@ -160,10 +160,10 @@ def test_a_file_that_is_no_shard_is_refused_by_name(tmp_path: Path, write: Any) 
 
 def test_other_wrong_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "odd.bin").write_bytes(b"abc")
-    with pytest.raises(DataError, match=r"odd\.bin has 3 bytes, no whole number of uint16"):
+    with pytest.raises(DataError, match=r"odd\.bin has 3 bytes, not a whole number of uint16"):
         opened(tmp_path / "odd.bin")
     (tmp_path / "x.txt").write_text("text")
-    with pytest.raises(DataError, match=r"x\.txt is no shard.*\.npy, \.npz, \.bin"):
+    with pytest.raises(DataError, match=r"x\.txt is not a shard.*\.npy, \.npz, \.bin"):
         opened(tmp_path / "x.txt")
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04")
     with pytest.raises(DataError, match=r"x\.npz cannot be read"):

@@ -44,14 +44,14 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FORGE_RUN_ROOT", raising=False)
 
 
-def begun(recipe: str = RECIPE, *overrides: str) -> Sweep:
+def started(recipe: str = RECIPE, *overrides: str) -> Sweep:
     Path("s.toml").write_text(recipe, encoding="utf-8")
     return open_sweep("s.toml", overrides=overrides)
 
 
 def filled() -> Sweep:
     """Return a sweep with trials of every kind."""
-    sweep = begun()
+    sweep = started()
     ledger = sweep.ledger()
     for number in range(6):
         parameters = {
@@ -84,30 +84,30 @@ def said(*arguments: str) -> str:
 
 
 def test_another_space_or_budget_is_the_same_sweep_and_another_recipe_is_not() -> None:
-    first = begun()
+    first = started()
     assert first.id.startswith("s-")
-    assert begun(RECIPE.replace("[4, 8, 16]", "[4, 8, 16, 32]")).id == first.id
-    assert begun(RECIPE, "sweep.max_trials=99", "sweep.seeds=1").id == first.id
-    assert begun(RECIPE, "train.max_steps=7").id != first.id
-    assert begun(RECIPE, 'sweep.metric="val/perplexity"').id != first.id
+    assert started(RECIPE.replace("[4, 8, 16]", "[4, 8, 16, 32]")).id == first.id
+    assert started(RECIPE, "sweep.max_trials=99", "sweep.seeds=1").id == first.id
+    assert started(RECIPE, "train.max_steps=7").id != first.id
+    assert started(RECIPE, 'sweep.metric="val/perplexity"').id != first.id
 
 
 def test_a_sweep_of_something_else_under_the_same_id_is_refused() -> None:
     named = RECIPE.replace("[sweep]", '[sweep]\nid = "mine"')
-    assert begun(named).id == "mine"
+    assert started(named).id == "mine"
     with pytest.raises(RunError, match=r"started with other sweep\.metric"):
-        begun(named, 'sweep.metric="val/perplexity"')
+        started(named, 'sweep.metric="val/perplexity"')
     with pytest.raises(RunError, match=r"started with other values outside \[sweep\]"):
-        begun(named, "train.max_steps=7")
+        started(named, "train.max_steps=7")
 
 
 def test_a_recipe_without_a_sweep_says_what_to_add() -> None:
     with pytest.raises(RecipeError, match=r"no \[sweep\] table"):
-        begun('extends = "wikitext_tiny"\n')
+        started('extends = "wikitext_tiny"\n')
 
 
 def test_a_sweep_is_read_back_with_its_overrides() -> None:
-    first = begun(RECIPE, "sweep.max_trials=99", "optimizer.muon.momentum=0.5")
+    first = started(RECIPE, "sweep.max_trials=99", "optimizer.muon.momentum=0.5")
     again = load_sweep(find_sweep(Path("runs"), "s-"))
     assert again.id == first.id
     assert again.space == first.space
@@ -156,7 +156,7 @@ def test_the_page_stands_alone_and_has_every_picture_and_trial() -> None:
 
 
 def test_a_sweep_that_has_only_begun_leaves_a_page_and_no_best() -> None:
-    sweep = begun()
+    sweep = started()
     assert write_outputs(sweep) == []
     ledger = sweep.ledger()
     ledger.begin(0, 0, 0, {"train.batch_size": 4, "optimizer.adamw.lr": 1e-3})
@@ -213,13 +213,13 @@ def test_trials_are_exported_as_a_table() -> None:
 
 
 def test_stopping_is_seen_by_every_worker() -> None:
-    sweep = begun()
+    sweep = started()
     assert "forge sweep resume" in said("stop", sweep.id)
     assert sweep.ledger().stopped
 
 
 def test_a_sweep_that_is_not_there_is_told_with_those_that_are() -> None:
-    begun()
+    started()
     with pytest.raises(RunError, match="no sweep 'other'") as caught:
         find_sweep(Path("runs"), "other")
     assert "s-" in caught.value.remedy

@@ -344,7 +344,7 @@ def test_another_content_than_the_services_md5_is_not_taken(tmp_path: Path) -> N
     (tmp_path / "a").write_bytes(b"content")
     right = {"size": 7, "md5Hash": "mgNkuembtIDdJeHwKEyFVQ=="}
     _remote._verify(tmp_path / "a", right)
-    with pytest.raises(OSError, match="another content"):
+    with pytest.raises(OSError, match="what arrived differs"):
         _remote._verify(tmp_path / "a", {**right, "md5Hash": "XrY7u+Ae7tCTyyK7j1rNww=="})
 
 
@@ -432,7 +432,7 @@ def test_ids_are_written_as_numbers_and_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["300", "-1", "word", "1 2 x"])
 def test_a_prompt_of_other_things_than_ids_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match="is no token id below 300"):
+    with pytest.raises(DataError, match="is not a token id below 300"):
         IdTokenizer(300, eos_id=None).encode(text)
 
 

@@ -74,9 +74,9 @@ class SystemProbe:
 class SystemSampler:
     """Samples while it is entered, every so many seconds and once when it is left.
 
-    Each sample is a row of ``system.jsonl``. Trackers are told at most once per
+    Each sample is a row of ``system.jsonl``. Trackers receive them at most once per
     step, for a value counts as delivered by its step: samples taken while the step stands still
-    are told as their mean at the next sample after it has moved on.
+    are sent as their mean at the next sample after it has moved on.
 
     Args:
         read: returns the values by name.
@@ -129,7 +129,7 @@ class SystemSampler:
                 self._sample()
         except (OSError, psutil.Error) as error:
             # A full disk must not end the run from here: the next row or checkpoint reports it.
-            log.warning("no more system metrics: %s: %s", type(error).__name__, error)
+            log.warning("system metrics have stopped: %s: %s", type(error).__name__, error)
 
     def _sample(self) -> None:
         values, now = self._read(), time.time()

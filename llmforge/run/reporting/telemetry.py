@@ -51,7 +51,7 @@ class Telemetry:
 
     Attributes:
         uploads: hears of the uploads; None when the recipe has no storage.
-        uploads_begun: whether there can be any yet.
+        uploads_started: whether there can be any yet.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Telemetry:
         self._timing: RowFile | None = None
         self._tracker_failure: str | None = None
         self._announced = False
-        self.uploads_begun = False
+        self.uploads_started = False
         self.history = LossHistory()
         self.compute_seconds = 0.0
         self.uploads = (
@@ -172,7 +172,7 @@ class Telemetry:
             for event in events:
                 self.event(event)
         except OSError as error:
-            log.warning("the trackers are not told how the run ended: %s", error)
+            log.warning("the trackers do not know how the run ended: %s", error)
 
     def failure(self) -> ForgeError | None:
         """Return the error of a tracker or of storage when its ``on_error`` ends the run."""
@@ -181,7 +181,7 @@ class Telemetry:
     def begin_uploads(self) -> None:
         """Let uploads begin; only once it is settled which checkpoint the run resumes from."""
         if self.uploads is not None and self.courier is not None:
-            self.uploads_begun = True
+            self.uploads_started = True
             self.courier.begin_uploads()
 
     def finish_uploads(self, seconds: float) -> None:
@@ -189,7 +189,7 @@ class Telemetry:
 
         A signal ends the waiting; what is left is in the run directory for the next start.
         """
-        if self.courier is None or not self.uploads_begun:
+        if self.courier is None or not self.uploads_started:
             return
         go_on = f"forge uploads push-all {self._directory.id}{root_option(self._directory.root)}"
         try:
@@ -253,7 +253,7 @@ class Telemetry:
                 log.info("%s%s", text, where)
 
     def _checkpoint_uploaded(self, step: int, url: str) -> None:
-        # The courier has written the event to the journal itself; callbacks are told here.
+        # The courier has written the event to the journal itself; callbacks are called here.
         event = CheckpointUploaded(step=step, url=url)
         self._notify(event.hook, event=event)
 
@@ -269,7 +269,7 @@ class Telemetry:
 
     def _courier_failed(self, tracker: str, message: str) -> None:
         if tracker == STORAGE:
-            log.warning("storage: %s; it is tried again", message)
+            log.warning("storage: %s; trying again", message)
             if self.uploads is not None:
                 self.uploads.failed(message)
             return

@@ -57,13 +57,13 @@ def bring_back(
         CheckpointError: there are checkpoints in storage, none is sound, and none is here.
     """
     directory = plan.directory
-    begun = directory.record.exists()
-    attempt = read_record(directory).attempt if begun else next_attempt(plan.root, plan.run_id)
+    started = directory.record.exists()
+    attempt = read_record(directory).attempt if started else next_attempt(plan.root, plan.run_id)
     here = _newest_here(plan)
     remote = recipe_remote(plan.recipe, plan.run_id, attempt=attempt)
     try:
         newest = max(remote.attempts(), default=0)
-        if newest > attempt and begun:
+        if newest > attempt and started:
             raise RunError(
                 f"storage holds attempt {newest} of run {plan.run_id}, here is "
                 f"attempt {attempt}: it was cleared and started again elsewhere",
@@ -73,7 +73,7 @@ def bring_back(
         if newest < attempt:
             return BroughtBack(attempt)
         remote = remote.other(newest)
-        if not begun and _bring_completion(plan, remote):
+        if not started and _bring_completion(plan, remote):
             say(f"completed elsewhere; its results are in {remote.url}")
             return BroughtBack(newest)
         return BroughtBack(
@@ -192,6 +192,6 @@ def fetch_mirrored(remote: RemoteRun, directory: RunDirectory) -> None:
 def _check_identity(plan: Plan, remote: RemoteRun, found: str) -> None:
     if found != plan.identity.hash:
         raise RunError(
-            f"{remote.url} is run {plan.run_id} of another recipe",
+            f"{remote.url} is run {plan.run_id} of a different recipe",
             remedy="choose another run.id or another storage.url",
         )

@@ -42,7 +42,7 @@ def starting_point(plan: Plan, *, resume: Path | None) -> StartingPoint:
             ones of the run are set aside.
 
     Raises:
-        CheckpointError: none is sound, or the chosen one is damaged or of another recipe.
+        CheckpointError: none is sound, or the chosen one is damaged or of a different recipe.
         StorageError: storage could not be notified that the run goes back.
     """
     if resume is not None:
@@ -84,7 +84,7 @@ def _chosen(plan: Plan, path: Path) -> Checkpoint:
     checkpoint = open_checkpoint(path)
     if checkpoint.manifest.recipe_hash != plan.identity.hash:
         raise CheckpointError(
-            f"{path} was written with another recipe than the one given",
+            f"{path} was written with a different recipe from the one given",
             remedy=f"compare them: {path}/recipe.toml",
         )
     return checkpoint

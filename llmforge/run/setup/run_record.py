@@ -37,7 +37,7 @@ def open_record(plan: Plan, *, attempt: int | None = None) -> RunRecord:
         attempt: the number of a run that begins; counted from the cleared ones here when None.
 
     Raises:
-        RunError: the directory is a run of another recipe, or nothing says whose it is.
+        RunError: the directory is a run of a different recipe, or nothing says whose it is.
     """
     directory = plan.directory
     now = time.time()

@@ -37,7 +37,7 @@ ODD_EVENTS: Sequence[events.Event] = (
 
 
 class EventsContract(Contract):
-    """What holds for every component that is told events.
+    """What holds for every component that receives events.
 
     Attributes:
         seconds: all of a short run's events must be taken in this time.

@@ -93,7 +93,7 @@ def build_config(
             if place == "nvme":
                 zero[key]["nvme_path"] = options.nvme_path
     own: dict[str, Any] = {
-        # one sequence and one micro-batch: the engine is told where a step ends
+        # one sequence and one micro-batch: the engine is called where a step ends
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "steps_per_print": None,

@@ -31,9 +31,9 @@ def checksum(path: Path, *, cache: Path, moved: Progress = lambda _: None) -> st
     if {key: known.get(key) for key in look} == look:
         moved(status.st_size)
         return str(known["sha256"])
-    begun = time.time_ns()
+    started = time.time_ns()
     sha256 = sha256_of(path, moved=moved)
-    if status.st_mtime_ns < begun - _UNCERTAIN_NS:
+    if status.st_mtime_ns < started - _UNCERTAIN_NS:
         with written_whole(record) as partial:
             partial.write_text(json.dumps({**look, "sha256": sha256}), encoding="utf-8")
     return sha256

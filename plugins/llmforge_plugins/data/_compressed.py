@@ -1,6 +1,6 @@
 """Files compressed with gzip, xz, bzip2 or Zstandard, read as if they were not.
 
-What a file is compressed with is told by its first bytes (RFC 1952, RFC 8878 and the formats' own
+What a file is compressed with is read from its first bytes (RFC 1952, RFC 8878 and the formats' own
 documents), not by its name.
 """
 

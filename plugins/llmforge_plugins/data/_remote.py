@@ -212,7 +212,7 @@ def _verify(file: Path, info: Mapping[str, Any]) -> None:
             while block := content.read(_BLOCK):
                 digest.update(block)
         if base64.b64encode(digest.digest()).decode() != md5:
-            raise OSError("another content arrived than the service has")
+            raise OSError("what arrived differs from what the service has")
 
 
 def _kept(home: Path, url: str, run: RunContext, error: Exception) -> Path:

@@ -69,11 +69,11 @@ def open_shard(
         elif path.suffix == ".bin":
             ids = _map_bin(path, name, dtype)
         else:
-            raise DataError(f"{name} is no shard: known endings are {', '.join(_ENDINGS)}")
+            raise DataError(f"{name} is not a shard: known endings are {', '.join(_ENDINGS)}")
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, OSError) as error:
         raise DataError(f"{name} cannot be read as a shard of tokens: {error}") from error
     if ids.dtype.kind not in "iu":
-        raise DataError(f"{name} holds {ids.dtype} numbers, no token ids")
+        raise DataError(f"{name} holds {ids.dtype} numbers, not token ids")
     return ids
 
 
@@ -124,7 +124,7 @@ def _map_bin(path: Path, name: str, dtype: str) -> NDArray[Any]:
         return _map(path, name, found, count=count, offset=_HEADER_BYTES)
     raw = np.dtype(dtype).newbyteorder("<")
     if size % raw.itemsize:
-        raise DataError(f"{name} has {size} bytes, no whole number of {dtype}")
+        raise DataError(f"{name} has {size} bytes, not a whole number of {dtype}")
     return _map(path, name, raw, count=size // raw.itemsize, offset=0)
 
 

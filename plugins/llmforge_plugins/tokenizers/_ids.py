@@ -50,7 +50,7 @@ class IdTokenizer:
         wrong = [word for word in words if not word.isdecimal() or int(word) >= self.vocab_size]
         if wrong:
             raise DataError(
-                f"'{wrong[0]}' is no token id below {self.vocab_size}",
+                f"'{wrong[0]}' is not a token id below {self.vocab_size}",
                 remedy="this run has no text: write ids with spaces between them",
             )
         return [int(word) for word in words]

@@ -77,7 +77,7 @@ def open_run(
     if run.info.lifecycle_stage == "deleted":
         raise RuntimeError(
             f"MLflow run {place.run_id} was deleted; restore it, or delete "
-            "trackers/mlflow/run.json of the run to begin another"
+            "trackers/mlflow/run.json of the run to start another"
         )
     return MlflowRun(client, place, directory, uri=uri)
 

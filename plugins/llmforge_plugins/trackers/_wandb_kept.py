@@ -82,7 +82,7 @@ def open_kept_run(address: str, *, places: bool) -> KeptRun:
     """
     parts = address.split("/")
     if len(parts) != 3 or not all(parts):
-        raise UsageError(f"'{address}' is no address of a W&B run", remedy=f"write {_FORM}")
+        raise UsageError(f"'{address}' is not the address of a W&B run", remedy=f"write {_FORM}")
     found = _login()
     if places:
         keep_files_in(_own_folder())
