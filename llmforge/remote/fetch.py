@@ -57,7 +57,8 @@ def fetch_checkpoint(
                 packed, commit.files, partial, kind=commit.archive, progress=lambda _: None
             )
         if wrong := verify(partial, hashes=False):
-            raise StorageError(f"{connections.url}/{folder} is not a checkpoint: {'; '.join(wrong)}")
+            where = f"{connections.url}/{folder}"
+            raise StorageError(f"{where} is not a checkpoint: {'; '.join(wrong)}")
         for path in [partial, *(path for path in partial.rglob("*") if path.is_dir())]:
             sync_directory(path)
         partial.rename(target)
