@@ -145,7 +145,7 @@ MUTATIONS = (
     ),
     Mutation(
         "epochs end where their last window is taken",
-        "llmforge/data/epochs.py",
+        "llmforge/data/order.py",
         "return after // length > before // length",
         "return step % math.ceil(length / self.batch_size) == 0",
         "tests/unit/test_epochs.py",

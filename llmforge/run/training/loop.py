@@ -14,7 +14,7 @@ import torch
 
 from llmforge.checkpoint import CheckpointWriter, SaveRequest
 from llmforge.data.batches import TrainBatches
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit
 from llmforge.distributed import Team
 from llmforge.errors import TrainingError
 from llmforge.events import HistogramsLogged
