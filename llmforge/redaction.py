@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -53,6 +53,7 @@ _HEADER = re.compile(
     r"""(authorization['"]?\s{0,64}[:=]\s{0,64}['"]?(?:basic|bearer)\s{1,64})[^\s'"]+""",
     re.IGNORECASE,
 )
+_REMEDY = "take it out of the recipe and put it in the environment or .env"
 
 
 def is_secret_name(name: str) -> bool:
@@ -145,6 +146,25 @@ def redact_tracebacks() -> None:
     sys.excepthook = _print_traceback
 
 
+def find_secrets(
+    tables: Mapping[str, Any], prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield (key, what is wrong) for every value that looks like a secret, never the value."""
+    for key, value in tables.items():
+        path = (*prefix, key)
+        if isinstance(value, Mapping):
+            yield from find_secrets(value, path)
+        elif _may_hold_one(value) and is_secret_name(key):
+            yield path, "looks like a secret"
+        elif any(holds_credential(text) for text in _texts(value)):
+            yield path, "the value holds a credential"
+
+
+def secret_remedy(variables: Sequence[str]) -> str:
+    """Return where a secret belongs; ``variables`` are the names it is looked for under."""
+    return f"{_REMEDY}, as {' and '.join(variables)}" if variables else _REMEDY
+
+
 def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
@@ -168,3 +188,18 @@ def _secrets_of(environment: tuple[tuple[str, str], ...]) -> Sequence[str]:
     secrets = {item for item in found if len(item) >= _SHORTEST and not os.path.exists(item)}  # noqa: PTH110  # a key may be no valid path
     spellings = {form for item in secrets for form in (item, quote(item, safe=""), unquote(item))}
     return sorted(spellings, key=len, reverse=True)
+
+
+def _may_hold_one(value: Any) -> bool:
+    return isinstance(value, str | list | int) and not isinstance(value, bool) and value != ""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)

@@ -131,7 +131,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a recipe with a secret is refused",
-        "llmforge/recipe/secrets.py",
+        "llmforge/redaction.py",
         "elif any(holds_credential(text) for text in _texts(value)):",
         "elif False:",
         "tests/unit/test_recipe_check.py",

@@ -13,7 +13,7 @@ from llmforge.component import Component
 from llmforge.errors import StorageError
 from llmforge.interfaces import Storage, public_url
 from llmforge.options import problems_from
-from llmforge.recipe.url_schemes import storage_component
+from llmforge.plugins import storage_component
 
 
 def open_storage(url: str, options: Mapping[str, Any] | None = None) -> Storage:

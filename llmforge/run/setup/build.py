@@ -25,9 +25,9 @@ from llmforge.errors import DataError, Problem, RecipeError
 from llmforge.interfaces import Data, Engine, LanguageModel, RunContext, TokenData, Tokenizer
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Recipe
-from llmforge.recipe.key_lines import dotted
 from llmforge.recipe.rules import length_findings
 from llmforge.recipe.schema import parse_interval
+from llmforge.recipe.toml import dotted
 from llmforge.run.plan import make_plan
 from llmforge.run.seeds import MODEL, derive
 from llmforge.rundir import RunDirectory

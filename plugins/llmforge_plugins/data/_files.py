@@ -1,4 +1,4 @@
-"""Files: hashes of their contents, remembered while a file looks the same; writing all or nothing."""
+"""Files: hashes of their contents, kept while a file looks the same; writing all or nothing."""
 
 from __future__ import annotations
 
