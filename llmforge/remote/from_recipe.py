@@ -8,7 +8,7 @@ from llmforge.options import plain
 from llmforge.plugins import build_manager, load
 from llmforge.recipe import Recipe
 from llmforge.remote.archive import missing_package
-from llmforge.remote.bandwidth import Limiter
+from llmforge.remote.connection import Limiter
 from llmforge.remote.stored_attempt import RemoteRun
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from llmforge.errors import StorageError
 from llmforge.remote.connection import Connections
-from llmforge.remote.parallel import for_each
 from llmforge.remote.stored_attempt import RemoteRun
+from llmforge.remote.transfer import for_each
 from llmforge.rundir.completion import Completion
 
 _TOGETHER = 8
