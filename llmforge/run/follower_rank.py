@@ -13,12 +13,11 @@ from typing import Any
 from llmforge.checkpoint import CheckpointWriter
 from llmforge.distributed import Team
 from llmforge.errors import EXIT_OK, PeerFailed, RunError
-from llmforge.run.plan import Plan
+from llmforge.run.plan import Components, Plan
 from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.reporting.samples import Sampling
 from llmforge.run.reporting.telemetry import log_to
 from llmforge.run.setup.checkpoint_writer import open_writer
-from llmforge.run.setup.components import Components
 from llmforge.run.setup.preflight import require_ready
 from llmforge.run.setup.training_setup import Stage, set_stage
 from llmforge.run.signals import StopNow, StopSignals

@@ -28,10 +28,8 @@ from llmforge.run.seeds import TRAINING, derive
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.trainer_state import Best, TrainerState
 from llmforge.run.training.evaluation import evaluate
-from llmforge.run.training.histograms import histograms
-from llmforge.run.training.loop_outputs import Sinks
+from llmforge.run.training.loop_outputs import Rows, Sinks, histograms
 from llmforge.run.training.loss_average import LossTotals
-from llmforge.run.training.metrics_row import Rows
 from llmforge.run.training.stop_vote import Stopping
 from llmforge.run.training.throughput import Pace
 
