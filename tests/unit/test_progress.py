@@ -39,7 +39,7 @@ from llmforge.run.reporting.upload_status import UploadWatch
 from llmforge.run.setup.build import LimitedData
 from llmforge.run.training.evaluation import evaluate
 from llmforge.testing import run_context
-from llmforge.testing.text import TinyData, TinyTokenizer
+from llmforge.testing.stand_ins import TinyData, TinyTokenizer
 from llmforge_plugins.data import _remote
 from llmforge_plugins.data._remote import fetch_urls
 from llmforge_plugins.data._text import TextData
