@@ -24,7 +24,7 @@ from llmforge.recipe import load_recipe
 from llmforge.testing import TinyTokenizer, run_context
 from llmforge_plugins.data import _files, _remote
 from llmforge_plugins.data.tokens import Tokens
-from llmforge_plugins.tokenizers._ids import IdTokenizer, build
+from llmforge_plugins.tokenizers.ids import IdTokenizer, build
 
 
 @pytest.fixture
