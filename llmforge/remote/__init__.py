@@ -6,8 +6,7 @@ No torch is imported here.
 from llmforge.remote.archive import missing_package
 from llmforge.remote.commits import Commit, new_token
 from llmforge.remote.connection import Cancelled, Connections, Limiter, open_storage
-from llmforge.remote.from_recipe import recipe_remote, storage_problems
-from llmforge.remote.listing import RemoteEntry, list_runs
+from llmforge.remote.runs import RemoteEntry, list_runs, recipe_remote, storage_problems
 from llmforge.remote.stored_attempt import RemoteRun
 
 __all__ = [
