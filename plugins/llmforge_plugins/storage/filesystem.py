@@ -1,4 +1,4 @@
-"""The storages ``local``, ``memory`` and ``fsspec``: any file system that fsspec opens by itself."""
+"""The storages ``local``, ``memory`` and ``fsspec``: a file system that fsspec opens by itself."""
 
 from __future__ import annotations
 
