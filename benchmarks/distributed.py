@@ -183,7 +183,7 @@ def make_optimizer(named: Any) -> Any:
     """Return AdamW, as a recipe's."""
     import torch
 
-    from llmforge_plugins.optimizers._groups import decay_groups
+    from llmforge_plugins.optimizers.adamw import decay_groups
 
     groups = decay_groups(named, lr=RATE, weight_decay=0.1)
     return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), fused=True)

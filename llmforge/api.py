@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from llmforge.generation import LoadedModel
     from llmforge.interfaces import Completion as GeneratedText
     from llmforge.interfaces import LanguageModel, Tokenizer
+    from llmforge.run.plan import TrialLink
     from llmforge.run.runner import Finisher, RunOutcome
     from llmforge.run.setup.resume_from_storage import BroughtBack
-    from llmforge.run.trial import TrialLink
 
 Overrides = Sequence[Override | str] | Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from llmforge.checkpoint import Checkpoint
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit
 from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import RunError, UsageError
 from llmforge.generation import LoadedModel, load_checkpoint

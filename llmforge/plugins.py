@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -19,6 +19,9 @@ from llmforge.component import KINDS, Component, Kind
 from llmforge.errors import PluginError
 from llmforge.installed import COMMAND, COMMANDS_GROUP, Entry, entries_of, unique
 from llmforge.options import closest
+
+_STORAGE_OF_SCHEME = {"file": "local", "gs": "gcs"}
+_ANY_SCHEME = "fsspec"
 
 
 def listed(kind: str | None = None) -> list[Entry]:
@@ -194,6 +197,17 @@ def collect(manager: pluggy.PluginManager, hook: str, **arguments: Any) -> dict[
     """
     answers = {name: caller(**arguments) for name, caller in _callers(manager, hook)}
     return {name: answer[0] for name, answer in answers.items() if answer}
+
+
+def storage_component(url: str, listed: Collection[str]) -> str:
+    """Return the name of the storage component for ``url``.
+
+    The scheme's own component if there is one among those ``listed``, else ``fsspec``, which
+    takes every scheme that fsspec knows.
+    """
+    scheme = url.partition("://")[0].lower()
+    name = _STORAGE_OF_SCHEME.get(scheme, scheme)
+    return name if name in listed else _ANY_SCHEME
 
 
 def _callers(manager: pluggy.PluginManager, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -44,15 +44,17 @@ _QUERY = re.compile(
 )
 _KEYS = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,})\b"
-    r"|-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----"
-    r"(?:.{0,16384}?-----END [A-Z ]{0,32}PRIVATE KEY-----)?",
-    re.IGNORECASE | re.DOTALL,
+    r"|\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,})\b",
+    re.IGNORECASE,
 )
+_KEY_BEGINS = re.compile(r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----", re.IGNORECASE)
+_KEY_ENDS = re.compile(r"-----END [A-Z ]{0,32}PRIVATE KEY-----", re.IGNORECASE)
+_LONGEST_KEY = 16_384
 _HEADER = re.compile(
     r"""(authorization['"]?\s{0,64}[:=]\s{0,64}['"]?(?:basic|bearer)\s{1,64})[^\s'"]+""",
     re.IGNORECASE,
 )
+_REMEDY = "take it out of the recipe and put it in the environment or .env"
 
 
 def is_secret_name(name: str) -> bool:
@@ -62,7 +64,7 @@ def is_secret_name(name: str) -> bool:
 
 def holds_credential(text: str) -> bool:
     """Return whether ``text`` is like a secret, a URL with one in it, or one of the environment."""
-    if any(form.search(text) for form in (_PASSWORD, _QUERY, _KEYS)):
+    if any(form.search(text) for form in (_PASSWORD, _QUERY, _KEYS, _KEY_BEGINS)):
         return True
     return any(len(secret) >= _UNMISTAKABLE and secret in text for secret in _known())
 
@@ -77,7 +79,23 @@ def redact(text: str) -> str:
         text = text.replace(secret, HIDDEN)
     text = _LOGIN.sub(f"{HIDDEN}@", text)
     text = _QUERY.sub(rf"\g<1>{HIDDEN}", text)
-    return _HEADER.sub(rf"\g<1>{HIDDEN}", _KEYS.sub(HIDDEN, text))
+    return _HEADER.sub(rf"\g<1>{HIDDEN}", _KEYS.sub(HIDDEN, _without_private_keys(text)))
+
+
+def _without_private_keys(text: str) -> str:
+    """Hide keys in PEM form (RFC 7468), their ends looked for once however many begin."""
+    kept: list[str] = []
+    done = 0
+    end = _KEY_ENDS.search(text)
+    for begin in _KEY_BEGINS.finditer(text):
+        if begin.start() < done:
+            continue
+        while end is not None and end.start() < begin.end():
+            end = _KEY_ENDS.search(text, begin.end())
+        near = end is not None and end.start() - begin.end() <= _LONGEST_KEY
+        kept += [text[done : begin.start()], HIDDEN]
+        done = end.end() if end is not None and near else begin.end()
+    return "".join([*kept, text[done:]])
 
 
 def redact_values(value: Any) -> Any:
@@ -145,6 +163,25 @@ def redact_tracebacks() -> None:
     sys.excepthook = _print_traceback
 
 
+def find_secrets(
+    tables: Mapping[str, Any], prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield (key, what is wrong) for every value that looks like a secret, never the value."""
+    for key, value in tables.items():
+        path = (*prefix, key)
+        if isinstance(value, Mapping):
+            yield from find_secrets(value, path)
+        elif _may_hold_one(value) and is_secret_name(key):
+            yield path, "looks like a secret"
+        elif any(holds_credential(text) for text in _texts(value)):
+            yield path, "the value holds a credential"
+
+
+def secret_remedy(variables: Sequence[str]) -> str:
+    """Return where a secret belongs; ``variables`` are the names it is looked for under."""
+    return f"{_REMEDY}, as {' and '.join(variables)}" if variables else _REMEDY
+
+
 def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
@@ -168,3 +205,18 @@ def _secrets_of(environment: tuple[tuple[str, str], ...]) -> Sequence[str]:
     secrets = {item for item in found if len(item) >= _SHORTEST and not os.path.exists(item)}  # noqa: PTH110  # a key may be no valid path
     spellings = {form for item in secrets for form in (item, quote(item, safe=""), unquote(item))}
     return sorted(spellings, key=len, reverse=True)
+
+
+def _may_hold_one(value: Any) -> bool:
+    return isinstance(value, str | list | int) and not isinstance(value, bool) and value != ""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)

@@ -131,7 +131,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a recipe with a secret is refused",
-        "llmforge/recipe/secrets.py",
+        "llmforge/redaction.py",
         "elif any(holds_credential(text) for text in _texts(value)):",
         "elif False:",
         "tests/unit/test_recipe_check.py",
@@ -145,7 +145,7 @@ MUTATIONS = (
     ),
     Mutation(
         "epochs end where their last window is taken",
-        "llmforge/data/epochs.py",
+        "llmforge/data/order.py",
         "return after // length > before // length",
         "return step % math.ceil(length / self.batch_size) == 0",
         "tests/unit/test_epochs.py",

@@ -41,8 +41,7 @@ from llmforge.redaction import RedactingStream, redact_values
 from llmforge.remote import recipe_remote
 from llmforge.rundir import RunDirectory, is_locked, read_record
 from llmforge.rundir.context import run_context
-from llmforge.rundir.tracker_checkpoints import KeptCheckpoint
-from llmforge.rundir.uploads import UploadRecord
+from llmforge.rundir.uploads import KeptCheckpoint, UploadRecord
 from llmforge.stop_signals import stop_signals
 from llmforge.streams import drain
 

@@ -14,7 +14,7 @@ from llmforge.interfaces import TrackedRun
 from llmforge.plugins import build_manager, call_factory
 from llmforge.recipe import Recipe
 from llmforge.rundir import RunDirectory
-from llmforge.rundir.tracker_checkpoints import KeptCheckpoint, read_kept, write_kept
+from llmforge.rundir.uploads import KeptCheckpoint, read_kept, write_kept
 
 
 class Keeping:

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmforge.data.epochs import Epochs
-from llmforge.data.order import SampleOrder
-from llmforge.data.split import TokenSplit
+from llmforge.data.order import Epochs, SampleOrder
+from llmforge.data.shards import TokenSplit
 from llmforge.errors import DataError
 from llmforge.interfaces import IGNORE_INDEX, Batch
 

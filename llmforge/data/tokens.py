@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmforge.data.lock import build_lock
-from llmforge.data.shards import shard_splits
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit, shard_splits
 from llmforge.errors import DataError
+from llmforge.file_lock import build_lock
 from llmforge.interfaces import Data, Progress, TokenData, Tokenizer, TokenShard
 from llmforge.progress import track
 

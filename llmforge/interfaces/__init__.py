@@ -17,11 +17,10 @@ from llmforge.interfaces.backend import (
 from llmforge.interfaces.data import Data, TokenData, TokenShard
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
 from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel, model_blocks
-from llmforge.interfaces.run import RunContext
+from llmforge.interfaces.run import RunContext, TrackedCheckpoint, TrackedRun
 from llmforge.interfaces.storage import Progress, Storage, public_url
 from llmforge.interfaces.sweep import Dimension, Direction, Point, Space, Sweeper, Tie
 from llmforge.interfaces.tokenizer import Tokenizer
-from llmforge.interfaces.tracked import TrackedCheckpoint, TrackedRun
 from llmforge.matmul_speed import MatmulSpeed
 
 __all__ = [

@@ -1,11 +1,11 @@
-"""What a component may know about the run it works for."""
+"""A run: what a component may know about the one it works for, and one that a tracker has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmforge.matmul_speed import MatmulSpeed
 
@@ -72,3 +72,40 @@ class RunContext:
             return torch.cuda.get_device_capability(device) >= (8, 0)
         speed = self.matmul_speed if device.type == "cpu" else None
         return speed is not None and speed.bf16_is_native
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedCheckpoint:
+    """A checkpoint that a tracker's service keeps: its ``step``, and whether it was the best."""
+
+    step: int
+    is_best: bool = False
+
+
+class TrackedRun(Protocol):
+    """One run as a tracker's service has it.
+
+    Attributes:
+        run_id: the run's id here, as its events said.
+        attempt: the attempt that was tracked.
+        link: where it can be seen, or how messages may name it; without credentials.
+    """
+
+    run_id: str
+    attempt: int
+    link: str
+
+    def recipe(self) -> str | None:
+        """Return the resolved recipe as TOML, None when the service does not have it."""
+        ...
+
+    def checkpoints(self) -> Sequence[TrackedCheckpoint]:
+        """Return the checkpoints that can be fetched, in any order."""
+        ...
+
+    def fetch(self, step: int, target: Path) -> None:
+        """Download the files of the checkpoint of ``step`` into ``target``, which does not exist.
+
+        The core verifies them; whatever is wrong or missing is its to tell.
+        """
+        ...

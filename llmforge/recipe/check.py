@@ -14,15 +14,15 @@ from llmforge.errors import PluginError, Problem
 from llmforge.installed import Entry
 from llmforge.interfaces import Space
 from llmforge.options import Options, problems_from
-from llmforge.recipe import secrets
-from llmforge.recipe.key_lines import KeyPath, dotted
+from llmforge.plugins import storage_component
 from llmforge.recipe.overrides import Layers
 from llmforge.recipe.resolved import Selection
 from llmforge.recipe.rules import Draft, Finding, broken_rules
 from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS, NoKeys
 from llmforge.recipe.suggestions import Places
 from llmforge.recipe.sweep_rules import read_space
-from llmforge.recipe.url_schemes import storage_component
+from llmforge.recipe.toml import KeyPath, dotted
+from llmforge.redaction import find_secrets, secret_remedy
 
 _SELECTORS = ("name", "names")
 BY_URL = "storage"
@@ -79,12 +79,12 @@ class Check:
 
     def _refuse_secrets(self) -> None:
         """Report secrets and continue without them, so that no later message shows one."""
-        for path, message in list(secrets.find_secrets(self._values)):
+        for path, message in list(find_secrets(self._values)):
             node = self._values
             for part in path[:-1]:
                 node = node[part]
             value = node.pop(path[-1])
-            self._add(path, message, secrets.remedy(self._variables(path, value)))
+            self._add(path, message, secret_remedy(self._variables(path, value)))
             self._taken_out.add(path)
 
     def _variables(self, path: KeyPath, value: Any) -> Sequence[str]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from llmforge.errors import Problem, RecipeError
 from llmforge.options import closest
-from llmforge.recipe.key_lines import KeyPath, dotted, key_lines
 from llmforge.recipe.resolved import Origin
 from llmforge.recipe.shipped import find_shipped, shipped_directory, shipped_names
+from llmforge.recipe.toml import KeyPath, dotted, key_lines
 
 _TOML_POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 

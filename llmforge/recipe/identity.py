@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from llmforge.component import KINDS
 from llmforge.options import IDENTITY, Options, Scope, scope_of
-from llmforge.recipe.key_lines import dotted
 from llmforge.recipe.resolved import Recipe
 from llmforge.recipe.schema import CORE_TABLES, KIND_KEYS
+from llmforge.recipe.toml import dotted
 
 SCHEMA_VERSION = 1
 """Part of every hash; raised when the meaning of identity itself changes."""

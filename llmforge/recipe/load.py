@@ -12,7 +12,6 @@ from llmforge.errors import Problem, RecipeError
 from llmforge.options import Options, closest
 from llmforge.recipe.check import BY_URL, SWEEP, Check, leaves
 from llmforge.recipe.files import Document, read_documents
-from llmforge.recipe.key_lines import dotted
 from llmforge.recipe.overrides import Layers, Override, as_overrides
 from llmforge.recipe.resolved import Origin, Recipe, Selection
 from llmforge.recipe.schema import (
@@ -30,6 +29,7 @@ from llmforge.recipe.schema import (
     TrackerKeys,
     TrainTable,
 )
+from llmforge.recipe.toml import dotted
 from llmforge.run_root import VARIABLE, configured_root
 
 DEFAULT = Origin("default")

@@ -10,9 +10,9 @@ from typing import Any
 
 from llmforge.errors import UsageError
 from llmforge.printable import decoded
-from llmforge.recipe.key_lines import KeyPath, parse_key
 from llmforge.recipe.resolved import Origin
 from llmforge.recipe.schema import ALTERNATIVES, Alternatives
+from llmforge.recipe.toml import KeyPath, parse_key
 
 
 @dataclass(frozen=True)

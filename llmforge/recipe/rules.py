@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from llmforge.component import Component
 from llmforge.options import Options
 from llmforge.plugins import load
-from llmforge.recipe.key_lines import KeyPath
 from llmforge.recipe.resolved import Selection
 from llmforge.recipe.schema import (
     CheckpointTable,
@@ -24,6 +23,7 @@ from llmforge.recipe.schema import (
     StorageKeys,
     TrainTable,
 )
+from llmforge.recipe.toml import KeyPath
 
 Table = TypeVar("Table", bound=Options)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from llmforge.interfaces import Dimension, Space, Tie
 from llmforge.options import closest
-from llmforge.recipe.key_lines import KeyPath, dotted, parse_key
 from llmforge.recipe.rules import Finding
+from llmforge.recipe.toml import KeyPath, dotted, parse_key
 
 SPACE = ("sweep", "space")
 """Where the space stands in a recipe."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from llmforge.recipe.files import label_of
 from llmforge.recipe.identity import identity, run_id
-from llmforge.recipe.key_lines import KeyPath, dotted
 from llmforge.recipe.load import (
     DEFAULT,
     GenerationRecipe,
@@ -18,7 +17,7 @@ from llmforge.recipe.load import (
     only_generates,
 )
 from llmforge.recipe.resolved import Origin, Recipe
-from llmforge.recipe.toml import to_annotated_toml
+from llmforge.recipe.toml import KeyPath, dotted, to_annotated_toml
 
 
 def as_text(

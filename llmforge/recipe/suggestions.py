@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from llmforge.component import KINDS
 from llmforge.options import Options, closest
-from llmforge.recipe.key_lines import KeyPath, dotted
 from llmforge.recipe.schema import CORE_TABLES, KIND_KEYS
+from llmforge.recipe.toml import KeyPath, dotted
 
 _SURE = 0.8  # a misspelling is looked for in other tables only when it is this near
 

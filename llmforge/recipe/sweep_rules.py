@@ -10,11 +10,11 @@ from llmforge.component import KINDS, Component
 from llmforge.errors import PluginError
 from llmforge.interfaces import Space
 from llmforge.options import IDENTITY, Options, Scope, scope_of
-from llmforge.recipe.key_lines import KeyPath, dotted, parse_key
 from llmforge.recipe.rules import Draft, Finding
 from llmforge.recipe.schema import CORE_TABLES, KIND_KEYS, NoKeys, SweepKeys
 from llmforge.recipe.search_space import SpaceReader
 from llmforge.recipe.suggestions import Places
+from llmforge.recipe.toml import KeyPath, dotted, parse_key
 
 ENDLESS = "endless_values"
 """What a sweeper supports that can do with values that cannot be counted."""

@@ -10,11 +10,11 @@ from typing import Any
 from llmforge.errors import Problem, RecipeError
 from llmforge.interfaces import Dimension
 from llmforge.recipe.identity import identity, trial_id
-from llmforge.recipe.key_lines import dotted, parse_key
 from llmforge.recipe.load import Overrides, load_recipe
 from llmforge.recipe.overrides import Override, as_overrides
 from llmforge.recipe.resolved import Origin, Recipe
 from llmforge.recipe.search_space import SPACE
+from llmforge.recipe.toml import dotted, parse_key
 
 MOST_CORNERS = 64
 """Recipes that are loaded at most to find values that do not fit."""

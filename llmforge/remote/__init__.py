@@ -4,13 +4,10 @@ No torch is imported here.
 """
 
 from llmforge.remote.archive import missing_package
-from llmforge.remote.bandwidth import Limiter
 from llmforge.remote.commits import Commit, new_token
-from llmforge.remote.connection import Cancelled, Connections
-from llmforge.remote.from_recipe import recipe_remote, storage_problems
-from llmforge.remote.listing import RemoteEntry, list_runs
-from llmforge.remote.open_url import open_storage
+from llmforge.remote.connection import Cancelled, Connections, Limiter, open_storage
 from llmforge.remote.stored_attempt import RemoteRun
+from llmforge.remote.stored_runs import RemoteEntry, list_runs, recipe_remote, storage_problems
 
 __all__ = [
     "Cancelled",

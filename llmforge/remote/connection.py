@@ -6,6 +6,7 @@ and opened again.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import threading
@@ -13,11 +14,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from llmforge import plugins
+from llmforge.component import Component
 from llmforge.errors import ForgeError, StorageError, StorageStalled
 from llmforge.interfaces import Progress, Storage, public_url
-from llmforge.remote.bandwidth import Limiter
+from llmforge.options import problems_from
 from llmforge.remote.deadline import Pulse, call
-from llmforge.remote.open_url import open_storage
 
 T = TypeVar("T")
 Work = Callable[[Storage, Progress], T]
@@ -26,6 +30,30 @@ _SECRET_PARTS = re.compile(r"""(?<=://)[^/\s@'"]*@|(?<=[^\s'"])\?[^\s'"]*=[^\s'"
 """User and password, or the query, of a URL within a text."""
 _TRIES = 6
 _FIRST_PAUSE_SECONDS = 0.1
+_NAP_SECONDS = 0.5
+
+
+class Limiter:
+    """Lets threads together move ``bytes_per_second``: whoever moved more waits for its share."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._rate = bytes_per_second
+        self._lock = threading.Lock()
+        self._paid_until = 0.0
+
+    def take(self, amount: int, *, waiting: Callable[[], None]) -> None:
+        """Wait until ``amount`` bytes that were moved are within the limit.
+
+        Args:
+            amount: bytes moved.
+            waiting: called every now and then meanwhile; it may raise.
+        """
+        with self._lock:
+            self._paid_until = max(time.monotonic(), self._paid_until) + amount / self._rate
+            until = self._paid_until
+        while (left := until - time.monotonic()) > 0:
+            waiting()
+            time.sleep(min(left, _NAP_SECONDS))
 
 
 class Cancelled(Exception):
@@ -105,6 +133,25 @@ class Connections:
         return kind(f"{what} failed in {self.url}: {reason}", remedy=remedy)
 
 
+def open_storage(url: str, options: Mapping[str, Any] | None = None) -> Storage:
+    """Open the place behind ``url`` with the storage component of its scheme.
+
+    Args:
+        url: any fsspec URL.
+        options: the component's option table.
+
+    Raises:
+        StorageError: it is no URL, the component's package is missing, or it takes no such option.
+        PluginError: the component cannot be loaded.
+    """
+    component = _component(url, options or {})
+    for problem in component.missing_packages():
+        raise StorageError(f"{public_url(url)}: {problem.message}", remedy=problem.remedy)
+    manager = plugins.build_manager([component])
+    opened: Storage = plugins.call_factory(manager, "forge_open_storage", url=url)
+    return opened
+
+
 class _Attempt:
     """One try of one call; ``again`` says whether a place that fails it may be used again."""
 
@@ -163,3 +210,20 @@ class _Attempt:
 def _reason(error: Exception) -> str:
     text = " ".join(_SECRET_PARTS.sub("", str(error)).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _component(url: str, options: Mapping[str, Any]) -> Component:
+    if "://" not in url.strip(":/"):
+        raise StorageError(
+            f"'{public_url(url)}' is not a URL", remedy="for example s3://bucket/runs"
+        )
+    name = plugins.storage_component(url, plugins.entries("storage"))
+    kind = plugins.load("storage", name)
+    try:
+        # Through JSON, as a recipe's tables go.
+        checked = kind.Options.model_validate_json(json.dumps(dict(options)))
+    except ValidationError as error:
+        prefix = f"storage.{name}"
+        found = problems_from(error, prefix=prefix, options=kind.Options, table=options)
+        raise StorageError("\n  ".join(str(problem) for problem in found)) from error
+    return kind(checked)

@@ -17,8 +17,7 @@ from llmforge.remote import archive as archives
 from llmforge.remote.commits import Commit
 from llmforge.remote.connection import Connections
 from llmforge.remote.layout import RUN_FILES
-from llmforge.remote.parallel import for_each
-from llmforge.remote.transfer import receive, stored_hash, stored_size
+from llmforge.remote.transfer import for_each, receive, stored_hash, stored_size
 from llmforge.rundir.atomic import sync_directory
 
 

@@ -16,9 +16,8 @@ from llmforge.checkpoint.format import step_name
 from llmforge.checkpoint.manifest import read_manifest
 from llmforge.errors import StorageError
 from llmforge.progress import track
-from llmforge.remote.bandwidth import Limiter
 from llmforge.remote.commits import Commit, encode_commit
-from llmforge.remote.connection import Connections
+from llmforge.remote.connection import Connections, Limiter
 from llmforge.remote.fetch import fetch_checkpoint, fetch_run_files, verify_commit
 from llmforge.remote.layout import (
     ATTEMPT,
@@ -30,8 +29,7 @@ from llmforge.remote.layout import (
     is_safe,
     step_number,
 )
-from llmforge.remote.parallel import for_each
-from llmforge.remote.transfer import arrived, create, read, send, source_of
+from llmforge.remote.transfer import arrived, create, for_each, read, send, source_of
 from llmforge.remote.upload import Job, OnState, Upload, clear_token, read_commit
 from llmforge.rundir.completion import Completion, decode_completion
 

@@ -1,15 +1,23 @@
-"""One file between this machine and storage, believed only once its hash is right."""
+"""Files between this machine and storage, a few at once, each believed once its hash is right."""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from llmforge.checkpoint.hashed_files import FileEntry, hash_file
 from llmforge.errors import StorageError
 from llmforge.interfaces import Progress
 from llmforge.remote.connection import Connections
+
+K = TypeVar("K")
+V = TypeVar("V")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,52 @@ def receive(
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def for_each(
+    items: Iterable[tuple[K, V]],
+    work: Callable[[K, V], R],
+    *,
+    concurrency: int,
+    failed: Callable[[], None] = lambda: None,
+) -> list[R]:
+    """Return what ``work`` returns for each of ``items``, in their order.
+
+    The first error ends it: what has not started does not begin, ``failed`` is called so that what
+    is under way may stop, and the error is raised once that has. Ctrl-C waits for nothing.
+    """
+    waiting = deque(enumerate(items))
+    results: dict[int, R] = {}
+    errors: list[BaseException] = []
+
+    def serve() -> None:
+        while not errors:
+            try:
+                index, (key, value) = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                results[index] = work(key, value)
+            except BaseException as error:  # raised again by the thread that waits
+                errors.append(error)
+                failed()
+
+    threads = [
+        threading.Thread(target=serve, name=f"forge-remote-{number}", daemon=True)
+        for number in range(min(concurrency, len(waiting)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as error:
+        errors.append(error)
+        failed()
+        raise
+    if errors:
+        raise errors[0]
+    return [results[index] for index in sorted(results)]
 
 
 def _sync(path: Path) -> None:

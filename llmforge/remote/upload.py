@@ -18,8 +18,16 @@ from llmforge.remote import archive as archives
 from llmforge.remote.commits import Commit, decode_commit, encode_commit
 from llmforge.remote.connection import Cancelled, Connections
 from llmforge.remote.layout import COMMIT, RUN_FILES
-from llmforge.remote.parallel import for_each
-from llmforge.remote.transfer import Source, arrived, create, read, send, source_of, stored_size
+from llmforge.remote.transfer import (
+    Source,
+    arrived,
+    create,
+    for_each,
+    read,
+    send,
+    source_of,
+    stored_size,
+)
 
 OnState = Callable[[str, int, int], None]
 """Told the state of an upload (archiving, uploading, verifying, committed) and the bytes done of

@@ -12,12 +12,11 @@ from typing import Any
 
 from llmforge.distributed import Team
 from llmforge.errors import EXIT_OK, PeerFailed, RunError
-from llmforge.run.plan import Plan
+from llmforge.run.plan import Components, Plan
 from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.reporting.samples import Sampling
 from llmforge.run.reporting.telemetry import log_to
 from llmforge.run.setup.checkpoint_writer import open_writer
-from llmforge.run.setup.components import Components
 from llmforge.run.setup.preflight import require_ready
 from llmforge.run.setup.training_setup import TrainingSetup, set_up
 from llmforge.run.signals import StopNow, StopSignals

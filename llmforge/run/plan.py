@@ -1,4 +1,4 @@
-"""From a recipe to what will run, before anything heavy is imported."""
+"""From a recipe to what will run, and its components, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from llmforge.component import Component
 from llmforge.distributed import Place
-from llmforge.errors import RunError
+from llmforge.errors import Problem, RunError
+from llmforge.events import TrialEnded, TrialStarted
 from llmforge.interfaces import RunContext
-from llmforge.plugins import load
+from llmforge.plugins import build_manager, collect, load
 from llmforge.recipe import Identity, Recipe, identity, run_id
 from llmforge.recipe.schema import parse_interval
 from llmforge.run.setup.another_recipe import another_recipe
-from llmforge.run.trial import TrialLink
 from llmforge.rundir import Completion, RunDirectory, RunRecord, read_completion, read_record
 from llmforge.rundir.context import run_context
 
@@ -33,6 +33,26 @@ IN_PROCESS_KINDS = (
     "callback",
 )
 """Kinds whose components live in the training process; trackers live in the courier."""
+
+
+class TrialLink(Protocol):
+    """Ties a run to its sweep.
+
+    Attributes:
+        sweep_id: the sweep.
+        watcher: a callback that hears the run's events beside the recipe's own.
+    """
+
+    sweep_id: str
+    watcher: Component
+
+    def started(self, run_id: str) -> TrialStarted:
+        """Return the event that follows the run's start."""
+        ...
+
+    def ended(self, run_id: str, state: str) -> TrialEnded:
+        """Return the event that precedes the run's end in ``state``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +140,47 @@ def check_identity(plan: Plan, record: RunRecord) -> None:
     """
     if record.identity.get("hash") != plan.identity.hash:
         raise another_recipe(plan, record.identity.get("keys", {}), "started")
+
+
+class Components:
+    """Fresh instances of the plan's components, and the run's one plugin manager."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._all: list[Component] = [
+            component for selected in plan.components().values() for component in selected
+        ]
+        if plan.trial is not None:
+            self._all.append(plan.trial.watcher)
+        self.manager = build_manager(self._all)
+
+    def preflight(self, run: RunContext) -> list[Problem]:
+        """Return everything that would stop a component later."""
+        problems = [problem for item in self._all for problem in item.missing_packages()]
+        for found in self.manager.hook.forge_preflight(run=run):
+            problems += found
+        return problems
+
+    def restore(self, states: Mapping[str, Any]) -> None:
+        """Give each component back the state it had in the checkpoint."""
+        for component in self._all:
+            saved = states.get(f"{component.kind}:{component.name}")
+            if saved is not None:
+                component.restore_state(saved)
+
+    def state(self, run: RunContext) -> dict[str, Any]:
+        """Return the components' state by ``kind:name``, for a checkpoint."""
+        return collect(self.manager, "forge_checkpoint_state", run=run)
+
+    def extra_metrics(self, run: RunContext, step: int) -> dict[str, float]:
+        """Return what components want logged at ``step``."""
+        values: dict[str, float] = {}
+        for found in self.manager.hook.forge_extra_metrics(run=run, step=step):
+            values |= found
+        return values
+
+    def stop_reason(self, run: RunContext, step: int) -> str | None:
+        """Return why a component wants the run to stop, or None."""
+        return next(iter(self.manager.hook.forge_stop_reason(run=run, step=step)), None)
 
 
 def _kept_keys(directory: RunDirectory) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ from llmforge.recipe import to_toml
 from llmforge.redaction import redact
 from llmforge.run.follower_rank import LeaderEnded
 from llmforge.run.outcome import Ending, completion, final_metrics, goodput, with_best
-from llmforge.run.plan import Plan
+from llmforge.run.plan import Components, Plan
 from llmforge.run.reporting.checkpoint_metadata import Describer
 from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.reporting.samples import Sampling
@@ -36,7 +36,6 @@ from llmforge.run.reporting.system_metrics import SystemProbe, SystemSampler
 from llmforge.run.reporting.telemetry import Telemetry, log_to
 from llmforge.run.reporting.upload_status import grace_seconds
 from llmforge.run.setup.checkpoint_writer import delete_uploaded, open_writer
-from llmforge.run.setup.components import Components
 from llmforge.run.setup.preflight import require_ready
 from llmforge.run.setup.resume_from_storage import BroughtBack
 from llmforge.run.setup.run_record import disk_errors_told, open_record

@@ -1,13 +1,21 @@
 """The run directory: layout, record, completion, lock, and finding runs."""
 
-from llmforge.rundir.clear import clear_run, next_attempt
 from llmforge.rundir.completion import (
     Completion,
     read_completion,
     withdraw_completion,
     write_completion,
 )
-from llmforge.rundir.index import RunEntry, completion_of, entry_of, find_run, list_runs, newest_run
+from llmforge.rundir.index import (
+    RunEntry,
+    clear_run,
+    completion_of,
+    entry_of,
+    find_run,
+    list_runs,
+    newest_run,
+    next_attempt,
+)
 from llmforge.rundir.layout import RunDirectory
 from llmforge.rundir.lock import RunLock, is_locked
 from llmforge.rundir.record import Recorder, RunRecord, current_state, read_record, write_record

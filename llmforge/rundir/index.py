@@ -1,8 +1,9 @@
-"""Finding runs: all of them, or the one a user means."""
+"""The runs below a root: finding all of them or the one a user means, and clearing one."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +12,8 @@ from pathlib import Path
 from llmforge.errors import RunError, UsageError
 from llmforge.run_root import root_option
 from llmforge.rundir.completion import Completion, load_completion, read_completion
-from llmforge.rundir.layout import ARCHIVE, RunDirectory, completion_path
+from llmforge.rundir.layout import ARCHIVE, RunDirectory, archive_path, completion_path
+from llmforge.rundir.lock import RunLock
 from llmforge.rundir.record import RunRecord, current_state, read_record
 
 
@@ -122,6 +124,43 @@ def newest_run(root: Path) -> RunDirectory:
     return max(readable, key=lambda entry: entry.record.started).directory
 
 
+def next_attempt(root: Path, run_id: str) -> int:
+    """Return the number of the next fresh start of ``run_id``, from 1."""
+    pattern = re.compile(re.escape(run_id) + r"\.attempt-(\d+)")
+    archive = root / ARCHIVE
+    names = [path.name for path in archive.iterdir()] if archive.is_dir() else []
+    taken = [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
+    return max(taken, default=0) + 1
+
+
+def clear_run(root: Path, run_id: str) -> Path | None:
+    """Move a run and its completion aside; return where the run lies now, None if there is none.
+
+    Raises:
+        RunLockedError: the run is being trained.
+        RunError: the disk does not let it be moved.
+    """
+    with RunLock(root, run_id):
+        directory = RunDirectory(root / run_id)
+        completion = completion_path(root, run_id)
+        aside = archive_path(root, run_id, _attempt(directory))
+        if not directory.path.exists() and not completion.exists():
+            return None
+        try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            # One rename moves everything, so that a kill in between leaves the run clearable.
+            directory.path.mkdir(exist_ok=True)
+            if completion.exists():
+                completion.rename(directory.completion)
+            directory.path.rename(aside)
+        except OSError as error:
+            raise RunError(
+                f"run {run_id} cannot be moved to {aside}: {error.strerror}",
+                remedy=f"make {root} and what is in it writable",
+            ) from error
+        return aside
+
+
 def _names(base: Path) -> list[str]:
     """Return what ``base`` holds, hidden entries left out; nothing when it is not there."""
     try:
@@ -196,3 +235,12 @@ def _described(directories: list[RunDirectory]) -> Iterator[str]:
         when = datetime.fromtimestamp(entry.record.started).strftime("%Y-%m-%d %H:%M")
         values = ", ".join(f"{name}={item.get(name, 'default')}" for name in differing[:4])
         yield f"    {entry.directory.id}  {when}  {entry.state}  {values}".rstrip()
+
+
+def _attempt(directory: RunDirectory) -> int:
+    """Return the attempt a run is: of a run started elsewhere it is more than was cleared here."""
+    counted = next_attempt(directory.root, directory.id)
+    try:
+        return max(counted, read_record(directory).attempt)
+    except RunError:  # cleared because it cannot be read, or never started
+        return counted

@@ -24,6 +24,8 @@ UploadState = Literal[
     "queued", "archiving", "uploading", "verifying", "committed", "failed", "cancelled"
 ]
 
+KEPT_FORMAT_VERSION = 1
+
 
 @dataclass
 class UploadRecord:
@@ -90,3 +92,50 @@ def write_upload(directory: RunDirectory, record: UploadRecord, *, durable: bool
     directory.uploads.mkdir(exist_ok=True)
     path = directory.uploads / f"step-{record.step:08d}.json"
     write_json(path, redact_values(dataclasses.asdict(record)), durable=durable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptCheckpoint:
+    """A checkpoint that is safe in a tracker's service: read back and verified there.
+
+    Such records lie beside those of uploads, and let a checkpoint be deleted here as those do.
+
+    Attributes:
+        step: of the checkpoint.
+        created: when it was written, as its manifest has it: tells two of one step apart.
+        tracker: whose service it is.
+        address: of the run there.
+    """
+
+    step: int
+    created: str
+    tracker: str
+    address: str
+    format_version: int = KEPT_FORMAT_VERSION
+
+
+_KEPT_FIELDS = frozenset(item.name for item in dataclasses.fields(KeptCheckpoint))
+
+
+def write_kept(directory: RunDirectory, kept: KeptCheckpoint) -> None:
+    """Write the record of a checkpoint that a tracker keeps, in one step."""
+    directory.uploads.mkdir(exist_ok=True)
+    path = directory.uploads / f"kept-{kept.step:08d}.json"
+    write_json(path, dataclasses.asdict(kept))
+
+
+def read_kept(directory: RunDirectory) -> dict[int, KeptCheckpoint]:
+    """Return what trackers keep, by step.
+
+    A record that is damaged counts as none, so its checkpoint stays.
+    """
+    found = {}
+    for path in sorted(directory.uploads.glob("kept-*.json")):
+        try:
+            body = json.loads(path.read_bytes())
+            kept = KeptCheckpoint(**{key: body[key] for key in body if key in _KEPT_FIELDS})
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("%s cannot be read, its checkpoint stays here: %s", path, error)
+            continue
+        found[kept.step] = kept
+    return found

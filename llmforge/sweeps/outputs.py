@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.recipe import to_toml
-from llmforge.recipe.key_lines import parse_key
 from llmforge.recipe.load import merged_tables
+from llmforge.recipe.toml import parse_key
 from llmforge.rundir.atomic import write_text
 from llmforge.sweeps.plots import Drawing, write_plots
 from llmforge.sweeps.report import write_report

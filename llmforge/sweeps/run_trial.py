@@ -1,7 +1,8 @@
-"""Real trials: each an ordinary run, trained by a child process."""
+"""Real trials: each an ordinary run, trained by a child process, and what such a run is worth."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -12,10 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmforge.errors import EXIT_INTERRUPTED, EXIT_LOCKED, EXIT_OK, RunError
+from llmforge.insight.metrics import columns, metric_rows
+from llmforge.options import closest
 from llmforge.recipe import identity
-from llmforge.rundir import RunDirectory, is_locked, read_record
+from llmforge.rundir import Completion, RunDirectory, is_locked, read_record
+from llmforge.rundir.completion import load_completion
+from llmforge.rundir.layout import completion_path
 from llmforge.sweeps.ledger import Ledger
-from llmforge.sweeps.objective import equal_run, objective
 from llmforge.sweeps.sweep import Sweep
 from llmforge.sweeps.trials import Result
 from llmforge.sweeps.worker import Job, Progress
@@ -27,6 +31,8 @@ _MOST_KILLS = 5
 """A trial killed as often as that, one attempt after the other, has failed."""
 _KILLS = {getattr(signal, name, None) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")}
 """Signals that come from outside, also from a system without memory; others are a crash."""
+
+LOSS = "val/loss"
 
 
 class ChildTrials:
@@ -148,6 +154,37 @@ class ChildTrials:
 
     def _log(self, run_id: str) -> Path:
         return self._sweep.directory.logs / f"{run_id}.log"
+
+
+def objective(directory: RunDirectory, *, metric: str, direction: str) -> float:
+    """Return the best value of ``metric`` in the metrics of a run.
+
+    Raises:
+        RunError: the metric never appears.
+    """
+    rows = metric_rows(directory.metrics)
+    values = [float(row[metric]) for row in rows if metric in row]
+    finite = [value for value in values if math.isfinite(value)]
+    if finite:
+        return min(finite) if direction == "minimize" else max(finite)
+    done = load_completion(completion_path(directory.root, directory.id))
+    if done is not None and not rows and metric == LOSS and done.best_loss is not None:
+        return done.best_loss  # the directory is gone
+    known = [name for name in columns(rows) if name not in ("step", "epoch")]
+    near = closest(metric, known)
+    raise RunError(
+        f"sweep.metric '{metric}' never appears in {directory.id}",
+        remedy=f"did you mean '{near}'?" if near else f"it has: {', '.join(known)}",
+    )
+
+
+def equal_run(root: Path, identity: str) -> Completion | None:
+    """Return the completion of a run of this identity, whatever its id and origin."""
+    for path in sorted(completion_path(root, "").parent.glob("*.json")):
+        done = load_completion(path)
+        if done is not None and done.identity == identity:
+            return done
+    return None
 
 
 def _last_words(path: Path) -> str:

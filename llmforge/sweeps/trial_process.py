@@ -71,7 +71,7 @@ class Watcher(Component, kind="callback"):
 
 
 class Link:
-    """Ties the run to its sweep; see :class:`llmforge.run.trial.TrialLink`."""
+    """Ties the run to its sweep; see :class:`llmforge.run.plan.TrialLink`."""
 
     def __init__(self, sweep: Sweep, trial: Trial, watcher: Watcher) -> None:
         self.sweep_id = sweep.id
@@ -88,7 +88,7 @@ class Link:
     def ended(self, run_id: str, state: str) -> TrialEnded:
         """Return the event that precedes the run's end."""
         from llmforge.rundir import RunDirectory
-        from llmforge.sweeps.objective import objective
+        from llmforge.sweeps.run_trial import objective
 
         keys = self._sweep.recipe.sweep
         value = None

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from llmforge.testing.contracts.sweep import SweeperContract
     from llmforge.testing.contracts.tokenizer import TokenizerContract
     from llmforge.testing.contracts.tracker import TrackerContract
-    from llmforge.testing.events import one_of_each_event
     from llmforge.testing.simulated import SimulatedTrials
-    from llmforge.testing.text import TinyData, TinyTokenizer
+    from llmforge.testing.stand_ins import TinyData, TinyTokenizer, one_of_each_event
     from llmforge.testing.tiny_model import TinyModel
 
 _HOMES = {
@@ -46,14 +45,14 @@ _HOMES = {
     "SimulatedTrials": "simulated",
     "StorageContract": "contracts.storage",
     "SweeperContract": "contracts.sweep",
-    "TinyData": "text",
+    "TinyData": "stand_ins",
     "TinyModel": "tiny_model",
-    "TinyTokenizer": "text",
+    "TinyTokenizer": "stand_ins",
     "TokenDataContract": "contracts.data",
     "TokenizerContract": "contracts.tokenizer",
     "TrackerContract": "contracts.tracker",
     "make_component": "context",
-    "one_of_each_event": "events",
+    "one_of_each_event": "stand_ins",
     "run_context": "context",
 }
 

@@ -1,5 +1,7 @@
 """One file from the Hugging Face hub, without the hub's minute of retries when there is no network.
 
+Run as a script it downloads, in a process that can be ended at once.
+
 Shared by the kinds ``data`` and ``tokenizer``. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and
 ``HF_HUB_OFFLINE`` mean what they mean to ``huggingface_hub``.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import Future, wait
@@ -17,6 +20,13 @@ from typing import Literal
 
 import huggingface_hub
 from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import disable_progress_bars
 
 from llmforge_plugins._child import child
 
@@ -70,6 +80,25 @@ def fetch(
     raise UnreachableError(reason)
 
 
+def main() -> dict[str, str]:
+    """Be the process that downloads one file, named by ``sys.argv``; return what happened.
+
+    That is ``{"path": …}`` or ``{"missing": …}`` or ``{"unreachable": …}``.
+    """
+    repository, name, revision, kind = sys.argv[1:]
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        path = huggingface_hub.hf_hub_download(repository, name, revision=revision, repo_type=kind)
+    except LocalEntryNotFoundError as error:
+        return {"unreachable": str(error.__cause__ or error)}
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
+        return {"missing": str(error).strip().splitlines()[0]}
+    except Exception as error:  # HTTP and TLS libraries have no common base
+        return {"unreachable": f"{type(error).__name__}: {error}"}
+    return {"path": str(path)}
+
+
 def _why_unreachable(
     repository: str, name: str, revision: str, kind: str, offline: bool, timeout: float
 ) -> str | None:
@@ -101,8 +130,7 @@ def _probe(url: str, timeout: float) -> str | None:
 
 
 def _download(repository: str, name: str, revision: str, kind: str) -> Path:
-    script = Path(__file__).with_name("_hub_worker.py")
-    with child(script, repository, name, revision, kind) as worker:
+    with child(Path(__file__), repository, name, revision, kind) as worker:
         code, output = worker.result()
     answer = json.loads(output) if code == 0 else {"unreachable": f"the download ended with {code}"}
     if "missing" in answer:
@@ -110,3 +138,7 @@ def _download(repository: str, name: str, revision: str, kind: str) -> Path:
     if "unreachable" in answer:
         raise UnreachableError(answer["unreachable"])
     return Path(answer["path"])
+
+
+if __name__ == "__main__":
+    print(json.dumps(main()))

@@ -12,7 +12,7 @@ from llmforge.interfaces import LanguageModel
 from llmforge.plugins import load
 from llmforge.recipe import load_recipe, to_toml
 from llmforge.rundir import RunDirectory, RunRecord, write_record
-from llmforge_plugins.tokenizers._bytes import ByteTokenizer
+from llmforge_plugins.tokenizers.bytes import ByteTokenizer
 
 RECIPE = """\
 [model]

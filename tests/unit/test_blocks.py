@@ -12,7 +12,7 @@ from torch import nn
 from transformer_parts import small_model, tokens
 
 from llmforge.interfaces import model_blocks
-from llmforge_plugins.backends._blocks import recompute
+from llmforge_plugins.backends._engine import recompute
 
 
 def test_blocks_are_the_heaviest_list_and_not_one_inside_a_layer() -> None:

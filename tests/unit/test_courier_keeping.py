@@ -16,7 +16,7 @@ from llmforge.errors import CheckpointError
 from llmforge.events import CheckpointSaved, MetricsLogged
 from llmforge.hookspecs import hookimpl
 from llmforge.rundir import RunDirectory
-from llmforge.rundir.tracker_checkpoints import KeptCheckpoint
+from llmforge.rundir.uploads import KeptCheckpoint
 
 
 class Attic(Component, kind="tracker"):

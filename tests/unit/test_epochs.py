@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from llmforge.data.epochs import Epochs
+from llmforge.data.order import Epochs
 from llmforge.recipe.schema import check_interval, parse_interval
 
 

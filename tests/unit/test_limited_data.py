@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from llmforge.data.limited import LimitedData
+from llmforge.run.setup.build import LimitedData
 
 
 class Letters:

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from llmforge_plugins.trackers import _mlflow_names as names
-from llmforge_plugins.trackers._mlflow_place import place_of, record, tracking_uri
-from llmforge_plugins.trackers._mlflow_uri import is_server, sqlite_file, without_login
+from llmforge_plugins.trackers._mlflow_place import (
+    is_server,
+    place_of,
+    record,
+    sqlite_file,
+    tracking_uri,
+    without_login,
+)
 
 
 @pytest.mark.parametrize(

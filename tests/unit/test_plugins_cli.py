@@ -53,7 +53,7 @@ def test_the_list_has_kind_name_package_and_target() -> None:
     (cosine,) = [line for line in lines if line[1] == "cosine"]
     assert cosine[0] == "schedule"
     assert cosine[2] == "llmforge-train"
-    assert cosine[-1] == "llmforge_plugins.schedules.cosine:Cosine"
+    assert cosine[-1] == "llmforge_plugins.schedules.warmup:Cosine"
 
 
 def test_the_list_as_json_has_the_same() -> None:

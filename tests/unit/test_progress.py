@@ -28,9 +28,7 @@ from llmforge import progress
 from llmforge.checkpoint import verify
 from llmforge.checkpoint.hashed_files import hash_file
 from llmforge.courier import Courier
-from llmforge.data.limited import LimitedData
-from llmforge.data.shards import shard_splits
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit, shard_splits
 from llmforge.data.tokens import prepare_tokens
 from llmforge.interfaces import Batch, TokenShard
 from llmforge.progress import Task, show_on, track, under_way
@@ -38,9 +36,10 @@ from llmforge.recipe.schema import StorageKeys
 from llmforge.run.reporting.progress_bars import TerminalBars, add_bars, progress_text
 from llmforge.run.reporting.reporter import LiveReporter
 from llmforge.run.reporting.upload_status import UploadWatch
+from llmforge.run.setup.build import LimitedData
 from llmforge.run.training.evaluation import evaluate
 from llmforge.testing import run_context
-from llmforge.testing.text import TinyData, TinyTokenizer
+from llmforge.testing.stand_ins import TinyData, TinyTokenizer
 from llmforge_plugins.data import _remote
 from llmforge_plugins.data._remote import fetch_urls
 from llmforge_plugins.data._text import TextData

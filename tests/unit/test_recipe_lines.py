@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmforge.recipe.key_lines import KeyPath, dotted, key_lines, parse_key
+from llmforge.recipe.toml import KeyPath, dotted, key_lines, parse_key
 
 TRICKY = '''\
 # a comment with [brackets] and key = "value"

@@ -13,7 +13,7 @@ from llmforge import Component, hookimpl
 from llmforge.errors import StorageError, StorageStalled, UsageError
 from llmforge.remote import Cancelled, Connections, Limiter, open_storage
 from llmforge.remote.deadline import Pulse, call
-from llmforge.remote.parallel import for_each
+from llmforge.remote.transfer import for_each
 
 
 def test_a_call_returns_what_it_returns_and_raises_what_it_raises() -> None:

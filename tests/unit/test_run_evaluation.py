@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit
 from llmforge.interfaces import IGNORE_INDEX, Batch, TokenShard
 from llmforge.run.training import evaluation
 from llmforge.run.training.evaluation import evaluate, rows_at_once

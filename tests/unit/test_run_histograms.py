@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from llmforge.run.training import histograms as module
-from llmforge.run.training.histograms import BINS, histograms
+from llmforge.run.training import loop_outputs
+from llmforge.run.training.loop_outputs import BINS, histograms
 
 
 def one(tensor: torch.Tensor) -> dict:
@@ -60,7 +60,7 @@ def test_values_that_are_not_finite_are_left_out() -> None:
 
 
 def test_large_tensors_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHUNK", 1000)
+    monkeypatch.setattr(loop_outputs, "_CHUNK", 1000)
     assert sum(one(torch.arange(12_345.0))["counts"]) == 12_345
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmforge.data.epochs import Epochs
+from llmforge.data.order import Epochs
 from llmforge.errors import RecipeError
 from llmforge.recipe import load_recipe
 from llmforge.run.plan import make_plan

@@ -15,8 +15,7 @@ from llmforge.distributed import Alone, Place
 from llmforge.errors import Problem, RecipeError, UsageError
 from llmforge.generation import open_checkpoint
 from llmforge.recipe import load_recipe
-from llmforge.run.plan import Plan, make_plan
-from llmforge.run.setup.components import Components
+from llmforge.run.plan import Components, Plan, make_plan
 from llmforge.run.setup.preflight import require_all_ready, require_ready
 from llmforge.rundir import RunDirectory, read_record
 from llmforge_plugins.backends._needs import sharding_problems

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit
 from llmforge.distributed import Alone, Place
 from llmforge.interfaces import IGNORE_INDEX, Batch, StepResult, TokenShard
 from llmforge.run.trainer_state import TrainerState

@@ -13,7 +13,7 @@ from llmforge.data.batches import (
     train_batches,
 )
 from llmforge.data.order import SampleOrder
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit
 from llmforge.errors import DataError
 from llmforge.interfaces import IGNORE_INDEX, TokenShard
 

@@ -12,11 +12,7 @@ from pydantic import ValidationError
 from llmforge.errors import RecipeError
 from llmforge.interfaces import RunContext
 from llmforge.recipe.schema import TrainTable
-from llmforge_plugins.schedules._warmup import WarmupSchedule
-from llmforge_plugins.schedules.constant import Constant
-from llmforge_plugins.schedules.cosine import Cosine
-from llmforge_plugins.schedules.linear import Linear
-from llmforge_plugins.schedules.wsd import Wsd
+from llmforge_plugins.schedules.warmup import Constant, Cosine, Linear, WarmupSchedule, Wsd
 
 ALL = [Constant, Linear, Cosine, Wsd]
 

@@ -294,7 +294,7 @@ def test_freed_memory_is_kept_by_the_process(tmp_path: Path) -> None:
     """Page faults show whether glibc maps the same block again every time."""
     code = (
         "import resource, torch\n"
-        "from llmforge_plugins.backends._allocator import keep_freed_memory\n"
+        "from llmforge_plugins.backends._resolve import keep_freed_memory\n"
         "def faults():\n"
         "    start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(5):\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmforge.recipe.url_schemes import storage_component
+from llmforge.plugins import storage_component
 
 LISTED = ("local", "s3", "gcs", "memory", "fsspec", "mine")
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from llmforge.data import tokens as tokens_module
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit
 from llmforge.data.tokens import (
     BATCH_CHARACTERS,
     PIECE_CHARACTERS,

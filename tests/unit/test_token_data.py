@@ -16,15 +16,15 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import ValidationError
 
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit
 from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import DataError, RecipeError
 from llmforge.interfaces import RunContext
 from llmforge.recipe import load_recipe
 from llmforge.testing import TinyTokenizer, run_context
-from llmforge_plugins.data import _checksums, _remote
+from llmforge_plugins.data import _files, _remote
 from llmforge_plugins.data.tokens import Tokens
-from llmforge_plugins.tokenizers._ids import IdTokenizer, build
+from llmforge_plugins.tokenizers.ids import IdTokenizer, build
 
 
 @pytest.fixture
@@ -249,23 +249,23 @@ def test_a_file_is_hashed_again_only_when_it_looks_changed(
 ) -> None:
     path = write("a.npy", 1, 2)
     hashed: list[Path] = []
-    real = _checksums.sha256_of
+    real = _files.sha256_of
 
     def noted(file: Path, **told: Any) -> str:
         hashed.append(file)
         return real(file, **told)
 
-    monkeypatch.setattr(_checksums, "sha256_of", noted)
-    first = _checksums.checksum(path, cache=run.cache)
-    _checksums.checksum(path, cache=run.cache)
+    monkeypatch.setattr(_files, "sha256_of", noted)
+    first = _files.checksum(path, cache=run.cache)
+    _files.checksum(path, cache=run.cache)
     assert len(hashed) == 2  # just written: it may still change without a new time
     os.utime(path, (1_000_000, 1_000_000))
     for _ in range(3):
-        assert _checksums.checksum(path, cache=run.cache) == first
+        assert _files.checksum(path, cache=run.cache) == first
     assert len(hashed) == 3
     write("a.npy", 1, 3)
     os.utime(path, (1_000_001, 1_000_001))
-    assert _checksums.checksum(path, cache=run.cache) != first
+    assert _files.checksum(path, cache=run.cache) != first
 
 
 # URLs ----------------------------------------------------------------------------------------

@@ -21,8 +21,7 @@ from pyarrow import parquet
 from llmforge.errors import DataError
 from llmforge.interfaces import RunContext
 from llmforge.recipe.schema import TrainTable
-from llmforge_plugins.data._articles import articles
-from llmforge_plugins.data._wikitext import SAMPLE
+from llmforge_plugins.data._wikitext import SAMPLE, articles
 from llmforge_plugins.data.wikitext import WikiText
 
 ONE = (

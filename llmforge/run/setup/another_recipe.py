@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from llmforge.errors import RunError
 from llmforge.recipe import Recipe
 from llmforge.recipe.files import label_of
-from llmforge.recipe.key_lines import parse_key
 from llmforge.recipe.shipped import find_shipped
+from llmforge.recipe.toml import parse_key
 from llmforge.run_root import root_option
 
 if TYPE_CHECKING:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,17 +18,16 @@ import pluggy
 import torch
 
 from llmforge.data.batches import TrainBatches, require_targets, train_batches
-from llmforge.data.epochs import Epochs
-from llmforge.data.limited import LimitedData
-from llmforge.data.split import TokenSplit
+from llmforge.data.order import Epochs
+from llmforge.data.shards import TokenSplit
 from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import DataError, Problem, RecipeError
 from llmforge.interfaces import Data, Engine, LanguageModel, RunContext, TokenData, Tokenizer
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Recipe
-from llmforge.recipe.key_lines import dotted
 from llmforge.recipe.rules import length_findings
 from llmforge.recipe.schema import parse_interval
+from llmforge.recipe.toml import dotted
 from llmforge.run.plan import make_plan
 from llmforge.run.seeds import MODEL, derive
 from llmforge.rundir import RunDirectory
@@ -222,6 +223,27 @@ def prepare_ahead(recipe: Recipe, *, notice: Callable[[str], None]) -> dict[str,
             for name, split, files in _files(prepared.splits)
         },
     }
+
+
+class LimitedData:
+    """The first ``data.max_documents`` of the training split; other splits stay whole."""
+
+    def __init__(self, data: Data, *, max_documents: int) -> None:
+        self._data = data
+        self._max = max_documents
+        self.splits = data.splits
+        self.description = f"{data.description}, first {max_documents} documents"
+        self.resolution = getattr(data, "resolution", {})
+        self.files = getattr(data, "files", ())
+        known = getattr(data, "characters", {})
+        self.characters = {split: size for split, size in known.items() if split != "train"}
+        name = f"{data.fingerprint}:{max_documents}"
+        self.fingerprint = hashlib.sha256(name.encode()).hexdigest()
+
+    def iter_text(self, split: str) -> Iterator[str]:
+        """Yield documents as the wrapped data does, at most ``max_documents`` of ``train``."""
+        documents = self._data.iter_text(split)
+        return itertools.islice(documents, self._max) if split == "train" else documents
 
 
 def _files(splits: Mapping[str, TokenSplit]) -> Iterator[tuple[str, TokenSplit, list[Path]]]:

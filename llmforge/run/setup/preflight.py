@@ -9,8 +9,7 @@ from llmforge.distributed import Place, Team
 from llmforge.errors import PeerFailed, Problem, RecipeError
 from llmforge.interfaces import RunContext
 from llmforge.run.micro_batches import divide_batch
-from llmforge.run.plan import Plan
-from llmforge.run.setup.components import Components
+from llmforge.run.plan import Components, Plan
 
 
 def require_ready(

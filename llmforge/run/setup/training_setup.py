@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pluggy
+import torch
 
 from llmforge.checkpoint import CheckpointWriter
 from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
 from llmforge.events import Event, RunStarted
-from llmforge.interfaces import Engine, RunContext
+from llmforge.interfaces import Engine, MatmulSpeed, Resolution, RunContext
+from llmforge.matmul_speed import measure_matmul_speed
 from llmforge.recipe import Recipe
 from llmforge.run.micro_batches import Division, divide_batch
-from llmforge.run.plan import Plan
+from llmforge.run.plan import Components, Plan
 from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.reporting.samples import Sampling
-from llmforge.run.setup.bf16 import RESOLVED, slow_bf16, with_matmul_speed
 from llmforge.run.setup.build import (
     PreparedData,
     check_fingerprints,
@@ -28,7 +30,6 @@ from llmforge.run.setup.build import (
     run_length,
     with_steps,
 )
-from llmforge.run.setup.components import Components
 from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_point
 from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
@@ -38,6 +39,9 @@ from llmforge.run.training.loop import TrainingLoop
 from llmforge.run.training.loop_outputs import LoopOutputs
 from llmforge.run.training.throughput import peak_flops
 from llmforge.rundir import RunDirectory, RunRecord
+
+_MATMUL_SPEED = "matmul_speed"
+"""Where the record's ``resolved`` has what was measured for bf16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +130,7 @@ class TrainingSetup:
             "compile": found.compile,
             "hardware": found.hardware,
             "reasons": list(found.reasons),
-            **({} if speed is None else {RESOLVED: asdict(speed)}),
+            **({} if speed is None else {_MATMUL_SPEED: asdict(speed)}),
             "micro_batch_size": self.division.micro,
             "eval_batch_size": self.evaluation_rows,
             "data": getattr(self.prepared.data, "resolution", {}),
@@ -246,6 +250,33 @@ def set_up(
     )
 
 
+def with_matmul_speed(run: RunContext, *, team: Team) -> RunContext:
+    """Return ``run`` with the speed of its CPU: as recorded, else as the leader measures it now.
+
+    Number formats derive from it. So all ranks have the leader's, and a resume has that of the
+    first start, whatever machine it is on. A run on a GPU has none.
+    """
+    speed = _speed(run) if team.place.is_leader and _is_on_cpu(run) else None
+    return dataclasses.replace(run, matmul_speed=team.broadcast(speed))
+
+
+def slow_bf16(run: RunContext, resolution: Resolution) -> str | None:
+    """Return a warning when the run computes in bf16 on a CPU where that is the slower format."""
+    if torch.device(resolution.device).type != "cpu":
+        return None
+    slowdown = measure_matmul_speed().slowdown()
+    if slowdown is None:
+        return None
+    if run.train.precision == "bf16":
+        return f'train.precision = "bf16" costs time on this CPU, "fp32" does not: {slowdown}'
+    if resolution.precision == "bf16" or (run.matmul_speed and run.matmul_speed.bf16_is_native):
+        return (
+            "the run started with native bf16 and keeps its number formats, "
+            f"but on this CPU {slowdown}"
+        )
+    return None
+
+
 def _shared_point(team: Team, plan: Plan, *, resume: Path | None) -> StartingPoint:
     """Return where to continue; the leader chooses, which may take long, and tells the others."""
     chosen = starting_point(plan, resume=resume) if team.place.is_leader else None
@@ -279,3 +310,21 @@ def _check_same_data(team: Team, prepared: PreparedData) -> None:
             f"data or tokenizer of rank {', '.join(wrong)} are not those of rank 0",
             remedy="give every machine the same data; run.root must be a directory they share",
         )
+
+
+def _is_on_cpu(run: RunContext) -> bool:
+    if run.train.device != "auto":
+        return run.train.device == "cpu"
+    return run.resolved.get("device") == "cpu" or not (
+        torch.cuda.is_available() or torch.backends.mps.is_available()
+    )
+
+
+def _speed(run: RunContext) -> MatmulSpeed:
+    kept = run.resolved.get(_MATMUL_SPEED)
+    if kept is not None:
+        return MatmulSpeed(**kept)
+    speed = measure_matmul_speed()
+    if run.resolved.get("device") == "cpu":  # started before this was recorded: bf16 throughout
+        return dataclasses.replace(speed, bf16_is_native=True)
+    return speed

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from llmforge.data.batches import evaluation_batches
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit
 from llmforge.distributed import Alone, Place, Team
 from llmforge.errors import TrainingError
 from llmforge.interfaces import IGNORE_INDEX, Batch, LanguageModel

@@ -14,7 +14,7 @@ import torch
 
 from llmforge.checkpoint import CheckpointWriter, SaveRequest
 from llmforge.data.batches import TrainBatches
-from llmforge.data.split import TokenSplit
+from llmforge.data.shards import TokenSplit
 from llmforge.distributed import Team
 from llmforge.errors import TrainingError
 from llmforge.events import HistogramsLogged
@@ -28,10 +28,8 @@ from llmforge.run.seeds import TRAINING, derive
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.trainer_state import Best, TrainerState
 from llmforge.run.training.evaluation import evaluate
-from llmforge.run.training.histograms import histograms
-from llmforge.run.training.loop_outputs import LoopOutputs
+from llmforge.run.training.loop_outputs import LoopOutputs, Rows, histograms
 from llmforge.run.training.loss_average import LossTotals
-from llmforge.run.training.metrics_row import Rows
 from llmforge.run.training.stop_vote import Stopping
 from llmforge.run.training.throughput import Pace
 

@@ -11,7 +11,7 @@ from llmforge.component import Component
 from llmforge.errors import UsageError
 from llmforge.interfaces import Completion, GenerationRequest, Generator, RunContext
 from llmforge.testing.contracts.base import Contract, build
-from llmforge.testing.text import TinyTokenizer
+from llmforge.testing.stand_ins import TinyTokenizer
 from llmforge.testing.tiny_model import TinyModel
 
 PROMPTS = ("The river", "Bees", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich")

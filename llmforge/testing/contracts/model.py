@@ -15,7 +15,7 @@ from llmforge.component import Component
 from llmforge.interfaces import IGNORE_INDEX, RunContext
 from llmforge.testing.context import run_context
 from llmforge.testing.contracts.base import Contract, build
-from llmforge.testing.text import TinyTokenizer
+from llmforge.testing.stand_ins import TinyTokenizer
 
 
 class ModelContract(Contract):

@@ -12,7 +12,7 @@ from llmforge.component import Component
 from llmforge.interfaces import RunContext, Tokenizer
 from llmforge.testing.context import make_component
 from llmforge.testing.contracts.base import Contract, build
-from llmforge.testing.text import TEXTS, TinyData
+from llmforge.testing.stand_ins import TEXTS, TinyData
 
 
 class TokenizerContract(Contract):

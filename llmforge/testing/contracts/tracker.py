@@ -16,7 +16,7 @@ from llmforge.interfaces import RunContext
 from llmforge.plugins import Notifier, build_manager
 from llmforge.testing.context import make_component
 from llmforge.testing.contracts.base import Contract
-from llmforge.testing.events import one_of_each_event
+from llmforge.testing.stand_ins import one_of_each_event
 
 Tell = Callable[[Iterable[events.Event]], None]
 

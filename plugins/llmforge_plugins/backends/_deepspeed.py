@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from llmforge.errors import RunError
 from llmforge.interfaces import Batch, Engine, LanguageModel, Resolution, RunContext
-from llmforge_plugins.backends._blocks import compile_blocks, recompute
 from llmforge_plugins.backends._deepspeed_config import build_config
 from llmforge_plugins.backends._deepspeed_engine import PlainEngine, ZeroEngine
 from llmforge_plugins.backends._deepspeed_import import captured_output, import_deepspeed
-from llmforge_plugins.backends._group import require_group
-from llmforge_plugins.backends._needs import STAGE_3_IS_EAGER
+from llmforge_plugins.backends._engine import compile_blocks, recompute
+from llmforge_plugins.backends._needs import STAGE_3_IS_EAGER, require_group
 from llmforge_plugins.backends._resolve import eager, explained, resolve, take_device
 
 _SHARED = (

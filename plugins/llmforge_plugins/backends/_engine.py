@@ -1,15 +1,28 @@
-"""The engine of one device: accumulates micro-batches, steps, evaluates, hands out its state."""
+"""The engine of one device: accumulates micro-batches, steps, evaluates, hands out its state.
+
+What other engines do with the blocks of a model is here, too: computing them again in the backward
+pass, and compiling them one by one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from llmforge.interfaces import Batch, EngineState, LanguageModel, Resolution, StepResult
+from llmforge.interfaces import (
+    Batch,
+    EngineState,
+    LanguageModel,
+    Resolution,
+    StepResult,
+    model_blocks,
+)
 from llmforge_plugins.backends import _state
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -167,3 +180,37 @@ def out_of_memory() -> Iterator[None]:
         if "DefaultCPUAllocator" in str(error) or "can't allocate memory" in str(error):
             raise torch.OutOfMemoryError(str(error)) from error
         raise
+
+
+def recompute(model: nn.Module, asked: Literal["none", "full"] | int) -> int:
+    """Make blocks keep only their inputs for the backward pass and compute the rest again.
+
+    Activation checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
+    Gradients keep their bits: random numbers are drawn alike the second time.
+
+    Args:
+        model: whose blocks.
+        asked: ``"full"`` for every block, ``n`` for every n-th, the first among them.
+
+    Returns:
+        how many blocks are recomputed.
+    """
+    if asked == "none":
+        return 0
+    chosen = model_blocks(model)[:: 1 if asked == "full" else asked]
+    for block in chosen:
+        # on the instance: names, hooks and state stay the block's own
+        block.forward = partial(_forward, block, block.forward)
+    return len(chosen)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile a sharded model block by block: gathering happens between them."""
+    for block in model_blocks(model):
+        block.compile()
+
+
+def _forward(block: nn.Module, forward: Any, *args: Any, **keywords: Any) -> Any:
+    if not (block.training and torch.is_grad_enabled()):
+        return forward(*args, **keywords)
+    return checkpoint(forward, *args, use_reentrant=False, **keywords)

@@ -19,9 +19,9 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from llmforge.interfaces import Engine, LanguageModel, RunContext, model_blocks
-from llmforge_plugins.backends._blocks import compile_blocks, recompute
+from llmforge_plugins.backends._engine import compile_blocks, recompute
 from llmforge_plugins.backends._fsdp_engine import FsdpEngine
-from llmforge_plugins.backends._group import require_group
+from llmforge_plugins.backends._needs import require_group
 from llmforge_plugins.backends._resolve import explained, resolve, take_device
 
 

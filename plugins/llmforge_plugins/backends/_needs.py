@@ -1,8 +1,11 @@
-"""What this machine does not have, and what cannot be trained in shards, told before step 0."""
+"""What a backend needs: what this machine lacks, or shards do not allow, is told before step 0.
+
+Nothing heavy is imported with the module: components ask it in their preflight.
+"""
 
 from __future__ import annotations
 
-from llmforge.errors import Problem, RecipeError
+from llmforge.errors import Problem, RecipeError, RunError
 from llmforge.interfaces import RunContext
 
 _WHOLE_MATRICES = {"muon"}
@@ -51,3 +54,25 @@ def sharding_problems(run: RunContext, *, backend: str) -> list[Problem]:
             )
         )
     return problems
+
+
+def require_group(run: RunContext) -> None:
+    """Look for the default process group of the run's ranks; a single process makes its own.
+
+    Raises:
+        RunError: several processes have none, or one of another size.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized() and run.world_size == 1:
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(
+            backend, store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1
+        )
+    found = dist.get_world_size() if dist.is_initialized() else 0
+    if found != run.world_size:
+        raise RunError(
+            f"the run has {run.world_size} processes, but their group has {found}",
+            remedy="start it with 'forge train RECIPE --nproc-per-node N' or torchrun",
+        )

@@ -8,8 +8,7 @@ from typing import Any, cast
 from torch import nn
 
 from llmforge.interfaces import Engine, LanguageModel, RunContext
-from llmforge_plugins.backends._blocks import recompute
-from llmforge_plugins.backends._engine import SingleEngine
+from llmforge_plugins.backends._engine import SingleEngine, recompute
 from llmforge_plugins.backends._resolve import explained, resolve, take_device
 
 

@@ -1,10 +1,12 @@
-"""Files: hashes of their contents, writing all or nothing."""
+"""Files: hashes of their contents, kept while a file looks the same; writing all or nothing."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,8 @@ from llmforge.errors import DataError
 from llmforge.interfaces import Progress
 
 _BLOCK = 1 << 22
+_UNCERTAIN_NS = 2_000_000_000
+"""A file written so shortly before it was hashed may change again without a new time."""
 
 
 def sha256_of(path: Path, *, moved: Progress = lambda _: None) -> str:
@@ -44,3 +48,36 @@ def written_whole(target: Path) -> Iterator[Path]:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def checksum(path: Path, *, cache: Path, moved: Progress = lambda _: None) -> str:
+    """Return the SHA-256 of ``path``; ``moved`` is given its bytes as they are through.
+
+    It is computed again when size or time of modification are not those of the last time; so a
+    start does not read a hundred gigabytes to find that nothing changed.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    name = hashlib.sha256(str(path).encode()).hexdigest()[:32]
+    record = cache / "datasets" / "checksums" / f"{name}.json"
+    status = path.stat()
+    look = {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    known = _read(record)
+    if {key: known.get(key) for key in look} == look:
+        moved(status.st_size)
+        return str(known["sha256"])
+    started = time.time_ns()
+    sha256 = sha256_of(path, moved=moved)
+    if status.st_mtime_ns < started - _UNCERTAIN_NS:
+        with written_whole(record) as partial:
+            partial.write_text(json.dumps({**look, "sha256": sha256}), encoding="utf-8")
+    return sha256
+
+
+def _read(record: Path) -> dict[str, object]:
+    try:
+        body = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return body if isinstance(body, dict) and "sha256" in body else {}

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmforge import RunContext, track
 from llmforge.interfaces import TokenShard
-from llmforge_plugins.data._checksums import checksum
+from llmforge_plugins.data._files import checksum
 from llmforge_plugins.data._parallel import in_parallel
 from llmforge_plugins.data._patterns import SPLITS, fetched, find_files
 from llmforge_plugins.data._remote import shown

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 from llmforge import RunContext, track
 from llmforge.errors import DataError
 from llmforge_plugins._hub import MissingError, UnreachableError
-from llmforge_plugins.data._articles import articles
 from llmforge_plugins.data._files import sha256_of
 from llmforge_plugins.data._remote import fetch_url, is_url, shown
 from llmforge_plugins.data._text_files import read_lines
@@ -116,6 +116,37 @@ def local_files(path: str) -> dict[str, Path]:
         if (folder / name).is_file()
     }
     return _with_train(found, str(folder))
+
+
+def articles(lines: Iterable[str]) -> Iterator[str]:
+    """Yield each article of a WikiText file, from the blank line before its title.
+
+    A title is `` = Title = `` between blank lines (sections have more signs; formulas that look
+    alike have no blank lines around them). Concatenated, the articles are the file.
+    """
+    article: list[str] = []
+    for line, following in pairwise(chain(lines, ("",))):
+        blank_around = article and not article[-1].strip() and not following.strip()
+        if blank_around and is_title(line):
+            blank = article.pop()
+            if article:
+                yield "".join(article)
+            article = [blank]
+        article.append(line)
+    if article:
+        yield "".join(article)
+
+
+def is_title(line: str) -> bool:
+    """Return whether ``line`` has the form of an article's title."""
+    text = line.rstrip()
+    return (
+        len(text) > len(" =  =")
+        and text.startswith(" = ")
+        and text.endswith(" =")
+        and not text.startswith(" = = ")
+        and not text.endswith(" = =")
+    )
 
 
 def _from_path(path: str, run: RunContext) -> WikiTextData:

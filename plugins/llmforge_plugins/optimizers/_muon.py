@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
-from llmforge_plugins.optimizers._groups import decay_groups
 from llmforge_plugins.optimizers._newton_schulz import Fp32Muon
+from llmforge_plugins.optimizers.adamw import decay_groups
 
 _NOT_HIDDEN = ("embed", "wte", "wpe", "head", "positions", "vocab")
 

@@ -1,8 +1,9 @@
-"""The optimizer ``adamw``."""
+"""The optimizer ``adamw``, and which parameters decay."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -45,8 +46,6 @@ class AdamW(Component, kind="optimizer"):
         del run
         import torch
 
-        from llmforge_plugins.optimizers._groups import decay_groups
-
         options = self.options
         return torch.optim.AdamW(
             decay_groups(parameters, lr=options.lr, weight_decay=options.weight_decay),
@@ -55,3 +54,22 @@ class AdamW(Component, kind="optimizer"):
             eps=options.eps,
             fused=True,
         )
+
+
+def decay_groups(
+    parameters: Iterable[tuple[str, torch.nn.Parameter]], *, lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Return parameter groups in which matrices decay; scales and biases do not.
+
+    Empty groups are left out. Each carries ``initial_lr``, the peak the schedule scales.
+    """
+    named = list(parameters)
+    groups = (
+        ([p for _, p in named if p.dim() >= 2], weight_decay),
+        ([p for _, p in named if p.dim() < 2], 0.0),
+    )
+    return [
+        {"params": members, "lr": lr, "initial_lr": lr, "weight_decay": decay}
+        for members, decay in groups
+        if members
+    ]

@@ -22,7 +22,7 @@ from optuna.trial import TrialState, create_trial
 
 from llmforge.interfaces import Dimension, Direction, Point, Space
 from llmforge_plugins.sweep._pruning import Pruner
-from llmforge_plugins.sweep._untried import untried
+from llmforge_plugins.sweep.grid import untried
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

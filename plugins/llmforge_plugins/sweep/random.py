@@ -10,7 +10,7 @@ from typing import Any
 from llmforge import Component, hookimpl
 from llmforge.interfaces import Dimension, Direction, Point, Space
 from llmforge_plugins.sweep._pruning import Pruner, PruningOptions
-from llmforge_plugins.sweep._untried import untried
+from llmforge_plugins.sweep.grid import untried
 
 
 class Random(Component, kind="sweep"):

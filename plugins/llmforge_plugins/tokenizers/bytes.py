@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from llmforge import Component, RunContext, hookimpl
 from llmforge.interfaces import Data, TokenData, Tokenizer
+from llmforge_plugins.tokenizers._saved import check_record, write_record
+
+_TYPE = "bytes"
 
 
 class Bytes(Component, kind="tokenizer"):
@@ -17,15 +21,45 @@ class Bytes(Component, kind="tokenizer"):
     @hookimpl
     def forge_build_tokenizer(self, run: RunContext, data: Data | TokenData) -> Tokenizer:
         """Return the tokenizer; it is the same for every text."""
-        from llmforge_plugins.tokenizers._bytes import ByteTokenizer
-
         del run, data
         return ByteTokenizer()
 
     @hookimpl
     def forge_load_tokenizer(self, run: RunContext, directory: Path) -> Tokenizer:
         """Read back a saved tokenizer."""
-        from llmforge_plugins.tokenizers._bytes import ByteTokenizer
-
         del run
         return ByteTokenizer.load(directory)
+
+
+class ByteTokenizer:
+    """Ids 0 to 255 are the bytes of UTF-8, 256 is the end of text."""
+
+    vocab_size = 257
+    eos_id: int | None = 256
+    fingerprint = "bytes-utf8-eos256"
+
+    @classmethod
+    def load(cls, directory: Path) -> ByteTokenizer:
+        """Return the tokenizer that was saved in ``directory``.
+
+        Raises:
+            DataError: there is none.
+        """
+        check_record(directory, type_name=_TYPE, fingerprint=cls.fingerprint)
+        return cls()
+
+    def encode(self, text: str) -> list[int]:
+        """Return the bytes of ``text``."""
+        return list(text.encode("utf-8"))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the bytes of each text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text; bytes that are no UTF-8 become the replacement character."""
+        return bytes(index for index in ids if index < 256).decode("utf-8", errors="replace")
+
+    def save(self, directory: Path) -> None:
+        """Write the record; there is nothing else to keep."""
+        write_record(directory, type_name=_TYPE, fingerprint=self.fingerprint)

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from llmforge.errors import Problem
-from llmforge_plugins.trackers._mlflow_uri import is_server, sqlite_file, without_login
+from llmforge_plugins.trackers._mlflow_place import is_server, sqlite_file, without_login
 
 KEY = "tracker.mlflow.tracking_uri"
 

@@ -1,15 +1,38 @@
-"""Which MLflow run a run of ours is: written down before it is used, so that there is only one."""
+"""Which MLflow run a run of ours is: written down before it is used, so that there is only one.
+
+What the URI of a store says is found here without asking anybody.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from llmforge_plugins.trackers._mlflow_uri import URI_VARIABLE, sqlite_file, without_login
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+
+_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def without_login(uri: str) -> str:
+    """Return ``uri`` without user name and password."""
+    return _LOGIN.sub("", uri)
+
+
+def is_server(uri: str) -> bool:
+    """Return whether ``uri`` is that of a server and not of a database opened from here."""
+    return urlsplit(uri).scheme in ("http", "https") or uri.startswith("databricks")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store, None for any other."""
+    scheme, _, path = uri.partition(":///")
+    return Path(path) if scheme.split("+")[0] == "sqlite" and path else None
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from llmforge import events
 from llmforge_plugins.trackers import _mlflow_names as names
-from llmforge_plugins.trackers._mlflow_place import Place, record
-from llmforge_plugins.trackers._mlflow_uri import is_server
+from llmforge_plugins.trackers._mlflow_place import Place, is_server, record
 
 KEY_TAG = "llmforge.key"
 SWEEP_TAG = "llmforge.sweep"

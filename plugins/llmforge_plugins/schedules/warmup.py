@@ -1,7 +1,8 @@
-"""What all schedules share: the options of the warm-up, the span, and the checks."""
+"""The schedules: a warm-up, then ``constant``, ``linear``, ``cosine`` or ``wsd``."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Annotated
@@ -98,3 +99,89 @@ class WarmupSchedule(Component, ABC):
 def fall(progress: float, floor: float) -> float:
     """Return the factor on a straight line from 1 to ``floor`` at ``progress`` in [0, 1]."""
     return 1.0 - (1.0 - floor) * progress
+
+
+class Constant(WarmupSchedule, kind="schedule"):
+    """The peak learning rate after the warm-up, unchanged to the end."""
+
+    class Options(WarmupOptions):
+        """Options of ``[schedule.constant]``."""
+
+    def factor_after_warmup(self, step: int, warmup: int, total: int) -> float:
+        """Return 1."""
+        del step, warmup, total
+        return 1.0
+
+
+class Linear(WarmupSchedule, kind="schedule"):
+    """A straight fall from the peak to ``min_ratio`` of it after the warm-up."""
+
+    class Options(DecayOptions):
+        """Options of ``[schedule.linear]``."""
+
+    def factor_after_warmup(self, step: int, warmup: int, total: int) -> float:
+        """Return the factor on the line from (warmup, 1) to (total, min_ratio)."""
+        return fall((step - warmup) / (total - warmup), self.options.min_ratio)
+
+
+class Cosine(WarmupSchedule, kind="schedule"):
+    """Half a cosine wave from the peak to ``min_ratio`` of it after the warm-up.
+
+    One period without restarts of Loshchilov and Hutter, "SGDR" (2017), equation 5.
+    """
+
+    class Options(DecayOptions):
+        """Options of ``[schedule.cosine]``."""
+
+    def factor_after_warmup(self, step: int, warmup: int, total: int) -> float:
+        """Return the factor on the wave from (warmup, 1) to (total, min_ratio)."""
+        progress = (step - warmup) / (total - warmup)
+        return fall((1.0 - math.cos(math.pi * progress)) / 2.0, self.options.min_ratio)
+
+
+class Wsd(WarmupSchedule, kind="schedule"):
+    """Warm-up, stable, decay: the peak for most of the run, then a short straight fall.
+
+    Hu et al., "MiniCPM" (2024), section 4, who find a tenth of the steps enough for the decay.
+    A longer run can resume from any checkpoint of the stable phase.
+    """
+
+    class Options(DecayOptions):
+        """Options of ``[schedule.wsd]``."""
+
+        decay: Annotated[float, Field(ge=0, le=1)] = 0.1
+        """Fraction of all steps in which the rate falls to ``min_ratio``."""
+
+        @model_validator(mode="after")
+        def _phases_fit(self) -> Wsd.Options:
+            if (self.warmup or 0.0) + self.decay > 1:
+                raise ValueError(
+                    f"warmup {self.warmup} and decay {self.decay} are more than the whole run"
+                )
+            return self
+
+    @hookimpl
+    def forge_preflight(self, run: RunContext) -> list[Problem]:
+        """Check also that warm-up and decay do not overlap."""
+        problems = super().forge_preflight(run)
+        total = self._total(run)
+        phases = self.warmup_steps(total) + self._decay_steps(total)
+        if problems or total < 1 or phases <= total:
+            return problems
+        return [
+            Problem(
+                key=f"schedule.{self.name}.decay",
+                message=f"warm-up and decay take {phases} steps, the schedule spans {total}",
+                remedy="make one of them shorter or the training longer",
+            )
+        ]
+
+    def factor_after_warmup(self, step: int, warmup: int, total: int) -> float:
+        """Return 1, and in the last phase the factor on the line to (total, min_ratio)."""
+        del warmup
+        decay = self._decay_steps(total)
+        left = total - step
+        return fall((decay - left) / decay, self.options.min_ratio) if left < decay else 1.0
+
+    def _decay_steps(self, total: int) -> int:
+        return round(self.options.decay * total)

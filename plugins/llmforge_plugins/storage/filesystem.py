@@ -1,4 +1,4 @@
-"""The storage ``fsspec``."""
+"""The storages ``local``, ``memory`` and ``fsspec``: a file system that fsspec opens by itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,34 @@ from pydantic import Field
 import llmforge
 from llmforge import Component, hookimpl
 from llmforge.interfaces import Storage
+
+
+class Local(Component, kind="storage"):
+    """A folder of this machine or of a mounted disk: ``file:///mnt/runs``."""
+
+    class Options(llmforge.Options):
+        """No options."""
+
+    @hookimpl
+    def forge_open_storage(self, url: str) -> Storage:
+        """Open the place behind ``url``."""
+        from llmforge_plugins.storage._local import Local as Place
+
+        return Place(url)
+
+
+class Memory(Component, kind="storage"):
+    """The memory of one process, ``memory://name``: for tests, gone with the process."""
+
+    class Options(llmforge.Options):
+        """No options."""
+
+    @hookimpl
+    def forge_open_storage(self, url: str) -> Storage:
+        """Open the place behind ``url``."""
+        from llmforge_plugins.storage._memory import Memory as Place
+
+        return Place(url)
 
 
 class Fsspec(Component, kind="storage"):
