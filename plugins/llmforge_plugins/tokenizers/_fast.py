@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,14 @@ class FastTokenizer:
         self._config = {**(config or _CONFIG), "eos_token": end_of_text}
         self.vocab_size: int = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         self.eos_id: int | None = _token_id(inner, end_of_text)
+        self.eos_token = end_of_text
+        self.bos_token = text_of(self._config.get("bos_token"))
+        self.chat_template: str | None = self._config.get("chat_template")
+        self.special_tokens = {
+            token.content: number
+            for number, token in inner.get_added_tokens_decoder().items()
+            if token.special
+        }
         parts = json.dumps([self._content, end_of_text])
         self.fingerprint: str = hashlib.sha256(parts.encode()).hexdigest()
 
@@ -73,6 +82,21 @@ class FastTokenizer:
         encoded = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
+    def encode_spans(
+        self, text: str, *, special: bool
+    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        """Return the ids of ``text`` and the characters of each."""
+        inner = self._with_special_tokens if special else self._inner
+        encoding = inner.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    @functools.cached_property
+    def _with_special_tokens(self) -> tokenizers.Tokenizer:
+        """Make special tokens of their names in a text: for a template's own text."""
+        inner = tokenizers.Tokenizer.from_str(self._content)
+        inner.encode_special_tokens = False
+        return inner
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` without special tokens."""
         return self._inner.decode(list(ids), skip_special_tokens=True)
@@ -89,6 +113,12 @@ _CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "clean_up_tokenization_spaces": False,
 }
+
+
+def text_of(token: Any) -> str | None:
+    """Return a special token, written as text or as a table with ``content``."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
 
 
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:

@@ -9,7 +9,7 @@ from typing import Any
 from llmforge import RunContext
 from llmforge.errors import DataError
 from llmforge_plugins._hub import MissingError, UnreachableError, fetch
-from llmforge_plugins.tokenizers._fast import FastTokenizer, read_tokenizer
+from llmforge_plugins.tokenizers._fast import FastTokenizer, read_tokenizer, text_of
 from llmforge_plugins.tokenizers._saved import read_json
 
 _TOKENIZER = "tokenizer.json"
@@ -35,7 +35,7 @@ def build(options: Any, run: RunContext) -> FastTokenizer:
     else:
         tokenizer, config = _from_hub(options, run)
     content = read_json(config) if config.exists() else {}
-    end_of_text = options.end_of_text or _content(content.get("eos_token"))
+    end_of_text = options.end_of_text or text_of(content.get("eos_token"))
     return FastTokenizer(read_tokenizer(tokenizer), end_of_text=end_of_text, config=content)
 
 
@@ -83,10 +83,3 @@ def _from_hub(options: Any, run: RunContext) -> tuple[Path, Path]:
     except (MissingError, UnreachableError):
         run.notice(f"tokenizer {where} has no {_CONFIG}: its end of text is what end_of_text says")
         return tokenizer, tokenizer.parent / _CONFIG
-
-
-def _content(token: Any) -> str | None:
-    """Return a special token, written as text or as a table with ``content``."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None

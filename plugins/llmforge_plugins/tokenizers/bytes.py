@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 from llmforge import Component, RunContext, hookimpl
@@ -11,6 +13,8 @@ from llmforge.interfaces import Data, TokenData, Tokenizer
 from llmforge_plugins.tokenizers._saved import check_record, write_record
 
 _TYPE = "bytes"
+END = "<|endoftext|>"
+"""What templates call the end of text."""
 
 
 class Bytes(Component, kind="tokenizer"):
@@ -37,6 +41,10 @@ class ByteTokenizer:
     vocab_size = 257
     eos_id: int | None = 256
     fingerprint = "bytes-utf8-eos256"
+    eos_token: str | None = END
+    bos_token: str | None = None
+    chat_template: str | None = None
+    special_tokens: Mapping[str, int] = MappingProxyType({END: 256})
 
     @classmethod
     def load(cls, directory: Path) -> ByteTokenizer:
@@ -55,6 +63,27 @@ class ByteTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the bytes of each text."""
         return [self.encode(text) for text in texts]
+
+    def encode_spans(
+        self, text: str, *, special: bool
+    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        """Return the bytes of ``text`` and the character that each is of."""
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        position = 0
+        parts = re.split(f"({re.escape(END)})", text) if special else [text]
+        for part in parts:
+            if special and part == END:
+                ids.append(256)
+                spans.append((position, position + len(part)))
+                position += len(part)
+                continue
+            for character in part:
+                encoded = character.encode("utf-8")
+                ids += encoded
+                spans += [(position, position + 1)] * len(encoded)
+                position += 1
+        return ids, spans
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text; bytes that are no UTF-8 become the replacement character."""

@@ -1,0 +1,86 @@
+"""What a ``data`` component hands to the core when its data is not running text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: ``system``, ``user``, ``assistant`` or another that the template knows.
+        content: what was said, as it is.
+        fields: further fields for the template, such as ``tool_calls`` or ``name``.
+    """
+
+    role: str
+    content: str
+    fields: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """Messages in order; a prompt with its response is one of two.
+
+    Attributes:
+        messages: at least one, of which an assistant's are learned.
+        source: where it is from, for messages: ``alpaca.jsonl:17``.
+    """
+
+    messages: tuple[Message, ...]
+    source: str
+
+
+@runtime_checkable
+class ExampleData(Protocol):
+    """Examples in splits; the core renders, tokenises, masks and orders them.
+
+    Attributes:
+        splits: names among ``train``, ``validation`` and ``test``; ``train`` is required.
+        fingerprint: a hash of the contents.
+        description: one line for the log.
+    """
+
+    splits: Sequence[str]
+    fingerprint: str
+    description: str
+
+    def examples(self, split: str) -> Iterator[Conversation]:
+        """Yield the examples of ``split`` in a fixed order.
+
+        Raises:
+            DataError: a file or a row in it cannot be used; the message names both.
+        """
+        ...
+
+
+@runtime_checkable
+class ChatTokenizer(Protocol):
+    """A tokenizer that can be used with chat templates.
+
+    Attributes:
+        special_tokens: id by text of every special token.
+        eos_token: text of the end-of-text token; None when there is none.
+        bos_token: text of the token that begins texts; None when there is none.
+        chat_template: the tokenizer's own template in Jinja; None when it has none.
+    """
+
+    special_tokens: Mapping[str, int]
+    eos_token: str | None
+    bos_token: str | None
+    chat_template: str | None
+
+    def encode_spans(
+        self, text: str, *, special: bool
+    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        """Return the ids of ``text`` and the characters [begin, end) of each.
+
+        Args:
+            text: what is encoded.
+            special: whether the text of a special token becomes that token.
+        """
+        ...
