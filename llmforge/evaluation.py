@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from llmforge.checkpoint import Checkpoint
+from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
-from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import RunError, UsageError
 from llmforge.generation import LoadedModel, load_checkpoint
 from llmforge.interfaces import Batch
 from llmforge.plugins import build_manager, load
-from llmforge.run.setup.build import open_data
+from llmforge.run.setup.build import open_data, prepare_splits
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.rundir import RunDirectory, RunRecord, read_record
 from llmforge.rundir.atomic import write_json
@@ -122,7 +122,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _tokens(loaded: LoadedModel, split: str, notice: Callable[[str], None]) -> TokenSplit:
+def _tokens(
+    loaded: LoadedModel, split: str, notice: Callable[[str], None]
+) -> TokenSplit | ExampleSplit:
     selection = loaded.recipe.selected("data")
     manager = build_manager([load("data", selection.name)(selection.options)])
     record = _record(loaded.checkpoint)
@@ -133,8 +135,13 @@ def _tokens(loaded: LoadedModel, split: str, notice: Callable[[str], None]) -> T
         )
     if record.fingerprints.get("data", data.fingerprint) != data.fingerprint:
         notice("the data is not what the run was trained on: it has changed since")
-    splits = prepare_tokens(
-        data, loaded.tokenizer, cache=loaded.run.cache, notice=notice, check_stop=lambda: None
+    splits = prepare_splits(
+        data,
+        loaded.tokenizer,
+        context=loaded.recipe.context,
+        cache=loaded.run.cache,
+        notice=notice,
+        check_stop=lambda: None,
     )
     return splits[split]
 

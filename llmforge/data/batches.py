@@ -42,12 +42,22 @@ class TrainBatches:
         self.context = context
         self.epochs = Epochs(n_windows=self.n_windows, batch_size=batch_size)
         self.order = order
+        self.tokens_per_step = batch_size * context
         self._names = [shard.name for shard in split.shards]
         self._pin = pin_memory
 
     def epoch(self, position: int) -> float:
         """Return the passes over the data completed at a global position, as a fraction."""
         return position / self.n_windows
+
+    def tokens(self, position: int) -> int:
+        """Return the tokens of all sequences before a global position."""
+        return position * self.context
+
+    def targets(self, position: int, count: int) -> int:
+        """Return how many tokens are targets in the sequences at ``position``: all."""
+        del position
+        return count * self.context
 
     def files(self, position: int) -> dict[str, Any]:
         """Return how many files of the epoch at ``position`` were used up, and the one at hand."""

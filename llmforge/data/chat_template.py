@@ -31,16 +31,12 @@ TEMPLATES = {
         "{% for message in messages %}"
         "{% if message.role == 'system' %}{{ message.content }}\n\n"
         "{% elif message.role == 'user' %}### Instruction:\n{{ message.content }}\n\n"
-        "{% elif message.role == 'input' %}### Input:\n{{ message.content }}\n\n"
         "{% else %}### Response:\n{{ message.content }}{{ eos_token }}"
         "{% if not loop.last %}\n\n{% endif %}{% endif %}"
         "{% endfor %}"
         "{% if add_generation_prompt %}### Response:\n{% endif %}"
     ),
-    "plain": (
-        "{% for message in messages %}{{ message.content }}"
-        "{% if message.role != 'input' or not loop.last %}{{ eos_token }}{% endif %}{% endfor %}"
-    ),
+    "plain": "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}",
 }
 """Templates by name: ChatML, Alpaca's headings, and turns that the end of text joins (DialoGPT)."""
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmforge.data.cache_entry import Meta, StoredFile, cached, mapped
 from llmforge.data.shards import TokenSplit, shard_splits
-from llmforge.errors import DataError
-from llmforge.file_lock import build_lock
-from llmforge.interfaces import Data, Progress, TokenData, Tokenizer, TokenShard
+from llmforge.interfaces import Data, TokenData, Tokenizer, TokenShard
 from llmforge.progress import track
 
 FORMAT_VERSION = 1
-_META = "meta.json"
-_HASH_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +34,10 @@ class _SplitMeta:
     dtype: str
     sha256: str
 
-
-class _DamagedError(Exception):
-    """A cache entry that is not what its metadata says."""
+    @property
+    def file(self) -> StoredFile:
+        """Return what the file of the split must be."""
+        return StoredFile(self.n_tokens * np.dtype(self.dtype).itemsize, self.sha256)
 
 
 def token_fingerprint(data: Data, tokenizer: Tokenizer) -> str:
@@ -80,122 +76,38 @@ def prepare_tokens(
         return shard_splits(data, tokenizer, cache=cache, check_stop=check_stop)
     fingerprint = token_fingerprint(data, tokenizer)
     entry = cache / "tokens" / fingerprint
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        found = _read(entry, fingerprint, _silent, check_stop)
-        if found is not None:
-            return found
-        with build_lock(entry.with_suffix(".lock"), notice=notice, check_stop=check_stop):
-            found = _read(entry, fingerprint, notice, check_stop)
-            if found is None:
-                _build(data, tokenizer, entry, fingerprint, check_stop)
-                found = _open(entry, fingerprint, check_stop)
-    except OSError as error:
-        raise DataError(
-            f"the token cache {entry.parent} cannot be used: {error}",
-            remedy="free space there, or set FORGE_CACHE to another directory",
-        ) from error
-    return found
 
-
-def _silent(text: str) -> None:
-    """Say nothing: damage is reported once, under the lock."""
-    del text
-
-
-def _read(
-    entry: Path,
-    fingerprint: str,
-    notice: Callable[[str], None],
-    check_stop: Callable[[], None],
-) -> dict[str, TokenSplit] | None:
-    """Return the entry, or None when there is none or it is damaged."""
-    if not entry.exists():
-        return None
-    try:
-        return _open(entry, fingerprint, check_stop)
-    except _DamagedError as damage:
-        notice(f"token cache {entry} is damaged ({damage}): tokenising again")
-        return None
-
-
-def _open(entry: Path, fingerprint: str, check_stop: Callable[[], None]) -> dict[str, TokenSplit]:
-    """Verify and map an entry.
-
-    Raises:
-        _DamagedError: it is not what ``meta.json`` says.
-    """
-    try:
-        meta = json.loads((entry / _META).read_text(encoding="utf-8"))
-        if meta["fingerprint"] != fingerprint:
-            raise _DamagedError(f"{_META} belongs to another entry")
-        splits = {name: _SplitMeta(**values) for name, values in meta["splits"].items()}
-        size = sum(split.n_tokens * np.dtype(split.dtype).itemsize for split in splits.values())
-        with track("checking the token cache", total=size) as task:
-            return {
-                name: _map(entry / f"{name}.bin", split, check_stop, moved=task.advance)
-                for name, split in splits.items()
-            }
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise _DamagedError(f"{type(error).__name__}: {error}") from error
-
-
-def _map(
-    path: Path, meta: _SplitMeta, check_stop: Callable[[], None], *, moved: Progress
-) -> TokenSplit:
-    dtype = np.dtype(meta.dtype)
-    size, expected = path.stat().st_size, meta.n_tokens * dtype.itemsize
-    if size != expected:
-        raise _DamagedError(f"{path.name} has {size} bytes instead of {expected}")
-    if _sha256(path, check_stop, moved=moved) != meta.sha256:
-        raise _DamagedError(f"{path.name} does not hold what was written")
-    # An empty file cannot be mapped.
-    empty = meta.n_tokens == 0
-    tokens = np.empty(0, dtype) if empty else np.memmap(path, dtype=dtype, mode="r")
-    shard = TokenShard(name=path.name, path=path, ids=tokens.view(np.ndarray))
-    return TokenSplit(shards=(shard,), n_bytes=meta.n_bytes, documents=meta.documents)
-
-
-def _sha256(path: Path, check_stop: Callable[[], None], *, moved: Progress) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-            moved(len(block))
-            check_stop()
-    return digest.hexdigest()
-
-
-def _build(
-    data: Data,
-    tokenizer: Tokenizer,
-    entry: Path,
-    fingerprint: str,
-    check_stop: Callable[[], None],
-) -> None:
-    """Write the entry beside its place and rename it there. The caller holds the lock."""
-    prefix = f".{fingerprint}-"
-    for leftover in entry.parent.glob(f"{prefix}*"):  # of builds that were killed
-        shutil.rmtree(leftover)
-    work = Path(tempfile.mkdtemp(prefix=prefix, dir=entry.parent))
-    try:
-        splits = {
-            split: asdict(_write_split(data, tokenizer, split, work, check_stop))
-            for split in data.splits
-        }
-        meta: Mapping[str, Any] = {
+    def build(directory: Path) -> Meta:
+        return {
             "format_version": FORMAT_VERSION,
-            "fingerprint": fingerprint,
             "data": data.fingerprint,
             "tokenizer": tokenizer.fingerprint,
-            "splits": splits,
+            "splits": {
+                split: asdict(_write_split(data, tokenizer, split, directory, check_stop))
+                for split in data.splits
+            },
         }
-        (work / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        if entry.exists():  # damaged; those who have it mapped keep what they have
-            shutil.rmtree(entry)
-        work.rename(entry)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+    meta = cached(
+        entry,
+        fingerprint=fingerprint,
+        build=build,
+        files=lambda meta: {
+            f"{name}.bin": split.file for name, split in _split_metas(meta).items()
+        },
+        notice=notice,
+        check_stop=check_stop,
+    )
+    return {name: _map(entry / f"{name}.bin", split) for name, split in _split_metas(meta).items()}
+
+
+def _split_metas(meta: Meta) -> dict[str, _SplitMeta]:
+    return {name: _SplitMeta(**values) for name, values in meta["splits"].items()}
+
+
+def _map(path: Path, meta: _SplitMeta) -> TokenSplit:
+    shard = TokenShard(name=path.name, path=path, ids=mapped(path, np.dtype(meta.dtype)))
+    return TokenSplit(shards=(shard,), n_bytes=meta.n_bytes, documents=meta.documents)
 
 
 def _write_split(

@@ -15,6 +15,13 @@ from llmforge.interfaces.backend import (
     whole_shape,
 )
 from llmforge.interfaces.data import Data, TokenData, TokenShard
+from llmforge.interfaces.examples import (
+    ChatTokenizer,
+    Conversation,
+    ExampleData,
+    ExampleLayout,
+    Message,
+)
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
 from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel, model_blocks
 from llmforge.interfaces.run import RunContext, TrackedCheckpoint, TrackedRun
@@ -28,16 +35,21 @@ __all__ = [
     "Backend",
     "Batch",
     "Cache",
+    "ChatTokenizer",
     "Completion",
+    "Conversation",
     "Data",
     "Dimension",
     "Direction",
     "Engine",
     "EngineState",
+    "ExampleData",
+    "ExampleLayout",
     "GenerationRequest",
     "Generator",
     "LanguageModel",
     "MatmulSpeed",
+    "Message",
     "Point",
     "Progress",
     "Resolution",

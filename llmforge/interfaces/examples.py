@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,24 @@ class Conversation:
     source: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExampleLayout:
+    """How examples become rows of tokens.
+
+    Attributes:
+        template: ``auto`` (the tokenizer's own, else ``alpaca``), ``chatml``, ``alpaca``,
+            ``plain``, or the path of a Jinja file.
+        train_on: what is learned: ``responses`` of the assistant, the ``last_response`` or
+            ``all``.
+        truncate: what becomes of an example longer than the context: ``drop``, ``left`` or
+            ``right`` (the side that is cut off), or ``split``.
+    """
+
+    template: str = "auto"
+    train_on: Literal["responses", "last_response", "all"] = "responses"
+    truncate: Literal["drop", "left", "right", "split"] = "drop"
+
+
 @runtime_checkable
 class ExampleData(Protocol):
     """Examples in splits; the core renders, tokenises, masks and orders them.
@@ -43,11 +61,16 @@ class ExampleData(Protocol):
         splits: names among ``train``, ``validation`` and ``test``; ``train`` is required.
         fingerprint: a hash of the contents.
         description: one line for the log.
+        layout: how they become rows of tokens.
+
+    For tokenizers that are trained on the data it has the ``iter_text`` of
+    :class:`~llmforge.interfaces.data.Data` too.
     """
 
     splits: Sequence[str]
     fingerprint: str
     description: str
+    layout: ExampleLayout
 
     def examples(self, split: str) -> Iterator[Conversation]:
         """Yield the examples of ``split`` in a fixed order.

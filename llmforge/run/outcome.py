@@ -31,7 +31,7 @@ class Ending:
 
 
 def final_metrics(
-    plan: Plan, record: RunRecord, state: TrainerState, ending: Ending
+    record: RunRecord, state: TrainerState, ending: Ending, *, tokens_seen: int
 ) -> dict[str, Any]:
     """Return the content of ``metrics.json``: the newest value of each metric, and the best."""
     return {
@@ -39,7 +39,7 @@ def final_metrics(
         "step": state.step,
         "state": ending.state,
         "reason": ending.reason,
-        "tokens_seen": state.sequences * plan.recipe.context,
+        "tokens_seen": tokens_seen,
     }
 
 

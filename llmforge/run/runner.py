@@ -355,7 +355,8 @@ class _Start:
             telemetry.event(ArtifactWritten(name=path.stem, path=name, type="plot"))
         with self._signals.deferred():
             record = self._recorder.record
-            metrics = final_metrics(self._plan, record, state, ending)
+            tokens_seen = self._setup.prepared.batches.tokens(state.sequences)
+            metrics = final_metrics(record, state, ending, tokens_seen=tokens_seen)
             write_json(directory.summary, metrics)
             self._record_end(ending.state, ending.reason, metrics)
             if finished:

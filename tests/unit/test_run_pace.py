@@ -26,7 +26,9 @@ def test_a_row_between_two_logged_steps_cuts_no_rate_short(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(pace, "time", clock)
-    timer = Pace(0, stop_at=40, window=10, tokens_per_step=8, peak_tokens_per_second=None)
+    timer = Pace(
+        0, stop_at=40, window=10, tokens=lambda step: 8 * step, peak_tokens_per_second=None
+    )
     found = {}
     for step in range(1, 41):
         clock.now += 5.0 if step == 21 else 1.0  # one slow step, right after an epoch's end

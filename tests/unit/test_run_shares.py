@@ -96,12 +96,12 @@ def losses(rank: int, steps: range) -> list[float]:
 
 
 def loss_totals(state: TrainerState, rank: Alone, *, window: int = 8) -> LossTotals:
-    return LossTotals(state, device=torch.device("cpu"), team=rank, window=window, targets=10)
+    return LossTotals(state, device=torch.device("cpu"), team=rank, window=window)
 
 
 def add(totals: LossTotals, values: list[float]) -> None:
     for value in values:
-        totals.add(StepResult(torch.tensor(value), torch.tensor(1.0), 0.1))
+        totals.add(StepResult(torch.tensor(value), torch.tensor(1.0), 0.1), targets=10)
 
 
 def test_a_row_averages_the_last_steps_whatever_was_read_in_between() -> None:

@@ -18,11 +18,22 @@ import pluggy
 import torch
 
 from llmforge.data.batches import TrainBatches, require_targets, train_batches
+from llmforge.data.example_batches import ExampleBatches
+from llmforge.data.example_rows import ExampleSplit, prepare_examples
 from llmforge.data.order import Epochs
 from llmforge.data.shards import TokenSplit
 from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import DataError, Problem, RecipeError
-from llmforge.interfaces import Data, Engine, LanguageModel, RunContext, TokenData, Tokenizer
+from llmforge.interfaces import (
+    Conversation,
+    Data,
+    Engine,
+    ExampleData,
+    LanguageModel,
+    RunContext,
+    TokenData,
+    Tokenizer,
+)
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Recipe
 from llmforge.recipe.rules import length_findings
@@ -33,15 +44,17 @@ from llmforge.run.seeds import MODEL, derive
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import sync_directory
 
+AnyData = Data | TokenData | ExampleData
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
     """Data as tokens, with the fingerprints that a resume must find again."""
 
-    data: Data | TokenData
+    data: AnyData
     tokenizer: Tokenizer
-    splits: dict[str, TokenSplit]
-    batches: TrainBatches
+    splits: Mapping[str, TokenSplit | ExampleSplit]
+    batches: TrainBatches | ExampleBatches
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -77,26 +90,60 @@ def prepare_data(
     check_stop()
     tokenizer = run_tokenizer(manager, run, directory, data)
     check_stop()
-    splits = prepare_tokens(
-        data, tokenizer, cache=run.cache, notice=run.notice, check_stop=check_stop
+    splits = prepare_splits(
+        data,
+        tokenizer,
+        context=run.context,
+        cache=run.cache,
+        notice=run.notice,
+        check_stop=check_stop,
     )
     if "train" not in splits:
         raise DataError(f"the data has no split named 'train', only {', '.join(splits)}")
     with _too_little_named(data, run):
-        if "validation" in splits:
-            require_targets(splits["validation"], name="validation")
-        batches = train_batches(
-            splits["train"],
-            context=run.context,
-            batch_size=run.train.batch_size,
-            seed=run.seed,
-            pin_memory=torch.cuda.is_available(),
-        )
+        if isinstance(validation := splits.get("validation"), TokenSplit):
+            require_targets(validation, name="validation")
+        batches = _train_batches(splits["train"], run)
     return PreparedData(data=data, tokenizer=tokenizer, splits=splits, batches=batches)
 
 
+def prepare_splits(
+    data: AnyData,
+    tokenizer: Tokenizer,
+    *,
+    context: int,
+    cache: Path,
+    notice: Callable[[str], None],
+    check_stop: Callable[[], None],
+) -> Mapping[str, TokenSplit | ExampleSplit]:
+    """Return the splits of any data as tokens, or as rows of tokens.
+
+    Raises:
+        DataError: the data cannot be used, or the cache cannot be written.
+    """
+    if isinstance(data, ExampleData):
+        return prepare_examples(
+            data, tokenizer, context=context, cache=cache, notice=notice, check_stop=check_stop
+        )
+    return prepare_tokens(data, tokenizer, cache=cache, notice=notice, check_stop=check_stop)
+
+
+def _train_batches(
+    split: TokenSplit | ExampleSplit, run: RunContext
+) -> TrainBatches | ExampleBatches:
+    options: dict[str, Any] = {
+        "context": run.context,
+        "batch_size": run.train.batch_size,
+        "seed": run.seed,
+        "pin_memory": torch.cuda.is_available(),
+    }
+    if isinstance(split, TokenSplit):
+        return train_batches(split, **options)
+    return ExampleBatches(split, **options)
+
+
 @contextlib.contextmanager
-def _too_little_named(data: Data | TokenData, run: RunContext) -> Iterator[None]:
+def _too_little_named(data: AnyData, run: RunContext) -> Iterator[None]:
     """Say in an error about the size of a split which data it is of, and which keys to change."""
     try:
         yield
@@ -109,17 +156,19 @@ def _too_little_named(data: Data | TokenData, run: RunContext) -> Iterator[None]
         ) from error
 
 
-def open_data(manager: pluggy.PluginManager, run: RunContext) -> Data | TokenData:
+def open_data(manager: pluggy.PluginManager, run: RunContext) -> AnyData:
     """Open the data of a run, cut to ``data.max_documents`` when the recipe says so."""
-    data: Data | TokenData = call_factory(manager, "forge_build_data", run=run)
+    data: AnyData = call_factory(manager, "forge_build_data", run=run)
     limit = run.config["data"].get("max_documents")
     if limit is None or isinstance(data, TokenData):  # a recipe that asks for both is refused
         return data
+    if isinstance(data, ExampleData):
+        return LimitedExamples(data, max_documents=limit)
     return LimitedData(data, max_documents=limit)
 
 
 def run_tokenizer(
-    manager: pluggy.PluginManager, run: RunContext, directory: RunDirectory, data: Data | TokenData
+    manager: pluggy.PluginManager, run: RunContext, directory: RunDirectory, data: AnyData
 ) -> Tokenizer:
     """Return the run's tokenizer: the saved one, else a new one that is saved first."""
     if directory.tokenizer.is_dir():
@@ -228,7 +277,7 @@ def prepare_ahead(recipe: Recipe, *, notice: Callable[[str], None]) -> dict[str,
 class LimitedData:
     """The first ``data.max_documents`` of the training split; other splits stay whole."""
 
-    def __init__(self, data: Data, *, max_documents: int) -> None:
+    def __init__(self, data: Any, *, max_documents: int) -> None:
         self._data = data
         self._max = max_documents
         self.splits = data.splits
@@ -242,10 +291,25 @@ class LimitedData:
 
     def iter_text(self, split: str) -> Iterator[str]:
         """Yield documents as the wrapped data does, at most ``max_documents`` of ``train``."""
-        documents = self._data.iter_text(split)
+        documents: Iterator[str] = self._data.iter_text(split)
         return itertools.islice(documents, self._max) if split == "train" else documents
 
 
-def _files(splits: Mapping[str, TokenSplit]) -> Iterator[tuple[str, TokenSplit, list[Path]]]:
+class LimitedExamples(LimitedData):
+    """The first ``data.max_documents`` examples of the training split."""
+
+    def __init__(self, data: ExampleData, *, max_documents: int) -> None:
+        super().__init__(data, max_documents=max_documents)
+        self.layout = data.layout
+
+    def examples(self, split: str) -> Iterator[Conversation]:
+        """Yield examples as the wrapped data does, at most ``max_documents`` of ``train``."""
+        found: Iterator[Conversation] = self._data.examples(split)
+        return itertools.islice(found, self._max) if split == "train" else found
+
+
+def _files(
+    splits: Mapping[str, TokenSplit | ExampleSplit],
+) -> Iterator[tuple[str, TokenSplit | ExampleSplit, list[Path]]]:
     for name, split in splits.items():
         yield name, split, list(dict.fromkeys(shard.path for shard in split.shards))

@@ -26,7 +26,7 @@ def run_facts(
     ``flops_per_token`` and ``total_flops`` count forward and backward as the model does;
     ``planned_tokens`` are all that will be trained on, repeated ones counted again.
     """
-    tokens_per_step = recipe.train.batch_size * recipe.context
+    tokens_per_step = prepared.batches.tokens_per_step
     flops = model.flops_per_token()
     return {
         **parameter_counts(model),
@@ -37,7 +37,7 @@ def run_facts(
         "total_steps": last_step,
         "steps_per_epoch": round(prepared.batches.epochs.steps_per_epoch, 3),
         "tokens_per_step": tokens_per_step,
-        "planned_tokens": tokens_per_step * last_step,
+        "planned_tokens": prepared.batches.tokens(recipe.train.batch_size * last_step),
         **data_facts(prepared),
         "hardware": hardware(resolution),
     }

@@ -153,7 +153,7 @@ class TrainingSetup:
             f"data: {self.facts['data']}; tokens: {tokens}",
             f"model: {self.facts['parameters']:,} parameters, "
             f"vocabulary {self.facts['vocab_size']:,}",
-            f"{division}; {division.batch * plan.recipe.context:,} tokens a step, "
+            f"{division}; {self.prepared.batches.tokens_per_step:,} tokens a step, "
             f"at most {self.evaluation_rows * plan.recipe.context:,} at once in evaluation",
         ]
 

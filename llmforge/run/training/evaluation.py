@@ -9,6 +9,8 @@ import psutil
 import torch
 
 from llmforge.data.batches import evaluation_batches
+from llmforge.data.example_batches import example_evaluation_batches
+from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
 from llmforge.distributed import Alone, Place, Team
 from llmforge.errors import TrainingError
@@ -60,7 +62,7 @@ def _free_memory(device: torch.device, sharing: int) -> int:
 
 def evaluate(
     compute: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]],
-    split: TokenSplit,
+    split: TokenSplit | ExampleSplit,
     *,
     name: str,
     context: int,
@@ -71,7 +73,8 @@ def evaluate(
 ) -> dict[str, float] | None:
     """Return ``{name}/loss`` (nats per token), perplexity and bits per byte of a split.
 
-    Every token but the first is scored once, in windows of ``context`` tokens. Bits per byte
+    Of text every token but the first is scored once, in windows of ``context`` tokens, of examples
+    what is learned of them. Bits per byte
     divide by the UTF-8 length of the text, so they compare across tokenizers; data that came as
     tokens has none.
 
@@ -89,11 +92,10 @@ def evaluate(
     Returns:
         The metrics, or None when ``stop`` said so.
     """
-    batch_size = min(batch_size, -(-(split.n_tokens - 1) // context))
+    windows = -(-(split.n_tokens - 1) // context) if isinstance(split, TokenSplit) else split.rows
+    batch_size = min(batch_size, windows)
     while True:
-        batches = evaluation_batches(
-            split, context=context, batch_size=batch_size, ranks=team.place.world_size
-        )
+        batches = _batches(split, context=context, batch_size=batch_size, team=team)
         try:
             with track(f"evaluating {name}", total=split.n_tokens - 1, unit="tokens") as task:
                 counted = _counted(batches, task)
@@ -113,6 +115,15 @@ def evaluate(
             return None
         loss_sum, count = team.total(totals).tolist()
         return _metrics(loss_sum, int(count), split=split, name=name)
+
+
+def _batches(
+    split: TokenSplit | ExampleSplit, *, context: int, batch_size: int, team: Team
+) -> Iterator[Batch]:
+    ranks = team.place.world_size
+    if isinstance(split, TokenSplit):
+        return evaluation_batches(split, context=context, batch_size=batch_size, ranks=ranks)
+    return example_evaluation_batches(split, context=context, batch_size=batch_size, ranks=ranks)
 
 
 def _totals(
@@ -161,7 +172,9 @@ def _own_batches(batches: Iterable[Batch], place: Place) -> Iterator[Batch]:
         yield turn[place.rank] if place.rank < len(turn) else unscored
 
 
-def _metrics(loss_sum: float, count: int, *, split: TokenSplit, name: str) -> dict[str, float]:
+def _metrics(
+    loss_sum: float, count: int, *, split: TokenSplit | ExampleSplit, name: str
+) -> dict[str, float]:
     loss = loss_sum / count
     values = {f"{name}/loss": loss, f"{name}/perplexity": math.exp(min(loss, 700.0))}
     if split.n_bytes is not None:

@@ -14,6 +14,8 @@ import torch
 
 from llmforge.checkpoint import CheckpointWriter, SaveRequest
 from llmforge.data.batches import TrainBatches
+from llmforge.data.example_batches import ExampleBatches
+from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
 from llmforge.distributed import Team
 from llmforge.errors import TrainingError
@@ -65,8 +67,8 @@ class TrainingLoop:
         recipe: Recipe,
         *,
         engine: Engine,
-        batches: TrainBatches,
-        validation: TokenSplit | None,
+        batches: TrainBatches | ExampleBatches,
+        validation: TokenSplit | ExampleSplit | None,
         state: TrainerState,
         last_step: int,
         division: Division,
@@ -95,7 +97,6 @@ class TrainingLoop:
         self._set_step = set_step
         train = recipe.train
         self._batch_size = train.batch_size
-        self._targets = train.batch_size * recipe.context
         self._last_step = last_step
         self._stop_at = min(recipe.train.stop_at or self._last_step, self._last_step)
         self._ends_epoch = batches.epochs.ends
@@ -109,21 +110,19 @@ class TrainingLoop:
             )
         )
         self._first_step = self._last_saved = state.step
-        self._totals = LossTotals(
-            state, device=engine.device, team=team, window=train.log_every, targets=self._targets
-        )
+        self._totals = LossTotals(state, device=engine.device, team=team, window=train.log_every)
         self._pace = Pace(
             state.step,
             window=train.log_every,
             stop_at=self._stop_at,
-            tokens_per_step=self._targets,
+            tokens=lambda step: batches.tokens(step * train.batch_size),
             peak_tokens_per_second=peak_flops
             and peak_flops * division.ranks / engine.model.flops_per_token(),
         )
         self._rows = Rows(
             recipe,
             state=state,
-            epoch=batches.epoch,
+            batches=batches,
             totals=self._totals,
             pace=self._pace,
             outputs=outputs,
@@ -160,7 +159,7 @@ class TrainingLoop:
         gradients = self._gradient_histograms() if wants_histograms else {}
         result = self._engine.step(state.step)
         self._pace.lap("compute")
-        self._totals.add(result)
+        self._totals.add(result, targets=self._step_targets())
         state.learning_rate = result.learning_rate
         state.step += 1
         state.sequences += self._batch_size
@@ -183,13 +182,14 @@ class TrainingLoop:
         """
         state, micro = self._state, self._division.micro
         mine = list(self._division.micro_batches())
+        targets = max(1, self._step_targets())
         for index, start in mine:
             batch = self._batches.batch(state.sequences + start, micro)
             self._pace.lap("data")
             seed = derive(self._recipe.run.seed, TRAINING, state.step, index)
             try:
                 self._engine.accumulate(
-                    batch, targets=self._targets, seed=seed, last=index == mine[-1][0]
+                    batch, targets=targets, seed=seed, last=index == mine[-1][0]
                 )
             except torch.OutOfMemoryError as error:
                 self._require_alone(error)
@@ -197,6 +197,10 @@ class TrainingLoop:
                 return False
             self._pace.lap("compute")
         return True
+
+    def _step_targets(self) -> int:
+        """Return how many tokens of the step's global batch are learned, over all ranks."""
+        return self._batches.targets(self._state.sequences, self._batch_size)
 
     def _require_alone(self, error: Exception) -> None:
         """Refuse to try again where others wait for this rank, who cannot be asked to in time."""
@@ -302,7 +306,7 @@ class TrainingLoop:
         self._state.samples_due = False
         self._pace.lap("samples")
 
-    def _evaluate(self, split: TokenSplit) -> dict[str, float] | None:
+    def _evaluate(self, split: TokenSplit | ExampleSplit) -> dict[str, float] | None:
         self._reporter.phase(f"evaluating at step {self._state.step}")
         values = evaluate(
             self._engine.evaluate,

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from llmforge.data.batches import TrainBatches
+from llmforge.data.example_batches import ExampleBatches
 from llmforge.errors import ForgeError
 from llmforge.events import EvaluationEnded, Event, MetricsLogged
 from llmforge.recipe import Recipe
@@ -64,7 +66,7 @@ class Rows:
     Args:
         recipe: what is trained.
         state: of the run.
-        epoch: returns the epochs that so many sequences are.
+        batches: knows the epochs and tokens that so many sequences are.
         totals: sums of losses.
         pace: times the steps.
         outputs: takes rows and events, and knows of further values.
@@ -77,7 +79,7 @@ class Rows:
         recipe: Recipe,
         *,
         state: TrainerState,
-        epoch: Callable[[int], float],
+        batches: TrainBatches | ExampleBatches,
         totals: LossTotals,
         pace: Pace,
         outputs: LoopOutputs,
@@ -86,7 +88,7 @@ class Rows:
     ) -> None:
         self._recipe = recipe
         self._state = state
-        self._epoch = epoch
+        self._batches = batches
         self._totals = totals
         self._pace = pace
         self._outputs = outputs
@@ -99,8 +101,8 @@ class Rows:
         window, epoch = self._totals.means()
         row: dict[str, Any] = {
             "step": state.step,
-            "epoch": round(self._epoch(state.sequences), 6),
-            "tokens_seen": state.sequences * self._recipe.context,
+            "epoch": round(self._batches.epoch(state.sequences), 6),
+            "tokens_seen": self._batches.tokens(state.sequences),
             "train/loss": window,
             "lr": state.learning_rate,
             "grad_norm": self._totals.grad_norm(),

@@ -20,23 +20,23 @@ class LossTotals:
         team: the ranks whose losses are added up; each keeps its own until they are read.
         window: steps that the loss of a row is averaged over; one of the read methods is called
             at least this often.
-        targets: tokens of one optimizer step.
     """
 
     def __init__(
-        self, state: TrainerState, *, device: torch.device, team: Team, window: int, targets: int
+        self, state: TrainerState, *, device: torch.device, team: Team, window: int
     ) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._state = state
         self._team = team
         self._window = window
-        self._targets = targets
+        self._targets: list[int] = []
         self._unread = torch.zeros(window, dtype=dtype, device=device)
         self._count = 0
         self._grad_norm: torch.Tensor | float = state.grad_norm
 
-    def add(self, result: StepResult) -> None:
-        """Take the result of one optimizer step."""
+    def add(self, result: StepResult, *, targets: int) -> None:
+        """Take the result of one optimizer step, and how many tokens were its targets."""
+        self._targets.append(targets)
         self._unread[self._count] = result.loss_sum
         self._count += 1
         self._grad_norm = result.grad_norm
@@ -69,12 +69,13 @@ class LossTotals:
         if self._count == 0:
             return
         shares = self._team.gather(self._unread[: self._count].tolist())
+        counts, self._targets = self._targets, []
         self._count = 0
         state = self._state
         # Step by step and in the order of ranks, so that a resumed run gets the same bits.
-        for losses in zip(*shares, strict=True):
+        for targets, *losses in zip(counts, *shares, strict=True):
             total = sum(losses)
-            state.recent_losses.append(total / self._targets)
+            state.recent_losses.append(total / max(1, targets))
             state.epoch["loss_sum"] += total
-            state.epoch["targets"] += self._targets
+            state.epoch["targets"] += targets
         del state.recent_losses[: -self._window]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 
@@ -37,7 +38,7 @@ class Pace:
         stop_at: the step it goes to.
         window: steps that a rate is averaged over at least, once so many were taken; a row in
             between, such as one at an epoch's end, cuts it no shorter.
-        tokens_per_step: target tokens of one optimizer step.
+        tokens: returns the tokens of all steps until one.
         peak_tokens_per_second: what the device could do at its peak, for MFU; None when unknown.
     """
 
@@ -47,7 +48,7 @@ class Pace:
         *,
         stop_at: int,
         window: int,
-        tokens_per_step: int,
+        tokens: Callable[[int], int],
         peak_tokens_per_second: float | None,
     ) -> None:
         self._first = step
@@ -55,7 +56,7 @@ class Pace:
         self._window = window
         self._trained = 0.0
         self._rows = deque([(step, 0.0)])  # steps, and seconds of training until then
-        self._tokens_per_step = tokens_per_step
+        self._tokens = tokens
         self._peak = peak_tokens_per_second
         self._began = time.perf_counter()
         self._watch = Stopwatch()
@@ -71,7 +72,7 @@ class Pace:
         since, trained = self._rows[0]
         steps = max(1, step - since)
         training = max(1e-9, self._trained - trained)
-        rate = steps * self._tokens_per_step / training
+        rate = (self._tokens(step) - self._tokens(since)) / training
         average = (time.perf_counter() - self._began) / max(1, step - self._first)
         row: dict[str, Any] = {
             "step": step,

@@ -1,0 +1,335 @@
+"""Conversations as rows of tokens: made once, kept in the cache, memory-mapped when read.
+
+An entry is a directory ``<cache>/examples/<fingerprint>/`` with, for each split, the ids of all
+rows one after the other (``<split>.ids``), whether each token is learned (``<split>.scored``), and
+where rows begin (``<split>.starts``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmforge.data.cache_entry import Meta, StoredFile, cached, mapped
+from llmforge.data.chat_template import TEMPLATES, ChatTemplate, TemplateError
+from llmforge.data.supervision import Supervised, Supervision
+from llmforge.errors import DataError
+from llmforge.interfaces import Tokenizer
+from llmforge.interfaces.examples import ChatTokenizer, Conversation, ExampleData, ExampleLayout
+from llmforge.progress import track
+
+FORMAT_VERSION = 1
+
+_FALLBACK = "alpaca"
+"""The template of a tokenizer that has none."""
+
+_CHECK_EVERY = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What became of the examples of a split.
+
+    Attributes:
+        examples: as many as there were.
+        rows: as many as are used.
+        tokens: in all rows.
+        targets: tokens that are learned.
+        truncated: examples longer than the context that were cut.
+        dropped: examples longer than the context that were left out.
+        unlearned: examples left out because nothing of them is learned.
+        duplicates: rows equal to an earlier one, which are kept.
+        longest: tokens of the longest example, before any cut.
+    """
+
+    examples: int
+    rows: int
+    tokens: int
+    targets: int
+    truncated: int
+    dropped: int
+    unlearned: int
+    duplicates: int
+    longest: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleSplit:
+    """The rows of a split.
+
+    Attributes:
+        ids: tokens of all rows, one after the other.
+        scored: whether each is learned.
+        starts: where each row begins, and the end of the last; int64 [rows + 1].
+        tally: what became of the examples.
+    """
+
+    ids: NDArray[Any]
+    scored: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    tally: Tally
+
+    shards = ()
+    n_bytes = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.starts) - 1
+
+    @property
+    def documents(self) -> int:
+        """Number of examples, as the facts of a run have it."""
+        return self.tally.examples
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens in all rows."""
+        return len(self.ids)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def targets(self) -> NDArray[np.int64]:
+        """Learned tokens of each row; the first of a row never is."""
+        sums = np.concatenate([[0], np.cumsum(self.scored, dtype=np.int64)])
+        return sums[self.starts[1:]] - sums[self.starts[:-1]]
+
+    def row(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Return the tokens of a row, and whether each is learned."""
+        part = slice(self.starts[index], self.starts[index + 1])
+        return self.ids[part], self.scored[part]
+
+
+def chat_template(layout: ExampleLayout, tokenizer: Tokenizer) -> ChatTemplate:
+    """Return the template that a layout names: a name, a file, or the tokenizer's own.
+
+    Raises:
+        DataError: there is no such template, or the tokenizer cannot be used with one.
+    """
+    if not isinstance(tokenizer, ChatTokenizer):
+        raise DataError(
+            "this tokenizer does not say where its tokens are in a text, which conversations need",
+            remedy="choose another tokenizer, such as hf or bpe",
+        )
+    tokens = {"eos_token": tokenizer.eos_token, "bos_token": tokenizer.bos_token}
+    name = layout.template
+    if name == "auto":
+        if tokenizer.chat_template is not None:
+            return ChatTemplate(tokenizer.chat_template, name="of the tokenizer", tokens=tokens)
+        name = _FALLBACK
+    if name in TEMPLATES:
+        return ChatTemplate(TEMPLATES[name], name=name, tokens=tokens)
+    try:
+        source = Path(name).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the template '{name}' cannot be read: {getattr(error, 'strerror', None) or error}",
+            remedy=f"give a file, auto or one of {', '.join(TEMPLATES)}",
+        ) from None
+    return ChatTemplate(source, name=name, tokens=tokens)
+
+
+def prepare_examples(
+    data: ExampleData,
+    tokenizer: Tokenizer,
+    *,
+    context: int,
+    cache: Path,
+    notice: Callable[[str], None],
+    check_stop: Callable[[], None],
+) -> dict[str, ExampleSplit]:
+    """Return every split of ``data`` as rows, from the cache or made now.
+
+    Args:
+        data: conversations, and how they are laid out.
+        tokenizer: what turns text into ids.
+        context: inputs of a row at most; a row has one token more.
+        cache: root of the cache.
+        notice: told what became of examples that are not used as they are.
+        check_stop: called every few hundred examples.
+
+    Raises:
+        DataError: an example cannot be laid out, nothing of a split is learned, or the cache cannot
+            be written.
+    """
+    template = chat_template(data.layout, tokenizer)
+    assert isinstance(tokenizer, ChatTokenizer)
+    supervision = Supervision(template, tokenizer, train_on=data.layout.train_on)
+    parts = [FORMAT_VERSION, data.fingerprint, list(data.splits), template.source]
+    parts += [data.layout.train_on, data.layout.truncate, context]
+    parts += [tokenizer.fingerprint, tokenizer.eos_id]
+    fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    entry = cache / "examples" / fingerprint
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+
+    def build(directory: Path) -> Meta:
+        splits = {}
+        for split in data.splits:
+            laid_out = _laid_out(data, split, supervision, check_stop)
+            splits[split] = _write(directory, split, laid_out, data.layout, context, dtype)
+        return {"format_version": FORMAT_VERSION, "splits": splits}
+
+    meta = cached(
+        entry,
+        fingerprint=fingerprint,
+        build=build,
+        files=_files,
+        notice=notice,
+        check_stop=check_stop,
+    )
+    found = {name: _open(entry, name, values, dtype) for name, values in meta["splits"].items()}
+    for name, split in found.items():
+        _require_rows(data, name, split, context)
+        if text := _tally_text(split.tally):
+            notice(f"{name}: {text}")
+    return found
+
+
+def _laid_out(
+    data: ExampleData, split: str, supervision: Supervision, check_stop: Callable[[], None]
+) -> Iterator[Supervised]:
+    with track(f"laying out {split}", unit="examples") as task:
+        for number, example in enumerate(data.examples(split)):
+            if number % _CHECK_EVERY == 0:
+                check_stop()
+            try:
+                yield supervision.apply(example.messages)
+            except TemplateError as error:
+                raise DataError(f"{example.source}: {error.message}", remedy=error.remedy) from None
+            task.advance(1)
+
+
+def _write(
+    directory: Path,
+    split: str,
+    examples: Iterator[Supervised],
+    layout: ExampleLayout,
+    context: int,
+    dtype: np.dtype[Any],
+) -> dict[str, Any]:
+    """Write the rows of a split; return its tally and what its files must be."""
+    counts: Counter[str] = Counter()
+    longest = 0
+    starts = [0]
+    seen: set[bytes] = set()
+    hashes = {kind: hashlib.sha256() for kind in ("ids", "scored", "starts")}
+    paths = {kind: directory / f"{split}.{kind}" for kind in hashes}
+    with paths["ids"].open("wb") as ids_file, paths["scored"].open("wb") as scored_file:
+        for example in examples:
+            counts["examples"] += 1
+            longest = max(longest, len(example.ids))
+            rows = list(_cut(example, context + 1, layout.truncate))
+            counts["truncated"] += len(example.ids) > context + 1 and bool(rows)
+            counts["dropped"] += not rows
+            learned = [row for row in rows if any(row.scored)]
+            counts["unlearned"] += bool(rows) and not learned
+            for row in learned:
+                ids = np.asarray(row.ids, dtype).tobytes()
+                scored = np.asarray(row.scored, np.uint8).tobytes()
+                ids_file.write(ids)
+                scored_file.write(scored)
+                hashes["ids"].update(ids)
+                hashes["scored"].update(scored)
+                starts.append(starts[-1] + len(row.ids))
+                counts["rows"] += 1
+                counts["targets"] += row.targets
+                mark = hashlib.sha256(ids).digest()[:16]
+                counts["duplicates"] += mark in seen
+                seen.add(mark)
+    block = np.asarray(starts, "<i8").tobytes()
+    paths["starts"].write_bytes(block)
+    hashes["starts"].update(block)
+    names = ("examples", "rows", "targets", "truncated", "dropped", "unlearned", "duplicates")
+    tally = Tally(tokens=starts[-1], longest=longest, **{name: counts[name] for name in names})
+    return {
+        "tally": asdict(tally),
+        "files": {
+            kind: [paths[kind].stat().st_size, digest.hexdigest()]
+            for kind, digest in hashes.items()
+        },
+    }
+
+
+def _cut(example: Supervised, longest: int, rule: str) -> Iterator[Supervised]:
+    """Yield the rows of an example: itself, or what the rule makes of one that is too long."""
+    length = len(example.ids)
+    if length <= longest:
+        yield example
+    elif rule == "right":
+        yield _part(example, 0, longest)
+    elif rule == "left":
+        yield _part(example, length - longest, length)
+    elif rule == "split":
+        # Neighbours share a token, so that each is a target once.
+        for begin in range(0, length - 1, longest - 1):
+            yield _part(example, begin, min(begin + longest, length))
+
+
+def _part(example: Supervised, begin: int, end: int) -> Supervised:
+    scored = example.scored[begin:end]
+    return Supervised(example.ids[begin:end], (False, *scored[1:]))
+
+
+def _files(meta: Meta) -> dict[str, StoredFile]:
+    return {
+        f"{split}.{kind}": StoredFile(size, sha256)
+        for split, values in meta["splits"].items()
+        for kind, (size, sha256) in values["files"].items()
+    }
+
+
+def _open(entry: Path, split: str, values: Meta, dtype: np.dtype[Any]) -> ExampleSplit:
+    return ExampleSplit(
+        ids=mapped(entry / f"{split}.ids", dtype),
+        scored=mapped(entry / f"{split}.scored", np.dtype(np.uint8)),
+        starts=mapped(entry / f"{split}.starts", np.dtype("<i8")),
+        tally=Tally(**values["tally"]),
+    )
+
+
+def _require_rows(data: ExampleData, name: str, split: ExampleSplit, context: int) -> None:
+    tally = split.tally
+    if split.rows:
+        return
+    if not tally.examples:
+        raise DataError(f"{data.description}: the {name} split has no examples")
+    if tally.dropped == tally.examples:
+        raise DataError(
+            f"{data.description}: all {tally.examples:,} examples of {name} are longer than the "
+            f"context of {context} tokens",
+            remedy='set a larger context, or truncate = "right", "left" or "split"',
+        )
+    raise DataError(
+        f"{data.description}: nothing of {name} is learned: 0 % of its tokens are scored",
+        remedy="look at it with: forge data show RECIPE",
+    )
+
+
+def _tally_text(tally: Tally) -> str:
+    """Return what people should know of a split; empty where every example is used as it is."""
+    parts = {
+        "longer than the context and cut": tally.truncated,
+        "longer than the context and left out": tally.dropped,
+        "without anything to learn and left out": tally.unlearned,
+    }
+    told = [f"{count:,} {what}" for what, count in parts.items() if count]
+    return f"of {tally.examples:,} examples {', '.join(told)}" if told else ""
+
+
+def conversations(data: ExampleData, split: str, indices: Sequence[int]) -> list[Conversation]:
+    """Return some examples of a split by their place in it."""
+    wanted = set(indices)
+    return [item for place, item in enumerate(data.examples(split)) if place in wanted]
