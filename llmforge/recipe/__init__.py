@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from llmforge.recipe.identity import Identity, differing, identity, run_id, trial_id
 from llmforge.recipe.load import GenerationRecipe, load_generation, load_recipe, profiles_of
 from llmforge.recipe.overrides import Override, parse_set
 from llmforge.recipe.resolved import Origin, Recipe, Selection
+from llmforge.recipe.run_identity import Identity, differing, identity, run_id, trial_id
 from llmforge.recipe.toml import to_toml
 
 __all__ = [

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.recipe.files import label_of
-from llmforge.recipe.identity import identity, run_id
 from llmforge.recipe.load import (
     DEFAULT,
     GenerationRecipe,
@@ -17,6 +16,7 @@ from llmforge.recipe.load import (
     only_generates,
 )
 from llmforge.recipe.resolved import Origin, Recipe
+from llmforge.recipe.run_identity import identity, run_id
 from llmforge.recipe.toml import KeyPath, dotted, to_annotated_toml
 
 

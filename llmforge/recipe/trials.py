@@ -9,10 +9,10 @@ from typing import Any
 
 from llmforge.errors import Problem, RecipeError
 from llmforge.interfaces import Dimension
-from llmforge.recipe.identity import identity, trial_id
 from llmforge.recipe.load import Overrides, load_recipe
 from llmforge.recipe.overrides import Override, as_overrides
 from llmforge.recipe.resolved import Origin, Recipe
+from llmforge.recipe.run_identity import identity, trial_id
 from llmforge.recipe.search_space import SPACE
 from llmforge.recipe.toml import dotted, parse_key
 

@@ -28,7 +28,8 @@ from llmforge.run.outcome import Ending
 from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.seeds import TRAINING, derive
 from llmforge.run.signals import StopNow, StopSignals
-from llmforge.run.trainer_state import Best, TrainerState
+from llmforge.run.trainer_state import TrainerState
+from llmforge.run.training.early_stopping import EarlyStopping
 from llmforge.run.training.evaluation import evaluate
 from llmforge.run.training.loop_outputs import LoopOutputs, Rows, histograms
 from llmforge.run.training.loss_average import LossTotals
@@ -86,6 +87,7 @@ class TrainingLoop:
         self._batches = batches
         self._validation = validation
         self._state = state
+        self._early_stopping = EarlyStopping(recipe, state)
         self._division = division
         self._evaluation_rows = evaluation_rows
         self._writer = writer
@@ -284,7 +286,7 @@ class TrainingLoop:
                 return  # a signal: the boundary is done again when the run resumes
             values = measured
             row |= values
-            is_best = self._judge(values)
+            is_best = self._early_stopping.judge(values)
         if ends_epoch:
             self._totals.begin_epoch()
         state.row = row
@@ -328,28 +330,11 @@ class TrainingLoop:
             f"out of memory evaluating at step {self._state.step}: {rows} sequences at once now"
         )
 
-    def _judge(self, values: dict[str, float]) -> bool:
-        """Update best and patience; return whether this is the best evaluation so far."""
-        state, stopping = self._state, self._recipe.early_stopping
-        state.last_evaluation = values
-        value = values[stopping.metric]
-        best = state.best
-        if best is None or value < best.value - stopping.min_delta:
-            state.best = Best(stopping.metric, value, state.step)
-            state.stale_evaluations = 0
-            return True
-        state.stale_evaluations += 1
-        return False
-
     def _decide(self) -> None:
         """Note in the state when this was the last step."""
-        state, patience = self._state, self._recipe.early_stopping.patience
+        state = self._state
         reason = self._team.broadcast(self._outputs.stop_reason(state.step))
-        if patience and state.stale_evaluations >= patience:
-            reason = (
-                f"{self._recipe.early_stopping.metric} has not improved for "
-                f"{state.stale_evaluations} evaluations"
-            )
+        reason = self._early_stopping.reason() or reason
         if reason is not None:
             state.finished = {"state": "early-stopped", "reason": reason}
         elif state.step >= self._last_step:

@@ -7,7 +7,6 @@ from typing import Any
 
 from llmforge.errors import DataError
 from llmforge.interfaces import Conversation, Message
-from llmforge_plugins.data.instruct import COLUMNS, FORMATS
 
 _ROLES = {
     "human": "user",
@@ -24,6 +23,15 @@ _ROLES = {
     "function": "tool",
     "observation": "tool",
 }
+COLUMNS = {
+    "alpaca": ("instruction", "input", "output", "system"),
+    "sharegpt": ("conversations", "system"),
+    "messages": ("messages",),
+    "prompt": ("prompt", "completion", "system"),
+    "source": ("source", "target"),
+}
+"""The columns that each format knows; the first ones are required."""
+
 _REQUIRED = {
     "alpaca": ("instruction", "output"),
     "sharegpt": ("conversations",),
@@ -45,13 +53,13 @@ def find_format(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     Raises:
         BadRow: they show none.
     """
-    for name in FORMATS:
+    for name in COLUMNS:
         if all(columns.get(column, column) in row for column in _REQUIRED[name]):
             return name
     raise BadRow(
         f"its columns ({', '.join(map(str, row)) or 'none'}) are those of no known format",
         remedy='name them: columns = { instruction = "…", output = "…" }; the formats are '
-        + "; ".join(f"{name}: {', '.join(COLUMNS[name])}" for name in FORMATS),
+        + "; ".join(f"{name}: {', '.join(COLUMNS[name])}" for name in COLUMNS),
     )
 
 

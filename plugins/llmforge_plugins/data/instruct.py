@@ -9,19 +9,10 @@ from pydantic import Field, field_validator, model_validator
 import llmforge
 from llmforge import Component, Problem, RunContext, hookimpl
 from llmforge.interfaces import ExampleData
+from llmforge_plugins.data._conversations import COLUMNS
 
 Paths = str | list[str]
-FORMATS = ("alpaca", "sharegpt", "messages", "prompt", "source")
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt", "source"]
-
-COLUMNS = {
-    "alpaca": ("instruction", "input", "output", "system"),
-    "sharegpt": ("conversations", "system"),
-    "messages": ("messages",),
-    "prompt": ("prompt", "completion", "system"),
-    "source": ("source", "target"),
-}
-"""The columns that each format knows; the first ones are required."""
 
 
 class Instruct(Component, kind="data"):

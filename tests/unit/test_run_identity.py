@@ -14,8 +14,8 @@ from recipe_parts import parts, parts_folder, write
 from llmforge import plugins
 from llmforge.options import Options
 from llmforge.recipe import differing, identity, load_recipe, run_id, to_toml, trial_id
-from llmforge.recipe.identity import format_rate
 from llmforge.recipe.resolved import Recipe
+from llmforge.recipe.run_identity import format_rate
 
 __all__ = ["parts", "parts_folder"]  # fixtures
 
@@ -110,7 +110,7 @@ def test_the_schema_version_is_part_of_the_hash(
     parts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = identity(load(parts)).hash
-    monkeypatch.setattr(sys.modules["llmforge.recipe.identity"], "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(sys.modules["llmforge.recipe.run_identity"], "SCHEMA_VERSION", 2)
     assert identity(load(parts)).hash != before
 
 
