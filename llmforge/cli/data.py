@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from llmforge.cli import options
@@ -55,3 +57,50 @@ def prepare(
 
 def _text_size(size: int | None) -> str:
     return "text not known" if size is None else f"{size:>12,} bytes of text"
+
+
+@app.command()
+def show(
+    recipe: options.Recipe,
+    count: Annotated[int, typer.Option("-n", min=0, help="Examples to show.")] = 3,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "train",
+    profile: options.Profile = None,
+    assignments: options.Assignments = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show what RECIPE would learn of its examples: text that is not learned is dimmed.
+
+    With it come, for each split, the share of tokens that are learned, lengths, and examples that
+    are cut, left out, there twice or in the training split too.
+    """
+    from llmforge.cli.common import console, emit_json, error_console
+    from llmforge.cli.data_views import print_examples, print_splits
+    from llmforge.data.audit import audit
+    from llmforge.data.example_rows import ExampleSplit
+    from llmforge.errors import UsageError
+    from llmforge.recipe import load_recipe
+    from llmforge.run.setup.build import data_ahead
+
+    overrides = options.recipe_overrides(recipe, profile=profile, assignments=assignments)
+    loaded = load_recipe(recipe, profile=profile, overrides=overrides)
+    with data_ahead(loaded, notice=error_console().print) as (_, prepared):
+        splits = {
+            name: found
+            for name, found in prepared.splits.items()
+            if isinstance(found, ExampleSplit)
+        }
+        if not splits:
+            raise UsageError(
+                f"{recipe} trains on running text, all of which is learned",
+                remedy=f"its size is told by: forge data prepare {recipe}",
+            )
+        if split not in splits:
+            raise UsageError(f"the data has no split '{split}'", remedy=" or ".join(splits))
+        audits = audit(splits)
+        if as_json:
+            emit_json({name: found.as_json() for name, found in audits.items()})
+            return
+        out = console()
+        out.print(prepared.data.description)
+        print_splits(out, audits)
+        print_examples(out, prepared.tokenizer, splits[split], count=count)

@@ -245,8 +245,11 @@ def with_steps(run: RunContext, *, total_steps: int) -> RunContext:
     return dataclasses.replace(run, total_steps=total_steps, schedule_steps=total_steps)
 
 
-def prepare_ahead(recipe: Recipe, *, notice: Callable[[str], None]) -> dict[str, Any]:
-    """Download and tokenise the data of ``recipe`` into the cache; report what lies where.
+@contextlib.contextmanager
+def data_ahead(
+    recipe: Recipe, *, notice: Callable[[str], None]
+) -> Iterator[tuple[RunContext, PreparedData]]:
+    """Prepare the data of ``recipe`` without a run.
 
     Raises:
         DataError: data is missing or too little.
@@ -255,7 +258,18 @@ def prepare_ahead(recipe: Recipe, *, notice: Callable[[str], None]) -> dict[str,
     manager = build_manager([load(item.kind, item.name)(item.options) for item in selected])
     run = make_plan(recipe).context(resolved={}, notice=notice)
     with tempfile.TemporaryDirectory() as scratch:
-        prepared = prepare_data(manager, run, RunDirectory(Path(scratch)), check_stop=lambda: None)
+        directory = RunDirectory(Path(scratch))
+        yield run, prepare_data(manager, run, directory, check_stop=lambda: None)
+
+
+def prepare_ahead(recipe: Recipe, *, notice: Callable[[str], None]) -> dict[str, Any]:
+    """Download and tokenise the data of ``recipe`` into the cache; report what lies where.
+
+    Raises:
+        DataError: data is missing or too little.
+    """
+    with data_ahead(recipe, notice=notice) as (run, prepared):
+        pass
     return {
         "data": prepared.data.description,
         "fingerprint": prepared.data.fingerprint,

@@ -12,6 +12,8 @@ import pluggy
 import torch
 
 from llmforge.checkpoint import CheckpointWriter
+from llmforge.data.audit import audit, audit_lines
+from llmforge.data.example_rows import ExampleSplit
 from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
 from llmforge.events import Event, RunStarted
@@ -151,11 +153,17 @@ class TrainingSetup:
             f"{found.hardware}, {found.precision}, {'compiled' if found.compile else 'eager'}: "
             + "; ".join(found.reasons),
             f"data: {self.facts['data']}; tokens: {tokens}",
+            *self._examples(),
             f"model: {self.facts['parameters']:,} parameters, "
             f"vocabulary {self.facts['vocab_size']:,}",
             f"{division}; {self.prepared.batches.tokens_per_step:,} tokens a step, "
             f"at most {self.evaluation_rows * plan.recipe.context:,} at once in evaluation",
         ]
+
+    def _examples(self) -> list[str]:
+        splits = self.prepared.splits
+        rows = {name: found for name, found in splits.items() if isinstance(found, ExampleSplit)}
+        return [f"examples, {line}" for line in audit_lines(audit(rows))] if rows else []
 
     def started(self, plan: Plan, record: RunRecord) -> RunStarted:
         """Return the event that tells trackers and callbacks all about this start."""

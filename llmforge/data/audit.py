@@ -1,0 +1,94 @@
+"""Looking at rows of examples before anything is trained on them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from llmforge.data.example_rows import ExampleSplit
+
+LITTLE = 0.01
+"""A split of which a smaller share is learned is worth a warning."""
+
+_BINS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitAudit:
+    """What there is to know of the rows of a split.
+
+    Attributes:
+        share: of the tokens, those that are learned.
+        lengths: (longest of the bin in tokens, rows) from short to long.
+        least: index of the row of which the smallest share is learned.
+        overlap: rows that are in the training split too; 0 for that one itself.
+        tally: what became of the examples.
+    """
+
+    share: float
+    lengths: tuple[tuple[int, int], ...]
+    least: int
+    overlap: int
+    tally: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {**asdict(self), "tally": dict(self.tally)}
+
+
+def audit(splits: Mapping[str, ExampleSplit]) -> dict[str, SplitAudit]:
+    """Return what there is to know of each split."""
+    known = _hashes(splits["train"])
+    return {
+        name: SplitAudit(
+            share=split.tally.targets / max(1, split.tally.tokens),
+            lengths=_histogram(split),
+            least=int(np.argmin(split.targets / split.lengths)),
+            overlap=0 if name == "train" else sum(item in known for item in _hashes(split)),
+            tally=asdict(split.tally),
+        )
+        for name, split in splits.items()
+    }
+
+
+def _hashes(split: ExampleSplit) -> set[bytes]:
+    rows = (split.row(index)[0].tobytes() for index in range(split.rows))
+    return {hashlib.sha256(row).digest()[:16] for row in rows}
+
+
+def _histogram(split: ExampleSplit) -> tuple[tuple[int, int], ...]:
+    """Return rows by length in bins of equal width."""
+    longest = int(split.lengths.max())
+    width = max(1, -(-longest // _BINS))
+    counts = np.bincount((split.lengths - 1) // width, minlength=_BINS)
+    return tuple(((place + 1) * width, int(count)) for place, count in enumerate(counts))
+
+
+def audit_lines(audits: Mapping[str, SplitAudit]) -> list[str]:
+    """Return a line for each split, as the start of a run has it."""
+    lines = []
+    for name, found in audits.items():
+        tally = found.tally
+        parts = [
+            f"{tally['examples']:,} examples",
+            f"{tally['rows']:,} rows of {tally['tokens'] / max(1, tally['rows']):.0f} tokens",
+            f"{found.share:.0%} learned",
+        ]
+        parts += [
+            f"{tally[key]:,} {text}"
+            for key, text in (
+                ("truncated", "cut"),
+                ("dropped", "too long"),
+                ("unlearned", "without an answer"),
+                ("duplicates", "duplicates"),
+            )
+            if tally[key]
+        ]
+        if found.overlap:
+            parts.append(f"{found.overlap:,} of them in train too")
+        lines.append(f"{name}: {', '.join(parts)}")
+    return lines

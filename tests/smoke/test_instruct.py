@@ -1,0 +1,96 @@
+"""Instruction data in real runs: killed, resumed, on two ranks, looked at."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from forge_process import RECIPE, Workplace
+from ranks import TWO
+
+INSTRUCT = RECIPE.replace(
+    """name = "text"
+[data.text]
+train = "train.txt"
+validation = "valid.txt"
+document = "line"
+""",
+    """name = "instruct"
+[data.instruct]
+path = "rows.jsonl"
+truncate = "right"
+""",
+).replace("context = 32", "context = 48")
+
+
+def workplace(path: Path, **settings: str) -> Workplace:
+    keys = {key.replace("__", "."): value for key, value in settings.items()}
+    found = Workplace(path, keys, recipe=INSTRUCT)
+    draw = random.Random(3)
+    words = ["river", "stone", "cloud", "garden", "tree", "bird", "city", "market", "wagon"]
+    with (path / "rows.jsonl").open("w") as file:
+        for _ in range(120):
+            said = draw.choices(words, k=draw.randint(1, 6))
+            row = {"instruction": "Turn them round.", "input": " ".join(said)}
+            file.write(json.dumps({**row, "output": " ".join(reversed(said))}) + "\n")
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    found = workplace(tmp_path_factory.mktemp("whole"))
+    output = found.train_here()
+    assert "examples, train: 114 examples" in output
+    return found
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, undisturbed: Workplace) -> None:
+    killed = workplace(tmp_path)
+    process = killed.start()
+    assert process.wait_for(lambda _: any(c.name >= "step-00000009" for c in killed.checkpoints))
+    process.kill()
+    assert "resuming from step" in killed.train_here()
+    assert killed.result() == undisturbed.result()
+
+
+def test_the_loss_falls_and_epochs_end_at_their_steps(undisturbed: Workplace) -> None:
+    losses = [row["val/loss"] for row in undisturbed.rows if "val/loss" in row]
+    assert losses[-1] < losses[0] - 0.5
+    ends = [row["step"] for row in undisturbed.rows if "train/loss_epoch" in row]
+    assert ends == [-(-epoch * 114 // 8) for epoch in range(1, 5)]
+    assert undisturbed.rows[-1]["epoch"] == round(60 * 8 / 114, 6)
+    assert "val/bits_per_byte" not in undisturbed.record["metrics"]
+
+
+def test_two_ranks_and_other_micro_batches_train_alike(tmp_path: Path) -> None:
+    settings = {"model__transformer__dropout": "0.0", "train__max_steps": "12"}
+    changes = {"one": {}, "small": {"train__micro_batch_size": "1"}, "two": {}}
+    runs = {name: workplace(tmp_path / name, **settings, **more) for name, more in changes.items()}
+    runs["one"].train_here()
+    runs["small"].train_here()
+    runs["two"].train(*TWO)
+    last = {name: run.rows[-1] for name, run in runs.items()}
+    for name in ("small", "two"):
+        for key in ("train/loss", "val/loss", "tokens_seen", "epoch"):
+            assert last[name][key] == pytest.approx(last["one"][key], rel=2e-4), (name, key)
+
+
+def test_what_is_learned_can_be_looked_at(undisturbed: Workplace) -> None:
+    output = undisturbed.forge_here("data", "show", "recipe.toml", "-n", "2")
+    assert "120 examples (alpaca) in 1 file (rows.jsonl)" in output
+    assert "train            114   114" in output
+    assert "[### Instruction:\nTurn them round.\n\n### Input:\n" in output
+    assert "### Response:\n]" in output
+    assert output.count("<|endoftext|>") == 2
+    output = undisturbed.forge_here("data", "show", "recipe.toml", "--json")
+    shown = json.loads(output[output.index("{") :])
+    assert 0.05 < shown["train"]["share"] < 0.6
+    assert sum(count for _, count in shown["train"]["lengths"]) == 114
+
+
+def test_a_checkpoint_is_evaluated_on_examples(undisturbed: Workplace) -> None:
+    output = undisturbed.forge_here("evaluate", "tiny@last", "--json")
+    measured = json.loads(output[output.index("{") :])
+    assert measured["val/loss"] == pytest.approx(undisturbed.rows[-1]["val/loss"], rel=1e-5)
