@@ -23,8 +23,13 @@ from llmforge.data.cache_entry import Meta, StoredFile, cached, mapped
 from llmforge.data.chat_template import TEMPLATES, ChatTemplate, TemplateError
 from llmforge.data.supervision import Supervised, Supervision
 from llmforge.errors import DataError
-from llmforge.interfaces import Tokenizer
-from llmforge.interfaces.examples import ChatTokenizer, Conversation, ExampleData, ExampleLayout
+from llmforge.interfaces import (
+    ChatTokenizer,
+    Conversation,
+    ExampleData,
+    ExampleLayout,
+    Tokenizer,
+)
 from llmforge.progress import track
 
 FORMAT_VERSION = 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmforge.data.chat_template import ChatTemplate, Piece, Rendered, TemplateError
-from llmforge.interfaces.examples import ChatTokenizer, Message
+from llmforge.interfaces import ChatTokenizer, Message
 
 TrainOn = Literal["responses", "last_response", "all"]
 

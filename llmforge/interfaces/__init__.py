@@ -16,7 +16,6 @@ from llmforge.interfaces.backend import (
 )
 from llmforge.interfaces.data import Data, TokenData, TokenShard
 from llmforge.interfaces.examples import (
-    ChatTokenizer,
     Conversation,
     ExampleData,
     ExampleLayout,
@@ -27,7 +26,7 @@ from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel,
 from llmforge.interfaces.run import RunContext, TrackedCheckpoint, TrackedRun
 from llmforge.interfaces.storage import Progress, Storage, public_url
 from llmforge.interfaces.sweep import Dimension, Direction, Point, Space, Sweeper, Tie
-from llmforge.interfaces.tokenizer import Tokenizer
+from llmforge.interfaces.tokenizer import ChatTokenizer, Tokenizer
 from llmforge.matmul_speed import MatmulSpeed
 
 __all__ = [

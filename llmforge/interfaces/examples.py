@@ -79,31 +79,3 @@ class ExampleData(Protocol):
             DataError: a file or a row in it cannot be used; the message names both.
         """
         ...
-
-
-@runtime_checkable
-class ChatTokenizer(Protocol):
-    """A tokenizer that can be used with chat templates.
-
-    Attributes:
-        special_tokens: id by text of every special token.
-        eos_token: text of the end-of-text token; None when there is none.
-        bos_token: text of the token that begins texts; None when there is none.
-        chat_template: the tokenizer's own template in Jinja; None when it has none.
-    """
-
-    special_tokens: Mapping[str, int]
-    eos_token: str | None
-    bos_token: str | None
-    chat_template: str | None
-
-    def encode_spans(
-        self, text: str, *, special: bool
-    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
-        """Return the ids of ``text`` and the characters [begin, end) of each.
-
-        Args:
-            text: what is encoded.
-            special: whether the text of a special token becomes that token.
-        """
-        ...

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Tokenizer(Protocol):
@@ -34,4 +34,32 @@ class Tokenizer(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write everything :func:`forge_load_tokenizer` needs as files in ``directory``."""
+        ...
+
+
+@runtime_checkable
+class ChatTokenizer(Protocol):
+    """A tokenizer that can be used with chat templates.
+
+    Attributes:
+        special_tokens: id by text of every special token.
+        eos_token: text of the end-of-text token; None when there is none.
+        bos_token: text of the token that begins texts; None when there is none.
+        chat_template: the tokenizer's own template in Jinja; None when it has none.
+    """
+
+    special_tokens: Mapping[str, int]
+    eos_token: str | None
+    bos_token: str | None
+    chat_template: str | None
+
+    def encode_spans(
+        self, text: str, *, special: bool
+    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        """Return the ids of ``text`` and the characters [begin, end) of each.
+
+        Args:
+            text: what is encoded.
+            special: whether the text of a special token becomes that token.
+        """
         ...
