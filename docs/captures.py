@@ -1,25 +1,38 @@
-"""Writes ``docs/captured``: real output of real runs, for the pages to show.
+"""Writes ``docs/captured``: real output and pictures of real runs, for the pages to show.
 
-``python docs/captures.py`` trains ``wikitext_tiny`` on the bundled sample in a temporary directory
-(about a minute on two cores) and keeps what the commands print, apart from the directory.
-``budget.txt`` is the run at the end of *The first plugin*, typed by hand.
+``python docs/captures.py`` works in a temporary directory. It trains ``wikitext_tiny`` on the
+bundled sample, sweeps ``wikitext_tiny_sweep``, and builds the package of *The first plugin* and
+trains with it: a few minutes on two cores. It keeps what the commands print, apart from the
+directory, and the pictures they draw, with fewer colours so that they are small. Names of parts
+(``training``, ``sweep``, ``plugin``) do only these.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 DOCS = Path(__file__).parent
 CAPTURED = DOCS / "captured"
 FORGE = Path(sys.executable).with_name("forge")
 
+COLOURS = 48
+"""Of a picture's palette: enough for lines, their soft edges and the scale of a colour bar."""
 
-def run(command: str, *, cwd: Path, input_: str | None = None) -> str:
-    """Run ``forge`` with the words of ``command``; return its output, errors included."""
+
+def run(command: str, *, cwd: Path, packages: Path | None = None) -> str:
+    """Run ``forge`` with the words of ``command``; return its output, errors included.
+
+    ``packages`` is a directory with further installed packages.
+    """
     done = subprocess.run(
         [FORGE, *command.split()[1:]],
         cwd=cwd,
@@ -29,14 +42,14 @@ def run(command: str, *, cwd: Path, input_: str | None = None) -> str:
             "FORGE_CACHE": str(cwd / "cache"),
             "FORGE_RUN_ROOT": "runs",
             "COLUMNS": "100",
+            **({"PYTHONPATH": str(packages)} if packages else {}),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        input=input_,
         text=True,
         check=False,
     )
-    print(f"$ {command}", done.returncode)
+    print(f"$ {command}", done.returncode, flush=True)
     return done.stdout.replace(f"{cwd}/", "")
 
 
@@ -46,18 +59,82 @@ def keep(name: str, text: str, *, lines: slice = slice(None)) -> None:
     (CAPTURED / name).write_text("\n".join(chosen).strip("\n") + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    """Run everything and keep what it printed."""
+def small(picture: bytes) -> bytes:
+    """Return a PNG file reduced to a palette."""
+    result = io.BytesIO()
+    with Image.open(io.BytesIO(picture)) as image:
+        reduced = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    reduced.save(result, format="PNG", optimize=True)
+    return result.getvalue()
+
+
+def keep_picture(path: Path, name: str) -> None:
+    """Keep a picture that llmforge drew."""
+    (CAPTURED / name).write_bytes(small(path.read_bytes()))
+
+
+def keep_page(path: Path, name: str) -> None:
+    """Keep a page with pictures in it."""
+    page = re.sub(
+        r"(?<=data:image/png;base64,)[\w+/=]+",
+        lambda found: base64.b64encode(small(base64.b64decode(found[0]))).decode(),
+        path.read_text(encoding="utf-8"),
+    )
+    (CAPTURED / name).write_text(page, encoding="utf-8")
+
+
+def training(cwd: Path) -> None:
+    """Train, be told that it is done, make a mistake, look."""
+    trained = run("forge train wikitext_tiny", cwd=cwd).splitlines()
+    steps = [line for line in trained if line.startswith(("step", "evaluat"))]
+    tail = [line for line in trained if line.startswith(("single", "  best", "  final"))]
+    keep("train.txt", "\n".join([*trained[2:7], *steps[:4], "…", *steps[-3:], *tail]))
+    keep("again.txt", run("forge train wikitext_tiny", cwd=cwd))
+    keep("mistake.txt", run("forge train wikitext_tiny --set optimzer.lr=3 -m nanno", cwd=cwd))
+    keep("list.txt", run("forge runs list", cwd=cwd))
+    for curve in ("loss", "perplexity", "learning_rate"):
+        (path,) = cwd.glob(f"runs/single_*/plots/{curve}.png")
+        keep_picture(path, f"{curve}.png")
+
+
+def sweep(cwd: Path) -> None:
+    """Sweep, and keep the table of trials, the pictures and the page that has them all."""
+    run("forge sweep wikitext_tiny_sweep --workers 2", cwd=cwd)
+    (directory,) = cwd.glob("runs/sweeps/*/")
+    keep("sweep.txt", run(f"forge sweep status {directory.name}", cwd=cwd))
+    for name in ("history", "curves", "importance", "parallel"):
+        keep_picture(directory / "plots" / f"{name}.png", f"sweep-{name}.png")
+    keep_page(directory / "report.html", "sweep-report.html")
+
+
+def plugin(cwd: Path) -> None:
+    """Follow *The first plugin*: write its package, install it, train with it."""
+    page = (DOCS / "get-started" / "first-plugin.md").read_text(encoding="utf-8")
+    component, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (recipe,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    run("forge plugins new budget --kind callback", cwd=cwd)
+    package, packages = cwd / "llmforge-budget", cwd / "packages"
+    (package / "src/llmforge_budget/callback.py").write_text(component, encoding="utf-8")
+    (package / "recipe.toml").write_text(recipe, encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--target", str(packages), str(package)], check=True)
+    trained = run(
+        "forge train llmforge-budget/recipe.toml --profile test", cwd=cwd, packages=packages
+    )
+    wanted = ("step ", "evaluation at", "single", "  best")
+    keep("budget.txt", "\n".join(x for x in trained.splitlines() if x.startswith(wanted)))
+
+
+PARTS = {"training": training, "sweep": sweep, "plugin": plugin}
+
+
+def main(names: list[str]) -> None:
+    """Run these parts, or everything, and keep what is printed and drawn."""
     CAPTURED.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as directory:
-        cwd = Path(directory)
-        trained = run("forge train wikitext_tiny", cwd=cwd).splitlines()
-        steps = [line for line in trained if line.startswith(("step", "evaluat"))]
-        tail = [line for line in trained if line.startswith(("single", "  best", "  final"))]
-        keep("train.txt", "\n".join([*trained[2:7], *steps[:4], "…", *steps[-3:], *tail]))
-        keep("mistake.txt", run("forge train wikitext_tiny --set optimzer.lr=3 -m nanno", cwd=cwd))
-        keep("list.txt", run("forge runs list", cwd=cwd))
+    for name in names or PARTS:
+        with tempfile.TemporaryDirectory() as directory:
+            PARTS[name](Path(directory))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from llmforge.component import KINDS
 from llmforge.installed import DISTRIBUTION
@@ -23,7 +24,7 @@ from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS
 
 HERE = Path(__file__).parent
 
-RECIPES = """# Recipes
+RECIPES = """# Recipe tables
 
 A recipe is one TOML file. Each kind of part has a table that names the component, and the
 component's options have a table of their own:
@@ -95,9 +96,16 @@ def cli_page() -> str:
 
     command = typer.main.get_command(app)
     context = command.make_context("forge", [], resilient_parsing=True)
-    text = get_docs_for_click(obj=command, ctx=context, name="forge", title="Command line")
+    base = next(item for item in type(command).mro() if "get_short_help_str" in vars(item))
+    with patch.object(base, "get_short_help_str", _summary):
+        text = get_docs_for_click(obj=command, ctx=context, name="forge", title="Command line")
     text = re.sub(r"</?span[^>]*>", "", text)
     return text.strip() + "\n"
+
+
+def _summary(command: Any) -> str:
+    """Return a command's first paragraph; in a list on a terminal it would be cut to fit."""
+    return _inline((command.help or "").split("\n\n")[0])
 
 
 def _first(item: Any) -> str:

@@ -1,69 +1,130 @@
-"""Every figure of docs/benchmarks.md is one of the tables in benchmarks/results."""
+"""Every figure on the benchmarks page, and on pages that repeat one, is in benchmarks/results."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import pytest
+from doc_pages import DOCS, ROOT
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
+CPU, DISTRIBUTED = "2026-11-21-cpu.md", "2026-11-21-distributed.md"
+COURIER, PLAN = "2026-11-21-courier.md", "2026-11-21-plan.md"
+PAGE = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+NUMBER = r"[\d.]+"
 
-STEP = r"^{} +{} +[\d,]+ +([\d.]+) \("
-CPU, RANKS, AVX2 = "2026-11-21-cpu.md", "2026-11-21-distributed.md", "2026-11-avx2.md"
 
-FIGURES = {
-    "| training, 4 layers × 256, `auto` |": [(CPU, STEP.format("4x256", "forge auto"), "3.84")],
-    "| the same in fp32 |": [(CPU, STEP.format("4x256", "forge fp32"), "2.13")],
-    "| training, 6 layers × 384, `auto` |": [(CPU, STEP.format("6x384", "forge auto"), "3.42")],
-    "| greedy generation, one prompt, bf16 |": [
-        (CPU, STEP.format("4x256 +1 greedy", "llmforge bf16"), "2.40")
-    ],
-    "| greedy generation, eight prompts, bf16 |": [
-        (CPU, STEP.format("4x256 +8 greedy", "llmforge bf16"), "2.63")
-    ],
-    "| DDP, two ranks, whole runs |": [(RANKS, r"^\| DDP \|.*\| ([\d.]+) \[", "1.003")],
-    "| ZeRO 1, 2, 3, whole runs |": [
-        (RANKS, r"^\| ZeRO-1 \|.*\| ([\d.]+) \[", "0.988"),
-        (RANKS, r"^\| ZeRO-2 \|.*\| ([\d.]+) \[", "0.930"),
-        (RANKS, r"^\| ZeRO-3 \|.*\| ([\d.]+) \[", "0.987"),
-    ],
-    "| the step thread's share spent on logging |": [
-        ("2026-11-21-courier.md", r"^share, logging +[\d.]+% +([\d.]+)%", "0.94")
-    ],
-    "In fp32, 4 × 256 reached": [
-        (AVX2, STEP.format("4x256", "forge fp32"), "1.31"),
-        (AVX2, STEP.format("6x384", "forge fp32"), "0.96"),
-    ],
+def result(file: str) -> str:
+    """Return a file of results."""
+    return (RESULTS / file).read_text(encoding="utf-8")
+
+
+def only(pattern: str, text: str) -> str:
+    """Return what the group of ``pattern`` matches in its only line."""
+    found = re.findall(pattern, text, re.MULTILINE)
+    assert len(found) == 1, f"{pattern}: {found}"
+    return str(found[0])
+
+
+def training(size: str, contender: str) -> str:
+    """Return how many times the plain loop's tokens per second a contender reached."""
+    table = result(CPU).split("benchmarks/train_step.py")[1].split("```")[1]
+    return only(rf"^{size} +{contender} +[\d,]+ +({NUMBER}) \(", table)
+
+
+def generation(batch: int) -> str:
+    """Return greedy generation's ratio to transformers in fp32 at this batch size."""
+    table = result(CPU).split("benchmarks/generate.py")[1].split("```")[1]
+    return only(rf"^4x256 +{batch} greedy +llmforge bf16 +[\d,]+ +({NUMBER}) \(", table)
+
+
+def distributed(row: str) -> str:
+    """Return a whole run's ratio to its bare loop."""
+    table = result(DISTRIBUTED).split("## Engines alone")[0]
+    return only(rf"^\| {row} \| {NUMBER} \| {NUMBER} \| ({NUMBER}) ", table)
+
+
+def logging_share() -> str:
+    """Return the share in percent, of the run with MLflow's server dead on both cores."""
+    part = result(COURIER).split("PyTorch with both cores:")[1].split("```")[1]
+    assert "mlflow: server down" in part
+    assert "a row every 1," in part
+    return f"{float(only(rf'^share, logging +{NUMBER}% +({NUMBER})%$', part)):.2f}"
+
+
+def plan_error() -> str:
+    """Return the largest error in percent of what one process was predicted to allocate."""
+    table = result(PLAN).split("The shares of two ranks")[0]
+    errors = re.findall(r"MB \| +([-+][\d.]+)% \| +[\d,]+ MB", table)
+    assert len(errors) == table.count("| fp32") + table.count("| bf16")
+    return str(max(abs(float(item)) for item in errors))
+
+
+ROWS: Mapping[str, Callable[[], list[str]]] = {
+    "training, 4 layers × 256, `auto`": lambda: [training("4x256", "forge auto")],
+    "the same in fp32": lambda: [training("4x256", "forge fp32")],
+    "training, 6 layers × 384, `auto`": lambda: [training("6x384", "forge auto")],
+    "greedy generation, one prompt, bf16": lambda: [generation(1)],
+    "greedy generation, eight prompts, bf16": lambda: [generation(8)],
+    "DDP, two ranks, whole runs": lambda: [distributed("DDP")],
+    "ZeRO 1, 2, 3, whole runs": lambda: [distributed(f"ZeRO-{stage}") for stage in (1, 2, 3)],
+    "the step thread's share spent on logging": lambda: [logging_share()],
+    "memory predicted by `forge plan`, one process": lambda: [plan_error()],
 }
-"""Beginning of a line of the page: where each of its figures comes from, and the figure."""
+"""What each row of the page's table must show, worked out from the files."""
 
 
-def line(beginning: str) -> str:
-    """Return the row of the page, or the end of its paragraph, that has the figures."""
-    return PAGE[PAGE.index(beginning) :].split("\n|" if beginning[0] == "|" else "\n\n")[0]
+def shown(text: str) -> dict[str, list[str]]:
+    """Return the figures of each row of the page's table by what the row measures."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {cells[0]: re.findall(r"\d+(?:\.\d+)?", cells[2]) for cells in rows[1:]}
 
 
-@pytest.mark.parametrize("beginning", FIGURES)
-def test_a_figure_is_the_one_that_was_measured(beginning: str) -> None:
-    for file, pattern, figure in FIGURES[beginning]:
-        measured = re.search(pattern, (RESULTS / file).read_text(encoding="utf-8"), re.MULTILINE)
-        assert measured, f"{file} has no row {pattern}"
-        assert f"{float(measured[1]):.{len(figure.split('.')[1])}f}" == figure
-        assert figure in line(beginning)
+def test_every_row_of_the_page_is_worked_out_here_and_no_other() -> None:
+    assert list(shown(PAGE)) == list(ROWS)
 
 
-def test_the_error_of_the_memory_plan_is_the_largest_measured() -> None:
-    table = (
-        (RESULTS / "2026-11-21-plan.md").read_text(encoding="utf-8").split("The shares of two")[0]
-    )
-    errors = [float(row.split("|")[5].strip(" %")) for row in table.splitlines() if " MB |" in row]
-    assert max(abs(error) for error in errors) == 0.1
-    assert "| within 0.1 % |" in PAGE
+@pytest.mark.parametrize("row", ROWS)
+def test_the_figures_of_a_row_are_those_of_its_file(row: str) -> None:
+    assert shown(PAGE)[row] == ROWS[row]()
 
 
-def test_every_row_of_the_page_is_held_to_a_result() -> None:
-    rows = [row for row in PAGE.splitlines() if re.match(r"\| (?!what|memory predicted)[^-]", row)]
-    assert len(rows) == len([key for key in FIGURES if key.startswith("|")])
+def test_the_only_figures_outside_of_the_table_are_those_of_the_slower_machine() -> None:
+    prose = "\n".join(line for line in PAGE.splitlines() if not line.startswith("|"))
+    table = result("2026-11-avx2.md")
+    slower = [
+        only(rf"^{size} +forge fp32 +[\d,]+ +({NUMBER}) \(", table) for size in ("4x256", "6x384")
+    ]
+    assert re.findall(r"\d+\.\d[\d.]*", prose) == ["2.13.0", *slower]
+
+
+def test_the_machine_of_the_page_is_the_one_of_the_results() -> None:
+    for word in ("AMD EPYC", "avx512_bf16", "24 GB", "torch 2.13.0"):
+        assert word in PAGE
+        assert word in result(CPU).split("\n\n")[1].replace("\n", " ")
+    assert "21 November 2026" in PAGE
+
+
+def test_the_scripts_the_page_names_are_those_of_the_results() -> None:
+    everything = "".join(path.read_text(encoding="utf-8") for path in RESULTS.glob("*.md"))
+    for script in re.findall(r"`python (benchmarks/\w+\.py)", PAGE):
+        assert (ROOT / script).is_file()
+        assert f"python {script}" in everything
+
+
+def test_the_page_on_several_processes_repeats_the_same_figures() -> None:
+    text = (DOCS / "how-to" / "several-gpus.md").read_text(encoding="utf-8").replace("\n", " ")
+    row = next(line for line in result(DISTRIBUTED).splitlines() if line.startswith("| DDP"))
+    low, high = re.findall(rf"\[({NUMBER}), ({NUMBER})\]", row)[0]
+    zero = [f"{float(distributed(f'ZeRO-{stage}')):.2f}" for stage in (1, 2, 3)]
+    assert f"{distributed('DDP')} times the bare loop's step with DDP" in text
+    assert f"95 % interval {low} to {high}" in text
+    assert f"{zero[0]}, {zero[1]} and {zero[2]} times with ZeRO 1, 2 and 3" in text
+
+
+def test_a_figure_that_is_not_the_files_is_noticed() -> None:
+    row = "training, 4 layers × 256, `auto`"
+    wrong = PAGE.replace(ROWS[row]()[0], "9.99")
+    assert shown(wrong)[row] != ROWS[row]()
+    assert shown(PAGE.replace(f"| {row} ", "| another ")).keys() != ROWS.keys()
