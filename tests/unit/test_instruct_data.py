@@ -210,3 +210,19 @@ def test_a_long_row_is_one_row(tmp_path: Path, opened: Open) -> None:
     rows = [{**ALPACA, "input": "x" * 10_000_000}, ALPACA, ALPACA, ALPACA]
     data = opened(lines(tmp_path / "a.jsonl", rows), validation_fraction=0.25)
     assert sum(1 for split in data.splits for _ in data.examples(split)) == 4
+
+
+def test_the_bundled_instructions_are_many_and_varied(tmp_path: Path) -> None:
+    component = make_component(Instruct, {"sample": True})
+    data = component.forge_build_data(run=run_context(tmp_path))
+    found = [said(item) for split in data.splits for item in data.examples(split)]
+    assert len(found) >= 200
+    assert len({tuple(item) for item in found}) == len(found)
+    assert len({asked[1].split("\n")[0] for (asked, _) in found}) > 120
+    assert all(len(answer[1]) < 300 for (_, answer) in found)
+
+
+def test_files_or_the_bundled_instructions_are_needed() -> None:
+    for options in ({}, {"path": "a.jsonl", "sample": True}, {"path": "a", "train": "b"}):
+        with pytest.raises(Exception, match="give the training files"):
+            make_component(Instruct, options)

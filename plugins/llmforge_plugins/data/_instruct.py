@@ -19,6 +19,8 @@ from llmforge_plugins.data._files import sha256_of
 from llmforge_plugins.data._patterns import SPLITS, fetched, find_files
 from llmforge_plugins.data._records import SUFFIXES, read_records
 
+SAMPLE = Path(__file__).parent / "sample" / "instructions.jsonl"
+
 _FILES_NAMED = 3
 _BAD_ROWS_NAMED = 3
 
@@ -158,6 +160,8 @@ def build(options: Any, run: RunContext) -> InstructData:
     Raises:
         DataError: a pattern matches nothing, or a file or row cannot be used.
     """
+    if options.sample:
+        options = options.model_copy(update={"path": str(SAMPLE)})
     found = find_files(options, "data.instruct", SUFFIXES, run)
     files = {split: fetched(paths, run) for split, paths in found.items()}
     return InstructData(files, options, run)

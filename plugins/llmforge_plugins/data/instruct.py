@@ -29,6 +29,8 @@ class Instruct(Component, kind="data"):
         """Training files."""
         path: Paths | None = None
         """Another name for ``train``."""
+        sample: bool = False
+        """Train on the 207 bundled instructions instead of files: enough to try a recipe."""
         validation: Paths | None = None
         """Validation files; absent: ``validation_fraction`` of the training rows."""
         test: Paths | None = None
@@ -63,8 +65,11 @@ class Instruct(Component, kind="data"):
 
         @model_validator(mode="after")
         def _one_train(self) -> Instruct.Options:
-            if (self.train is None) == (self.path is None):
-                raise ValueError("give the training files as train (or path), not both")
+            given = [self.train is not None, self.path is not None, self.sample]
+            if sum(given) != 1:
+                raise ValueError(
+                    "give the training files as train (or path), or sample = true, and only one of them"
+                )
             return self
 
     @hookimpl
