@@ -68,7 +68,7 @@ class Instruct(Component, kind="data"):
             given = [self.train is not None, self.path is not None, self.sample]
             if sum(given) != 1:
                 raise ValueError(
-                    "give the training files as train (or path), or sample = true, and only one of them"
+                    "give the training files as train (or path), or sample = true; only one of them"
                 )
             return self
 
