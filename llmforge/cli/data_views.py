@@ -33,7 +33,7 @@ def print_splits(out: Console, audits: Mapping[str, SplitAudit]) -> None:
         (
             name,
             *(f"{found.tally[key]:,}" for key in counted),
-            f"{found.overlap:,}",
+            f"{found.tally['overlap']:,}",
             f"{found.share:.1%}",
         )
         for name, found in audits.items()

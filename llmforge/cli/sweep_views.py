@@ -138,7 +138,11 @@ def print_status(out: Console, sweep: Sweep) -> None:
             step = max(trial.curve, default=0)
             out.print(f"  running: {trial.run.get('id', '')}, step {step}, {where}")
     _print_best(out, sweep, summary)
-    out.print(f"  resume    forge sweep resume {sweep.id}")
+    if (
+        any(trial.state in ("running", "waiting") for trial in trials)
+        or tried < sweep.recipe.sweep.max_trials
+    ):
+        out.print(f"  resume    forge sweep resume {sweep.id}")
 
 
 def print_list(out: Console, sweeps: Sequence[Sweep]) -> None:

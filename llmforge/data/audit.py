@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,14 +24,12 @@ class SplitAudit:
         share: of the tokens, those that are learned.
         lengths: (longest of the bin in tokens, rows) from short to long.
         least: index of the row of which the smallest share is learned.
-        overlap: rows that are in the training split too; 0 for that one itself.
         tally: what became of the examples.
     """
 
     share: float
     lengths: tuple[tuple[int, int], ...]
     least: int
-    overlap: int
     tally: Mapping[str, int]
 
     def as_json(self) -> dict[str, Any]:
@@ -42,22 +39,15 @@ class SplitAudit:
 
 def audit(splits: Mapping[str, ExampleSplit]) -> dict[str, SplitAudit]:
     """Return what there is to know of each split."""
-    known = _hashes(splits["train"])
     return {
         name: SplitAudit(
             share=split.tally.targets / max(1, split.tally.tokens),
             lengths=_histogram(split),
             least=int(np.argmin(split.targets / split.lengths)),
-            overlap=0 if name == "train" else sum(item in known for item in _hashes(split)),
             tally=asdict(split.tally),
         )
         for name, split in splits.items()
     }
-
-
-def _hashes(split: ExampleSplit) -> set[bytes]:
-    rows = (split.row(index)[0].tobytes() for index in range(split.rows))
-    return {hashlib.sha256(row).digest()[:16] for row in rows}
 
 
 def _histogram(split: ExampleSplit) -> tuple[tuple[int, int], ...]:
@@ -85,10 +75,9 @@ def audit_lines(audits: Mapping[str, SplitAudit]) -> list[str]:
                 ("dropped", "too long"),
                 ("unlearned", "without an answer"),
                 ("duplicates", "duplicates"),
+                ("overlap", "of them in train too"),
             )
             if tally[key]
         ]
-        if found.overlap:
-            parts.append(f"{found.overlap:,} of them in train too")
         lines.append(f"{name}: {', '.join(parts)}")
     return lines

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,6 @@ from llmforge.data.supervision import Supervised, Supervision
 from llmforge.errors import DataError
 from llmforge.interfaces import (
     ChatTokenizer,
-    Conversation,
     ExampleData,
     ExampleLayout,
     Tokenizer,
@@ -37,6 +36,11 @@ FORMAT_VERSION = 1
 _FALLBACK = "alpaca"
 """The template of a tokenizer that has none."""
 
+_KINDS = ("ids", "scored", "starts")
+_COUNTED = (
+    *("examples", "rows", "targets", "truncated", "dropped", "unlearned", "duplicates"),
+    "overlap",
+)
 _CHECK_EVERY = 256
 
 
@@ -53,6 +57,7 @@ class Tally:
         dropped: examples longer than the context that were left out.
         unlearned: examples left out because nothing of them is learned.
         duplicates: rows equal to an earlier one, which are kept.
+        overlap: rows that are in the training split too; 0 for that one itself.
         longest: tokens of the longest example, before any cut.
     """
 
@@ -64,6 +69,7 @@ class Tally:
     dropped: int
     unlearned: int
     duplicates: int
+    overlap: int
     longest: int
 
 
@@ -182,9 +188,12 @@ def prepare_examples(
 
     def build(directory: Path) -> Meta:
         splits = {}
-        for split in data.splits:
-            laid_out = _laid_out(data, split, supervision, check_stop)
-            splits[split] = _write(directory, split, laid_out, data.layout, context, dtype)
+        trained: frozenset[bytes] = frozenset()
+        for split in sorted(data.splits, key=lambda name: name != "train"):
+            examples = _laid_out(data, split, supervision, check_stop)
+            rows = _Rows(examples, longest=context + 1, truncate=data.layout.truncate)
+            splits[split] = rows.write(directory, split, dtype, trained=trained)
+            trained = frozenset(rows.seen) if split == "train" else trained
         return {"format_version": FORMAT_VERSION, "splits": splits}
 
     meta = cached(
@@ -217,55 +226,84 @@ def _laid_out(
             task.advance(1)
 
 
-def _write(
-    directory: Path,
-    split: str,
-    examples: Iterator[Supervised],
-    layout: ExampleLayout,
-    context: int,
-    dtype: np.dtype[Any],
-) -> dict[str, Any]:
-    """Write the rows of a split; return its tally and what its files must be."""
-    counts: Counter[str] = Counter()
-    longest = 0
-    starts = [0]
-    seen: set[bytes] = set()
-    hashes = {kind: hashlib.sha256() for kind in ("ids", "scored", "starts")}
-    paths = {kind: directory / f"{split}.{kind}" for kind in hashes}
-    with paths["ids"].open("wb") as ids_file, paths["scored"].open("wb") as scored_file:
-        for example in examples:
-            counts["examples"] += 1
-            longest = max(longest, len(example.ids))
-            rows = list(_cut(example, context + 1, layout.truncate))
-            counts["truncated"] += len(example.ids) > context + 1 and bool(rows)
-            counts["dropped"] += not rows
-            learned = [row for row in rows if any(row.scored)]
-            counts["unlearned"] += bool(rows) and not learned
-            for row in learned:
+class _Rows:
+    """Makes the rows of a split, counting what becomes of its examples.
+
+    Attributes:
+        seen: a hash of every row that was written.
+    """
+
+    def __init__(self, examples: Iterator[Supervised], *, longest: int, truncate: str) -> None:
+        self._examples = examples
+        self._longest = longest
+        self._truncate = truncate
+        self._counts: Counter[str] = Counter()
+        self._longest_example = 0
+        self.seen: set[bytes] = set()
+
+    def write(
+        self, directory: Path, split: str, dtype: np.dtype[Any], *, trained: frozenset[bytes]
+    ) -> dict[str, Any]:
+        """Write the files of the split; return its tally and what the files must be."""
+        files = {kind: _HashedFile(directory / f"{split}.{kind}") for kind in _KINDS}
+        counts = self._counts
+        starts = [0]
+        with files["ids"], files["scored"], files["starts"]:
+            for row in self._rows():
                 ids = np.asarray(row.ids, dtype).tobytes()
-                scored = np.asarray(row.scored, np.uint8).tobytes()
-                ids_file.write(ids)
-                scored_file.write(scored)
-                hashes["ids"].update(ids)
-                hashes["scored"].update(scored)
+                files["ids"].write(ids)
+                files["scored"].write(np.asarray(row.scored, np.uint8).tobytes())
                 starts.append(starts[-1] + len(row.ids))
                 counts["rows"] += 1
                 counts["targets"] += row.targets
                 mark = hashlib.sha256(ids).digest()[:16]
-                counts["duplicates"] += mark in seen
-                seen.add(mark)
-    block = np.asarray(starts, "<i8").tobytes()
-    paths["starts"].write_bytes(block)
-    hashes["starts"].update(block)
-    names = ("examples", "rows", "targets", "truncated", "dropped", "unlearned", "duplicates")
-    tally = Tally(tokens=starts[-1], longest=longest, **{name: counts[name] for name in names})
-    return {
-        "tally": asdict(tally),
-        "files": {
-            kind: [paths[kind].stat().st_size, digest.hexdigest()]
-            for kind, digest in hashes.items()
-        },
-    }
+                counts["duplicates"] += mark in self.seen
+                counts["overlap"] += mark in trained
+                self.seen.add(mark)
+            files["starts"].write(np.asarray(starts, "<i8").tobytes())
+        tally = Tally(
+            tokens=starts[-1],
+            longest=self._longest_example,
+            **{name: counts[name] for name in _COUNTED},
+        )
+        return {
+            "tally": asdict(tally),
+            "files": {kind: [file.size, file.digest.hexdigest()] for kind, file in files.items()},
+        }
+
+    def _rows(self) -> Iterator[Supervised]:
+        """Yield the rows of which something is learned."""
+        counts = self._counts
+        for example in self._examples:
+            length = len(example.ids)
+            rows = list(_cut(example, self._longest, self._truncate))
+            learned = [row for row in rows if any(row.scored)]
+            self._longest_example = max(self._longest_example, length)
+            counts["examples"] += 1
+            counts["dropped"] += not rows
+            counts["truncated"] += length > self._longest and bool(rows)
+            counts["unlearned"] += bool(rows) and not learned
+            yield from learned
+
+
+class _HashedFile:
+    """A file that is written once, with its size and hash."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("wb")
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, block: bytes) -> None:
+        self._file.write(block)
+        self.digest.update(block)
+        self.size += len(block)
 
 
 def _cut(example: Supervised, longest: int, rule: str) -> Iterator[Supervised]:
@@ -332,9 +370,3 @@ def _tally_text(tally: Tally) -> str:
     }
     told = [f"{count:,} {what}" for what, count in parts.items() if count]
     return f"of {tally.examples:,} examples {', '.join(told)}" if told else ""
-
-
-def conversations(data: ExampleData, split: str, indices: Sequence[int]) -> list[Conversation]:
-    """Return some examples of a split by their place in it."""
-    wanted = set(indices)
-    return [item for place, item in enumerate(data.examples(split)) if place in wanted]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from chat_styles import tokenizer
 
+from llmforge.data.audit import audit, audit_lines
 from llmforge.data.example_batches import ExampleBatches, example_evaluation_batches
 from llmforge.data.example_rows import ExampleSplit, prepare_examples
 from llmforge.errors import DataError
@@ -212,3 +213,32 @@ def test_a_template_of_the_tokenizer_is_taken_by_itself(tmp_path: Path) -> None:
     assert text == "[user]uu</s>[assistant]aaa</s>"
     learned = tokens._inner.decode(ids[np.flatnonzero(scored)].tolist(), skip_special_tokens=False)
     assert learned == "aaa</s>"
+
+
+class WithValidation(Examples):
+    """The same examples in both splits, and one more to validate on."""
+
+    def __init__(self, *lengths: tuple[int, int]) -> None:
+        super().__init__(*lengths)
+        self.splits = ("validation", "train")
+
+    def examples(self, split: str) -> Iterator[Conversation]:
+        yield from super().examples("train")
+        if split == "validation":
+            said = (Message(role="user", content="new"), Message(role="assistant", content="z"))
+            yield Conversation(messages=said, source="y.jsonl:1")
+
+
+def test_what_is_in_both_splits_or_there_twice_is_counted(tmp_path: Path) -> None:
+    data = WithValidation((2, 3), (4, 5))
+    splits = prepare_examples(
+        data, ByteTokenizer(), context=16, cache=tmp_path, notice=print, check_stop=lambda: None
+    )
+    assert list(splits) == ["train", "validation"]
+    assert (splits["train"].tally.overlap, splits["validation"].tally.overlap) == (0, 2)
+    found = audit(splits)
+    assert found["validation"].tally["overlap"] == 2
+    assert sum(count for _, count in found["validation"].lengths) == 3
+    (train, validation) = audit_lines(found)
+    assert train == "train: 2 examples, 2 rows of 9 tokens, 56% learned"
+    assert validation.endswith("2 of them in train too")

@@ -170,6 +170,7 @@ def test_commands_tell_how_a_sweep_stands() -> None:
     status = said("status", sweep.id)
     assert "12 completed, 1 failed, 1 pruned" in status
     assert "3.0050" in status
+    assert "forge sweep resume" not in status  # all 8 points have ended
     shown = said("show", "s-")
     assert "number 7 of 7" in shown
     assert "tune_5_1" in shown
