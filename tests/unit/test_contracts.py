@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,7 +91,7 @@ class TestTokenizers(BuiltIn, TokenizerContract):
         return {"source": str(tokenizer_file(directory / "gpt-like"))}
 
 
-@named("data", but=("tokens",))
+@named("data", but=("tokens", "instruct"))
 class TestData(BuiltIn, DataContract):
     kind = "data"
 
@@ -103,6 +104,22 @@ class TestData(BuiltIn, DataContract):
             text = "\n".join(["", " = A harbour = ", "", *sentences, ""])
             (directory / f"{split}.txt").write_text(text, encoding="utf-8")
         return {"path": str(directory)}
+
+
+@pytest.mark.parametrize("name", ["instruct"])
+class TestInstructions(BuiltIn, DataContract):
+    kind = "data"
+
+    def built_in_options(self, name: str, directory: Path) -> Mapping[str, Any]:
+        del name
+        return self.make_options(directory)
+
+    def write(self, directory: Path, sentences: tuple[str, ...]) -> Mapping[str, Any]:
+        for split in ("train", "valid"):
+            rows = [json.dumps({"prompt": "Say it.", "completion": said}) for said in sentences]
+            (directory / f"{split}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        found = {"train": "train.jsonl", "validation": "valid.jsonl"}
+        return {split: str(directory / file) for split, file in found.items()}
 
 
 @pytest.mark.parametrize("name", ["tokens"])
