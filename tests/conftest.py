@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
 from servers import FaultProxy, Server, gcs_server, make_s3_bucket, s3_server
 
 GCS_BUCKET = "forge-tests"
+
+if hasattr(signal, "SIGHUP"):  # nohup ignores it, and so would every process the tests start
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -83,7 +83,12 @@ OWN = {
             _EXPERIMENTS,
         ),
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
-        Command("data", "llmforge.cli.data:app", "Download and tokenise data.", _PREPARING),
+        Command(
+            "data",
+            "llmforge.cli.data:app",
+            "Prepare data, and see what is learned of it.",
+            _PREPARING,
+        ),
         Command(
             "launch",
             "llmforge.cli.launch:app",

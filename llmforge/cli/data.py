@@ -1,4 +1,4 @@
-"""``forge data``: get and tokenise data ahead of training."""
+"""``forge data``: data ahead of training, prepared and looked at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmforge.cli.common import echo
 
 _PATHS_SHOWN = 3
 
-app = typer.Typer(no_args_is_help=True, help="Download and tokenise data.")
+app = typer.Typer(no_args_is_help=True, help="Prepare data, and see what is learned of it.")
 
 
 @app.callback()
@@ -92,7 +92,7 @@ def show(
         if not splits:
             raise UsageError(
                 f"{recipe} trains on running text, all of which is learned",
-                remedy=f"its size is told by: forge data prepare {recipe}",
+                remedy=f"its size: forge data prepare {recipe}",
             )
         if split not in splits:
             raise UsageError(f"the data has no split '{split}'", remedy=" or ".join(splits))

@@ -59,7 +59,7 @@ def print_examples(out: Console, tokenizer: Tokenizer, split: ExampleSplit, *, c
         )
         text = Text()
         for part, learned in _runs(ids.tolist(), scored.tolist()):
-            shown = printable(_decoded(tokenizer, part)).replace("\\n", "\n")
+            shown = "\n".join(map(printable, _decoded(tokenizer, part).split("\n")))
             text.append(shown if learned or out.is_terminal else f"[{shown}]", _style(learned))
         out.print(text)
 

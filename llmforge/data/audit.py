@@ -10,7 +10,7 @@ import numpy as np
 
 from llmforge.data.example_rows import ExampleSplit
 
-LITTLE = 0.01
+_LITTLE = 0.01
 """A split of which a smaller share is learned is worth a warning."""
 
 _BINS = 8
@@ -48,6 +48,16 @@ def audit(splits: Mapping[str, ExampleSplit]) -> dict[str, SplitAudit]:
         )
         for name, split in splits.items()
     }
+
+
+def audit_warnings(audits: Mapping[str, SplitAudit]) -> list[str]:
+    """Return what is likely to be a mistake in the data or its template."""
+    return [
+        f"only {found.share:.2%} of the tokens of {name} are learned, the least in row "
+        f"{found.least + 1}; 'forge data show RECIPE' shows what is"
+        for name, found in audits.items()
+        if found.share < _LITTLE
+    ]
 
 
 def _histogram(split: ExampleSplit) -> tuple[tuple[int, int], ...]:

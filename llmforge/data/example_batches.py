@@ -57,8 +57,8 @@ class ExampleBatches:
     def tokens(self, position: int) -> int:
         """Return the tokens of all rows before a global position, padding not counted."""
         passes, rest = divmod(position, self.n_windows)
-        begun = self.order.windows(passes * self.n_windows, rest)
-        return passes * self._split.n_tokens + int(self._split.lengths[begun].sum())
+        rows = self.order.windows(passes * self.n_windows, rest)
+        return passes * self._split.n_tokens + int(self._split.lengths[rows].sum())
 
     def targets(self, position: int, count: int) -> int:
         """Return the learned tokens of the rows at ``position`` to ``position + count``."""

@@ -82,12 +82,14 @@ class ExampleSplit:
         scored: whether each is learned.
         starts: where each row begins, and the end of the last; int64 [rows + 1].
         tally: what became of the examples.
+        template: SHA-256 of the template they were laid out with.
     """
 
     ids: NDArray[Any]
     scored: NDArray[np.uint8]
     starts: NDArray[np.int64]
     tally: Tally
+    template: str
 
     shards = ()
     n_bytes = None
@@ -204,7 +206,11 @@ def prepare_examples(
         notice=notice,
         check_stop=check_stop,
     )
-    found = {name: _open(entry, name, values, dtype) for name, values in meta["splits"].items()}
+    written = hashlib.sha256(template.source.encode()).hexdigest()
+    found = {
+        name: _open(entry, name, values, dtype, template=written)
+        for name, values in meta["splits"].items()
+    }
     for name, split in found.items():
         _require_rows(data, name, split, context)
         if text := _tally_text(split.tally):
@@ -334,12 +340,15 @@ def _files(meta: Meta) -> dict[str, StoredFile]:
     }
 
 
-def _open(entry: Path, split: str, values: Meta, dtype: np.dtype[Any]) -> ExampleSplit:
+def _open(
+    entry: Path, split: str, values: Meta, dtype: np.dtype[Any], *, template: str
+) -> ExampleSplit:
     return ExampleSplit(
         ids=mapped(entry / f"{split}.ids", dtype),
         scored=mapped(entry / f"{split}.scored", np.dtype(np.uint8)),
         starts=mapped(entry / f"{split}.starts", np.dtype("<i8")),
         tally=Tally(**values["tally"]),
+        template=template,
     )
 
 

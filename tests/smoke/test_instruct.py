@@ -55,6 +55,18 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, undisturbed: Workp
     assert killed.result() == undisturbed.result()
 
 
+def test_a_template_that_was_changed_is_not_resumed_with(tmp_path: Path) -> None:
+    template = tmp_path / "mine.jinja"
+    text = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+    template.write_text(text)
+    found = workplace(tmp_path, data__instruct__template='"mine.jinja"', train__stop_at="6")
+    found.train_here(expect=0)
+    template.write_text(text.replace(": ", "> "))
+    output = found.train_here("--set", "train.stop_at=9", expect=1)
+    assert "the template of this run changed since it was started" in output
+    assert "Traceback" not in output
+
+
 def test_the_loss_falls_and_epochs_end_at_their_steps(undisturbed: Workplace) -> None:
     losses = [row["val/loss"] for row in undisturbed.rows if "val/loss" in row]
     assert losses[-1] < losses[0] - 0.5

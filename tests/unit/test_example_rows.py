@@ -11,7 +11,7 @@ import pytest
 import torch
 from chat_styles import tokenizer
 
-from llmforge.data.audit import audit, audit_lines
+from llmforge.data.audit import audit, audit_lines, audit_warnings
 from llmforge.data.example_batches import ExampleBatches, example_evaluation_batches
 from llmforge.data.example_rows import ExampleSplit, prepare_examples
 from llmforge.errors import DataError
@@ -213,6 +213,13 @@ def test_a_template_of_the_tokenizer_is_taken_by_itself(tmp_path: Path) -> None:
     assert text == "[user]uu</s>[assistant]aaa</s>"
     learned = tokens._inner.decode(ids[np.flatnonzero(scored)].tolist(), skip_special_tokens=False)
     assert learned == "aaa</s>"
+
+
+def test_little_to_learn_is_worth_a_warning(tmp_path: Path) -> None:
+    split = prepare(Examples((900, 1), (300, 1)), tmp_path, context=1000)
+    (warning,) = audit_warnings(audit({"train": split}))
+    assert warning.startswith("only 0.33% of the tokens of train are learned, the least in row 1;")
+    assert audit_warnings(audit({"train": prepare(Examples((2, 3)), tmp_path)})) == []
 
 
 class WithValidation(Examples):

@@ -59,7 +59,10 @@ class PreparedData:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Return what identifies the training data."""
-        return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint}
+        found = {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint}
+        if isinstance(train := self.splits["train"], ExampleSplit):
+            found["template"] = train.template
+        return found
 
     def files(self, sequences: int) -> dict[str, Any]:
         """Return how many files the data has and how many are used up after ``sequences``.

@@ -12,7 +12,7 @@ import pluggy
 import torch
 
 from llmforge.checkpoint import CheckpointWriter
-from llmforge.data.audit import audit, audit_lines
+from llmforge.data.audit import SplitAudit, audit, audit_lines, audit_warnings
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
@@ -161,9 +161,7 @@ class TrainingSetup:
         ]
 
     def _examples(self) -> list[str]:
-        splits = self.prepared.splits
-        rows = {name: found for name, found in splits.items() if isinstance(found, ExampleSplit)}
-        return [f"examples, {line}" for line in audit_lines(audit(rows))] if rows else []
+        return [f"examples, {line}" for line in audit_lines(_audited(self.prepared))]
 
     def started(self, plan: Plan, record: RunRecord) -> RunStarted:
         """Return the event that tells trackers and callbacks all about this start."""
@@ -222,6 +220,9 @@ def set_up(
     )
     check_fingerprints(record.fingerprints, prepared.fingerprints, allow_change=allow_data_change)
     _check_same_data(team, prepared)
+    if team.place.is_leader:
+        for little in audit_warnings(_audited(prepared)):
+            notice(little)
     planned, last_step = run_length(plan.recipe, prepared.batches.epochs)
     run = with_steps(run, total_steps=planned)
     point = _shared_point(team, plan, resume=resume)
@@ -283,6 +284,11 @@ def slow_bf16(run: RunContext, resolution: Resolution) -> str | None:
             f"but on this CPU {slowdown}"
         )
     return None
+
+
+def _audited(prepared: PreparedData) -> dict[str, SplitAudit]:
+    splits = prepared.splits
+    return audit({name: found for name, found in splits.items() if isinstance(found, ExampleSplit)})
 
 
 def _shared_point(team: Team, plan: Plan, *, resume: Path | None) -> StartingPoint:
