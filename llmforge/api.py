@@ -248,12 +248,14 @@ def generate(
     root: str | Path | None = None,
     samples: int = 1,
     seed: int = 0,
+    chat: bool | None = None,
+    system: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     weights: str | Path | None = None,
     **options: Any,
 ) -> list[GeneratedText]:
-    """Continue prompts with a run's best checkpoint, or the one ``address`` names.
+    """Continue or answer prompts with a run's best checkpoint, or the one ``address`` names.
 
     Args:
         address: ``RUN``, ``RUN@best``, ``RUN@last``, ``RUN@STEP`` or a path.
@@ -261,6 +263,9 @@ def generate(
         root: directory of all runs; ``FORGE_RUN_ROOT`` or ``runs`` when absent.
         samples: continuations per prompt.
         seed: equal seeds give equal texts.
+        chat: whether prompts are messages, which the run's chat template lays out; where it has
+            one when None.
+        system: a system message before each.
         device: where to compute.
         dtype: number format of the weights.
         weights: a ``.safetensors`` or ``.pt`` file whose weights replace the checkpoint's; no
@@ -280,7 +285,9 @@ def generate(
         weights=None if weights is None else Path(weights),
     )
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    return generate_texts(loaded, texts, samples=samples, seed=seed, **options)
+    return generate_texts(
+        loaded, texts, samples=samples, seed=seed, chat=chat, system=system, **options
+    )
 
 
 def load_run(run: str, *, root: str | Path | None = None) -> RunHandle:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from llmforge.errors import UsageError
 from llmforge.printable import decoded, printable
 
 if TYPE_CHECKING:
+    from llmforge.data.chat_prompts import ChatPrompts
     from llmforge.generation import LoadedModel
     from llmforge.interfaces import Completion
     from llmforge.recipe import GenerationRecipe, Selection
@@ -54,6 +55,19 @@ RecipeFile = Annotated[
         panel=_PROMPTS,
     ),
 ]
+Chat = Annotated[
+    bool | None,
+    options.option(
+        "--chat/--raw",
+        help="Prompts are messages to answer, laid out by the run's chat template, or text to "
+        "continue. [default: --chat where the run has a template]",
+        panel=_PROMPTS,
+    ),
+]
+System = Annotated[
+    str | None,
+    options.option("--system", help="System message before each prompt.", panel=_PROMPTS),
+]
 Samples = Annotated[
     int | None,
     options.option("--samples", "-n", help="Continuations per prompt.", panel=_PROMPTS, min=1),
@@ -72,6 +86,8 @@ def generate(
     prompt: Prompts = None,
     prompts_file: PromptsFile = None,
     recipe: RecipeFile = None,
+    chat: Chat = None,
+    system: System = None,
     samples: Samples = None,
     max_new_tokens: sampling_options.MaxNewTokens = None,
     temperature: sampling_options.Temperature = None,
@@ -89,7 +105,7 @@ def generate(
     as_json: AsJson = False,
     stream: Stream = True,
 ) -> None:
-    """Continue prompts with a trained model.
+    """Continue prompts with a trained model, or answer them.
 
     Text that is piped in is the prompt. Without any it is an interactive session on a terminal,
     else the recipe's own prompts.
@@ -110,6 +126,8 @@ def generate(
         checkpoint=checkpoint,
         root=root,
         changes={key: value for key, value in changes.items() if value is not None},
+        chat=chat,
+        system=None if system is None else decoded(system),
         samples=samples,
         seed=seed,
         stream=stream and not as_json,
@@ -129,6 +147,8 @@ class _Job:
     checkpoint: str | None
     root: Path | None
     changes: dict[str, Any]
+    chat: bool | None
+    system: str | None
     samples: int | None
     seed: int | None
     stream: bool
@@ -157,7 +177,13 @@ class _Job:
         if prompts:
             self._print(loaded, selection, keys, prompts)
         elif converse:
-            _converse(loaded, selection, seed=self._seed(keys))
+            _converse(
+                loaded,
+                selection,
+                seed=self._seed(keys),
+                chat=self._chat(loaded, keys),
+                system=self.system or keys.system,
+            )
         else:
             raise UsageError(
                 "there is no prompt",
@@ -178,6 +204,11 @@ class _Job:
     def _seed(self, keys: GenerationKeys) -> int:
         return keys.seed if self.seed is None else self.seed
 
+    def _chat(self, loaded: LoadedModel, keys: GenerationKeys) -> ChatPrompts | None:
+        from llmforge.data.chat_prompts import chosen
+
+        return chosen(loaded.chat, wanted=keys.chat if self.chat is None else self.chat)
+
     def _print(
         self,
         loaded: LoadedModel,
@@ -185,15 +216,22 @@ class _Job:
         keys: GenerationKeys,
         prompts: Sequence[str],
     ) -> None:
+        from llmforge.data.chat_prompts import prompt_request
         from llmforge.generation.text import StreamedText, build_generator
-        from llmforge.interfaces import GenerationRequest
 
         samples = self.samples or keys.samples
+        chat = self._chat(loaded, keys)
+        show_prompt = _show_prompt if chat is None else _show_message
         shown: StreamedText | None = None
         if self.stream and len(prompts) * samples == 1:
-            shown = StreamedText(prompts[0], begin=_show_prompt, write=_write)
-        request = GenerationRequest(
-            prompts=prompts, samples=samples, seed=self._seed(keys), on_text=shown
+            shown = StreamedText(prompts[0], begin=show_prompt, write=_write)
+        request = prompt_request(
+            prompts,
+            chat=chat,
+            system=self.system or keys.system,
+            samples=samples,
+            seed=self._seed(keys),
+            on_text=shown,
         )
         completions = build_generator(loaded, selection).generate(request)
         if self.as_json:
@@ -201,7 +239,7 @@ class _Job:
         elif shown is not None:
             shown.end()
         else:
-            _print_texts(completions)
+            _print_texts(completions, show_prompt)
 
 
 def _read_recipe(source: str | None) -> GenerationRecipe | None:
@@ -234,13 +272,21 @@ def _read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
     return prompts
 
 
-def _converse(loaded: LoadedModel, selection: Selection, *, seed: int) -> None:
+def _converse(
+    loaded: LoadedModel,
+    selection: Selection,
+    *,
+    seed: int,
+    chat: ChatPrompts | None,
+    system: str | None,
+) -> None:
     with contextlib.suppress(ImportError):  # Windows' own console has as much
         import readline  # noqa: F401  # input() then has history and editing
 
     from llmforge.generation.session import Session
 
-    _note("type a text to continue; /help lists the commands, Ctrl-D leaves")
+    what = "text to continue" if chat is None else "message to answer"
+    _note(f"type a {what}; /help lists the commands, Ctrl-D leaves")
 
     def read() -> str:
         try:
@@ -253,9 +299,11 @@ def _converse(loaded: LoadedModel, selection: Selection, *, seed: int) -> None:
         loaded,
         selection,
         seed=seed,
+        chat=chat,
+        system=system,
         read=read,
         write=_write,
-        begin=_show_prompt,
+        begin=_show_prompt if chat is None else lambda _: None,
         note=_note,
     )
     session.run()
@@ -279,10 +327,10 @@ def _print_json(
     emit_json(document)
 
 
-def _print_texts(completions: Sequence[Completion]) -> None:
+def _print_texts(completions: Sequence[Completion], show_prompt: Callable[[str], None]) -> None:
     for index, completion in enumerate(completions):
         _write("\n" if index else "")
-        _show_prompt(completion.prompt)
+        show_prompt(completion.prompt)
         _write(completion.text + "\n")
 
 
@@ -290,6 +338,12 @@ def _show_prompt(prompt: str) -> None:
     bold = sys.stdout.isatty()
     sys.stdout.write(f"\033[1m{printable(prompt)}\033[0m" if bold else prompt)
     sys.stdout.flush()
+
+
+def _show_message(text: str) -> None:
+    """Show what is answered, on lines of its own."""
+    _show_prompt(text)
+    _write("\n")
 
 
 def _write(text: str) -> None:

@@ -15,10 +15,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from llmforge.errors import DataError
-from llmforge.interfaces.examples import Message
+from llmforge.interfaces.examples import ExampleLayout, Message
+from llmforge.interfaces.tokenizer import ChatTokenizer, Tokenizer
 
 TEMPLATES = {
     "chatml": (
@@ -39,6 +41,9 @@ TEMPLATES = {
     "plain": "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}",
 }
 """Templates by name: ChatML, Alpaca's headings, and turns that the end of text joins (DialoGPT)."""
+
+_FALLBACK = "alpaca"
+"""The template of a tokenizer that has none."""
 
 _TODAY = datetime(2024, 7, 26)
 """The date that templates which ask for one are given: a cache must not change every day."""
@@ -185,6 +190,44 @@ class ChatTemplate:
             remedy="choose another template, or mark what is learned by "
             "{% generation %} … {% endgeneration %}",
         )
+
+
+def chat_template(layout: ExampleLayout, tokenizer: Tokenizer) -> ChatTemplate:
+    """Return the template that a layout names: a name, a file, or the tokenizer's own.
+
+    Raises:
+        DataError: there is no such template, or the tokenizer cannot be used with one.
+    """
+    if not isinstance(tokenizer, ChatTokenizer):
+        raise DataError(
+            "this tokenizer does not say where its tokens are in a text, which conversations need",
+            remedy="choose another tokenizer, such as hf or bpe",
+        )
+    name = layout.template
+    if name == "auto":
+        if (own := tokenizer.chat_template) is not None:
+            return template_of(own, name="of the tokenizer", tokenizer=tokenizer)
+        name = _FALLBACK
+    if name in TEMPLATES:
+        return template_of(TEMPLATES[name], name=name, tokenizer=tokenizer)
+    try:
+        source = Path(name).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the template '{name}' cannot be read: {getattr(error, 'strerror', None) or error}",
+            remedy=f"give a file, auto or one of {', '.join(TEMPLATES)}",
+        ) from None
+    return template_of(source, name=name, tokenizer=tokenizer)
+
+
+def template_of(source: str, *, name: str, tokenizer: ChatTokenizer) -> ChatTemplate:
+    """Return the template ``source`` with the special tokens of a tokenizer.
+
+    Raises:
+        TemplateError: it is not valid Jinja.
+    """
+    tokens = {"eos_token": tokenizer.eos_token, "bos_token": tokenizer.bos_token}
+    return ChatTemplate(source, name=name, tokens=tokens)
 
 
 def _marks(messages: Sequence[Message]) -> list[str]:

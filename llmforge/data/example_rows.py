@@ -20,21 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmforge.data.cache_entry import Meta, StoredFile, cached, mapped
-from llmforge.data.chat_template import TEMPLATES, ChatTemplate, TemplateError
+from llmforge.data.chat_template import TemplateError, chat_template
 from llmforge.data.supervision import Supervised, Supervision
 from llmforge.errors import DataError
-from llmforge.interfaces import (
-    ChatTokenizer,
-    ExampleData,
-    ExampleLayout,
-    Tokenizer,
-)
+from llmforge.interfaces import ChatTokenizer, ExampleData, Tokenizer
 from llmforge.progress import track
 
 FORMAT_VERSION = 1
-
-_FALLBACK = "alpaca"
-"""The template of a tokenizer that has none."""
 
 _KINDS = ("ids", "scored", "starts")
 _COUNTED = (
@@ -124,35 +116,6 @@ class ExampleSplit:
         """Return the tokens of a row, and whether each is learned."""
         part = slice(self.starts[index], self.starts[index + 1])
         return self.ids[part], self.scored[part]
-
-
-def chat_template(layout: ExampleLayout, tokenizer: Tokenizer) -> ChatTemplate:
-    """Return the template that a layout names: a name, a file, or the tokenizer's own.
-
-    Raises:
-        DataError: there is no such template, or the tokenizer cannot be used with one.
-    """
-    if not isinstance(tokenizer, ChatTokenizer):
-        raise DataError(
-            "this tokenizer does not say where its tokens are in a text, which conversations need",
-            remedy="choose another tokenizer, such as hf or bpe",
-        )
-    tokens = {"eos_token": tokenizer.eos_token, "bos_token": tokenizer.bos_token}
-    name = layout.template
-    if name == "auto":
-        if tokenizer.chat_template is not None:
-            return ChatTemplate(tokenizer.chat_template, name="of the tokenizer", tokens=tokens)
-        name = _FALLBACK
-    if name in TEMPLATES:
-        return ChatTemplate(TEMPLATES[name], name=name, tokens=tokens)
-    try:
-        source = Path(name).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"the template '{name}' cannot be read: {getattr(error, 'strerror', None) or error}",
-            remedy=f"give a file, auto or one of {', '.join(TEMPLATES)}",
-        ) from None
-    return ChatTemplate(source, name=name, tokens=tokens)
 
 
 def prepare_examples(

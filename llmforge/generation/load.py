@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llmforge.checkpoint import Checkpoint, load_tensors
 from llmforge.checkpoint.format import RECIPE, TOKENIZER
 from llmforge.component import Component
+from llmforge.data.chat_prompts import ChatPrompts, load_prompts
 from llmforge.errors import RecipeError, UsageError
 from llmforge.generation.address import locate
 from llmforge.generation.weights import fill, load_legacy_weights, load_weights
@@ -39,6 +40,7 @@ class LoadedModel:
     Attributes:
         model: the model, on ``device``.
         tokenizer: the tokenizer it was trained with.
+        chat: lays out conversations as in training; None when it was trained on running text.
         recipe: the recipe it was trained with, trackers, storage and callbacks left out.
         checkpoint: where the weights came from.
         run: the run as components see it.
@@ -48,6 +50,7 @@ class LoadedModel:
 
     model: LanguageModel
     tokenizer: Tokenizer
+    chat: ChatPrompts | None
     recipe: Recipe
     checkpoint: Checkpoint
     run: RunContext
@@ -116,6 +119,7 @@ def load_checkpoint(
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
+        chat=load_prompts(checkpoint.path / TOKENIZER, tokenizer),
         recipe=recipe,
         checkpoint=checkpoint,
         run=run,

@@ -6,10 +6,10 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
+from llmforge.data.chat_prompts import ChatPrompts, prompt_request
 from llmforge.errors import ForgeError, UsageError
 from llmforge.generation.load import LoadedModel
 from llmforge.generation.text import StreamedText, build_generator, changed_options
-from llmforge.interfaces import GenerationRequest
 from llmforge.options import plain
 from llmforge.recipe import Selection
 
@@ -29,6 +29,8 @@ class Session:
         loaded: the model.
         selection: the generator and its options to begin with.
         seed: seed of the first text.
+        chat: lays out what the user types as a message; None to continue it.
+        system: a system message before each.
         read: returns a line the user typed; raises ``EOFError`` to leave and
             ``KeyboardInterrupt`` when the line is given up.
         write: shows a piece of generated text as it comes.
@@ -42,6 +44,8 @@ class Session:
         selection: Selection,
         *,
         seed: int,
+        chat: ChatPrompts | None,
+        system: str | None,
         read: Callable[[], str],
         write: Callable[[str], None],
         begin: Callable[[str], None],
@@ -50,6 +54,8 @@ class Session:
         self._loaded = loaded
         self._selection = selection
         self._seed = seed
+        self._chat = chat
+        self._system = system
         self._read = read
         self._write = write
         self._begin = begin
@@ -87,7 +93,9 @@ class Session:
 
     def _continue(self, prompt: str) -> None:
         shown = StreamedText(prompt, begin=self._begin, write=self._write)
-        request = GenerationRequest(prompts=[prompt], seed=self._seed, on_text=shown)
+        request = prompt_request(
+            [prompt], chat=self._chat, system=self._system, seed=self._seed, on_text=shown
+        )
         generator = build_generator(self._loaded, self._selection)
         try:
             generator.generate(request)

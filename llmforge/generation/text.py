@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llmforge.data.chat_prompts import chosen, prompt_request
 from llmforge.errors import RecipeError
 from llmforge.generation.load import LoadedModel
-from llmforge.interfaces import Completion, GenerationRequest, Generator
+from llmforge.interfaces import Completion, Generator
 from llmforge.options import problems_from
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Selection
@@ -55,17 +56,22 @@ def generate_texts(
     *,
     samples: int = 1,
     seed: int = 0,
+    chat: bool | None = None,
+    system: str | None = None,
     on_text: Callable[[int, str], None] | None = None,
     generator: Selection | None = None,
     **options: Any,
 ) -> list[Completion]:
-    """Continue ``prompts``, as one batch.
+    """Continue ``prompts``, or answer them, as one batch.
 
     Args:
         loaded: the model.
-        prompts: texts to continue.
+        prompts: texts to continue, or messages.
         samples: continuations per prompt.
         seed: equal seeds give equal texts.
+        chat: whether prompts are messages, laid out by the run's chat template; where it has one
+            when None.
+        system: a system message before each.
         on_text: told (index of the completion, new piece of text) while generating.
         generator: the generation component; the one of the model's recipe when absent.
         options: the component's options that shall differ, for example ``temperature=0.5``.
@@ -75,10 +81,18 @@ def generate_texts(
 
     Raises:
         RecipeError: an option is unknown or its value not valid.
-        UsageError: a prompt cannot be continued.
+        UsageError: a prompt cannot be continued, or there is no template for ``chat``.
+        TemplateError: the template refuses a message.
     """
     selection = changed_options(generator or loaded.recipe.selected("generation"), options)
-    request = GenerationRequest(prompts=prompts, samples=samples, seed=seed, on_text=on_text)
+    request = prompt_request(
+        prompts,
+        chat=chosen(loaded.chat, wanted=chat),
+        system=system,
+        samples=samples,
+        seed=seed,
+        on_text=on_text,
+    )
     return build_generator(loaded, selection).generate(request)
 
 

@@ -13,12 +13,17 @@ class GenerationRequest:
 
     Attributes:
         prompts: texts to continue, generated as one batch.
+        prompt_ids: the tokens of each prompt where they are not simply those of its text, as of a
+            conversation laid out by its template.
+        stop_ids: tokens that end a continuation as the end-of-text token does.
         samples: continuations per prompt.
         seed: equal seeds give equal texts on the same device and precision.
         on_text: called with (index of the completion, new piece of text) while generating.
     """
 
     prompts: Sequence[str]
+    prompt_ids: Sequence[Sequence[int]] | None = None
+    stop_ids: frozenset[int] = frozenset()
     samples: int = 1
     seed: int = 0
     on_text: Callable[[int, str], None] | None = None
@@ -28,7 +33,8 @@ class GenerationRequest:
 class Completion:
     """One generated continuation; ``text`` is without the prompt.
 
-    ``finish`` is ``length``, ``eos`` or ``stop`` (a stop string, not part of ``text``).
+    ``finish`` is ``length``, ``eos`` (the end-of-text token, or one of ``stop_ids``) or ``stop`` (a
+    stop string); neither is part of ``text``.
     """
 
     prompt: str

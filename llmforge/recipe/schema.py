@@ -212,6 +212,11 @@ class GenerationKeys(Options):
 
     prompts: Annotated[list[str], SAFE] = Field(default_factory=list)
     """Prompts sampled at the end of training and by ``forge generate``."""
+    chat: Annotated[bool | None, SAFE] = None
+    """Whether prompts are messages that the model answers, laid out by the run's chat template, or
+    text to continue; absent: messages where the run has a template."""
+    system: Annotated[str | None, SAFE] = None
+    """System message before each prompt that is a message."""
     samples: Annotated[Positive, SAFE] = 1
     """Continuations per prompt."""
     seed: Annotated[int, SAFE] = 0

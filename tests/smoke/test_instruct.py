@@ -10,6 +10,9 @@ import pytest
 from forge_process import RECIPE, Workplace
 from ranks import TWO
 
+from llmforge.data.chat_prompts import prompt_request
+from llmforge.generation import open_checkpoint
+
 INSTRUCT = RECIPE.replace(
     """name = "text"
 [data.text]
@@ -106,3 +109,35 @@ def test_a_checkpoint_is_evaluated_on_examples(undisturbed: Workplace) -> None:
     output = undisturbed.forge_here("evaluate", "tiny@last", "--json")
     measured = json.loads(output[output.index("{") :])
     assert measured["val/loss"] == pytest.approx(undisturbed.rows[-1]["val/loss"], rel=1e-5)
+
+
+def test_the_template_travels_with_the_checkpoint_and_lays_out_prompts(
+    undisturbed: Workplace,
+) -> None:
+    kept = [place / "tokenizer" / "chat_template.jinja" for place in undisturbed.checkpoints]
+    texts = {path.read_text() for path in (*kept, undisturbed.run.tokenizer / kept[0].name)}
+    assert len(texts) == 1 and "### Instruction:" in texts.pop()
+    prompt = "Turn them round.\n\n### Input:\nriver stone"
+    laid_out = f"### Instruction:\n{prompt}\n\n### Response:\n"
+
+    loaded = open_checkpoint("tiny", root=undisturbed.path / "runs")
+    assert loaded.chat is not None
+    request = prompt_request([prompt], chat=loaded.chat)
+    assert [list(ids) for ids in request.prompt_ids or ()] == [loaded.tokenizer.encode(laid_out)]
+
+    def completion(*arguments: str) -> dict[str, str]:
+        output = undisturbed.forge_here("generate", "tiny", "--greedy", "--json", *arguments)
+        found: dict[str, str] = json.loads(output[output.index("{") :])["completions"][0]
+        return found
+
+    answered, continued = completion("-p", prompt), completion("--raw", "-p", laid_out)
+    assert (answered["prompt"], answered["text"]) == (prompt, continued["text"])
+
+
+def test_running_text_has_no_template_to_lay_prompts_out_with(tmp_path: Path) -> None:
+    found = Workplace(tmp_path, {"train.max_steps": "1"})
+    found.train_here()
+    for option in (("--chat",), ("--system", "Be brief.")):
+        output = found.forge_here("generate", "tiny", "--prompt", "x", *option, expect=2)
+        assert "no chat template" in output or "a system message needs" in output
+        assert "Traceback" not in output

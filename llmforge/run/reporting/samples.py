@@ -8,11 +8,11 @@ from typing import Any
 
 import pluggy
 
+from llmforge.data.chat_prompts import ChatPrompts, prompt_request
 from llmforge.events import Event, SamplesGenerated
 from llmforge.interfaces import (
     Completion,
     Engine,
-    GenerationRequest,
     Generator,
     LanguageModel,
     RunContext,
@@ -34,6 +34,7 @@ class Sampling:
         run: context for the hook.
         engine: holds the model.
         tokenizer: the run's.
+        chat: lays out prompts that are messages; None where they are text to continue.
         directory: where ``samples.jsonl`` lies; None on a rank that records nothing.
         emit: takes the event.
         signals: a stop request ends the generation.
@@ -47,6 +48,7 @@ class Sampling:
         run: RunContext,
         engine: Engine,
         tokenizer: Tokenizer,
+        chat: ChatPrompts | None,
         directory: RunDirectory | None,
         emit: Callable[[Event], None],
         signals: StopSignals,
@@ -56,6 +58,7 @@ class Sampling:
         self._run = run
         self._engine = engine
         self._tokenizer = tokenizer
+        self._chat = chat
         self._directory = directory
         self._emit = emit
         self._signals = signals
@@ -99,8 +102,10 @@ class Sampling:
                 tokenizer=self._tokenizer,
             )
             return generator.generate(
-                GenerationRequest(
-                    prompts=keys.prompts,
+                prompt_request(
+                    keys.prompts,
+                    chat=self._chat,
+                    system=keys.system,
                     samples=keys.samples,
                     seed=keys.seed,
                     on_text=lambda _index, _text: self._signals.check(),

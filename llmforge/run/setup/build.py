@@ -18,6 +18,8 @@ import pluggy
 import torch
 
 from llmforge.data.batches import TrainBatches, require_targets, train_batches
+from llmforge.data.chat_prompts import ChatPrompts
+from llmforge.data.chat_template import ChatTemplate, chat_template
 from llmforge.data.example_batches import ExampleBatches
 from llmforge.data.example_rows import ExampleSplit, prepare_examples
 from llmforge.data.order import Epochs
@@ -25,6 +27,7 @@ from llmforge.data.shards import TokenSplit
 from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import DataError, Problem, RecipeError
 from llmforge.interfaces import (
+    ChatTokenizer,
     Conversation,
     Data,
     Engine,
@@ -49,12 +52,21 @@ AnyData = Data | TokenData | ExampleData
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """Data as tokens, with the fingerprints that a resume must find again."""
+    """Data as tokens, with the fingerprints that a resume must find again.
+
+    Attributes:
+        data: what was opened.
+        tokenizer: of the run.
+        splits: tokens, or rows of tokens.
+        batches: of the training split.
+        template: how conversations are laid out; None for text.
+    """
 
     data: AnyData
     tokenizer: Tokenizer
     splits: Mapping[str, TokenSplit | ExampleSplit]
     batches: TrainBatches | ExampleBatches
+    template: ChatTemplate | None = None
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -63,6 +75,13 @@ class PreparedData:
         if isinstance(train := self.splits["train"], ExampleSplit):
             found["template"] = train.template
         return found
+
+    @property
+    def chat(self) -> ChatPrompts | None:
+        """Return what lays out prompts as conversations; None for text."""
+        if self.template is None or not isinstance(self.tokenizer, ChatTokenizer):
+            return None
+        return ChatPrompts(self.template, self.tokenizer)
 
     def files(self, sequences: int) -> dict[str, Any]:
         """Return how many files the data has and how many are used up after ``sequences``.
@@ -107,7 +126,10 @@ def prepare_data(
         if isinstance(validation := splits.get("validation"), TokenSplit):
             require_targets(validation, name="validation")
         batches = _train_batches(splits["train"], run)
-    return PreparedData(data=data, tokenizer=tokenizer, splits=splits, batches=batches)
+    template = chat_template(data.layout, tokenizer) if isinstance(data, ExampleData) else None
+    return PreparedData(
+        data=data, tokenizer=tokenizer, splits=splits, batches=batches, template=template
+    )
 
 
 def prepare_splits(

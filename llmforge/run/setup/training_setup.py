@@ -13,6 +13,7 @@ import torch
 
 from llmforge.checkpoint import CheckpointWriter
 from llmforge.data.audit import SplitAudit, audit, audit_lines, audit_warnings
+from llmforge.data.chat_prompts import chosen, save_template
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
@@ -86,6 +87,7 @@ class TrainingSetup:
             run=self.run,
             engine=self.engine,
             tokenizer=self.prepared.tokenizer,
+            chat=chosen(self.prepared.chat, wanted=recipe.generation.chat),
             directory=directory,
             emit=emit,
             signals=signals,
@@ -221,6 +223,8 @@ def set_up(
     check_fingerprints(record.fingerprints, prepared.fingerprints, allow_change=allow_data_change)
     _check_same_data(team, prepared)
     if team.place.is_leader:
+        if prepared.template is not None:
+            save_template(plan.directory.tokenizer, prepared.template)
         for little in audit_warnings(_audited(prepared)):
             notice(little)
     planned, last_step = run_length(plan.recipe, prepared.batches.epochs)

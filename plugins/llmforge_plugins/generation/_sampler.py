@@ -66,6 +66,7 @@ class TextSampler:
         self._model = model
         self._tokenizer = tokenizer
         self._notice = notice
+        self._ends: frozenset[int | None] = frozenset()
 
     @torch.inference_mode()
     def generate(self, request: GenerationRequest) -> list[Completion]:
@@ -74,6 +75,7 @@ class TextSampler:
             return []
         started = time.perf_counter()
         rows = self._rows(request)
+        self._ends = request.stop_ids | {self._tokenizer.eos_id}
         eager = request.on_text is not None or bool(self._options.stop)
         for row in self._run(rows, eager=eager):
             row.seconds = time.perf_counter() - started
@@ -91,9 +93,11 @@ class TextSampler:
     def _rows(self, request: GenerationRequest) -> list[_Row]:
         rows: list[_Row] = []
         ordinals: Counter[str] = Counter()
-        encoded = self._tokenizer.encode_batch(list(request.prompts))
+        encoded = request.prompt_ids
+        if encoded is None:
+            encoded = self._tokenizer.encode_batch(list(request.prompts))
         for prompt, ids in zip(request.prompts, encoded, strict=True):
-            begin = self._begin(ids, prompt)
+            begin = self._begin(list(ids), prompt)
             for _ in range(request.samples):
                 stream = TextStream(
                     self._tokenizer.decode,
@@ -169,7 +173,7 @@ class TextSampler:
 
     def _take(self, row: _Row, token: int, *, eager: bool, last: bool) -> bool:
         """Add ``token`` to the row; return whether that finished it."""
-        if token == self._tokenizer.eos_id:
+        if token in self._ends:
             row.finish = "eos"
         else:
             row.ids.append(token)
