@@ -55,7 +55,9 @@ class ChatPrompts:
         """
         found = [self._answered(messages, answer) for answer in _ANSWERS]
         prompts = [ids[: scored.index(True)] for ids, scored in found]
-        common = itertools.takewhile(lambda column: len({*column}) == 1, zip(*prompts, strict=False))
+        common = itertools.takewhile(
+            lambda column: len({*column}) == 1, zip(*prompts, strict=False)
+        )
         return tuple(column[0] for column in common)
 
     def _answered(
