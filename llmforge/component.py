@@ -51,6 +51,7 @@ KINDS: Mapping[str, Kind] = {
             also=("forge_load_tokenizer",),
         ),
         Kind("data", "llmforge.data", "forge_build_data"),
+        Kind("objective", "llmforge.objectives", "forge_build_objective"),
         Kind("optimizer", "llmforge.optimizers", "forge_build_optimizer", options=("lr",)),
         Kind("schedule", "llmforge.schedules", "forge_build_schedule"),
         Kind("backend", "llmforge.backends", "forge_build_backend", scope=MACHINE),

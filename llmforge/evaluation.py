@@ -17,7 +17,7 @@ from llmforge.data.shards import TokenSplit
 from llmforge.errors import RunError, UsageError
 from llmforge.generation import LoadedModel, load_checkpoint
 from llmforge.interfaces import Batch
-from llmforge.plugins import build_manager, load
+from llmforge.plugins import build_manager, call_factory, load
 from llmforge.run.setup.build import open_data, prepare_splits
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.rundir import RunDirectory, RunRecord, read_record
@@ -126,7 +126,10 @@ def _tokens(
     loaded: LoadedModel, split: str, notice: Callable[[str], None]
 ) -> TokenSplit | ExampleSplit:
     selection = loaded.recipe.selected("data")
-    manager = build_manager([load("data", selection.name)(selection.options)])
+    objective = loaded.recipe.selected("objective")
+    manager = build_manager(
+        [load(item.kind, item.name)(item.options) for item in (selection, objective)]
+    )
     record = _record(loaded.checkpoint)
     data = open_data(manager, dataclasses.replace(loaded.run, resolved=record.resolved))
     if split not in data.splits:
@@ -138,6 +141,7 @@ def _tokens(
     splits = prepare_splits(
         data,
         loaded.tokenizer,
+        objective=call_factory(manager, "forge_build_objective", run=loaded.run),
         context=loaded.recipe.context,
         cache=loaded.run.cache,
         notice=notice,

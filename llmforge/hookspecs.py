@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Direction,
         Generator,
         LanguageModel,
+        Objective,
         RunContext,
         Space,
         Storage,
@@ -87,6 +88,15 @@ def forge_build_model(run: RunContext, tokenizer: Tokenizer) -> LanguageModel | 
     Return a ``torch.nn.Module`` with ``loss(batch)`` as
     :class:`llmforge.interfaces.LanguageModel` defines it. The core has seeded torch's generator
     and may call this under ``torch.device("meta")`` to count parameters.
+    """
+
+
+@hookspec(firstresult=True)
+def forge_build_objective(run: RunContext) -> Objective | None:
+    """Build what decides how examples are learned from (kind ``objective``).
+
+    Return an :class:`llmforge.interfaces.Objective`. The component says in ``supports`` which form
+    of models it trains, such as ``seq2seq``; a recipe whose model has another is refused.
     """
 
 

@@ -192,18 +192,22 @@ class ChatTemplate:
         )
 
 
-def chat_template(layout: ExampleLayout, tokenizer: Tokenizer) -> ChatTemplate:
+def chat_template(layout: ExampleLayout, tokenizer: Tokenizer) -> ChatTemplate | None:
     """Return the template that a layout names: a name, a file, or the tokenizer's own.
+
+    None where it names none, since there are no conversations.
 
     Raises:
         DataError: there is no such template, or the tokenizer cannot be used with one.
     """
     if not isinstance(tokenizer, ChatTokenizer):
         raise DataError(
-            "this tokenizer does not say where its tokens are in a text, which conversations need",
+            "this tokenizer does not say where its tokens are in a text, which examples need",
             remedy="choose another tokenizer, such as hf or bpe",
         )
     name = layout.template
+    if name is None:
+        return None
     if name == "auto":
         if (own := tokenizer.chat_template) is not None:
             return template_of(own, name="of the tokenizer", tokenizer=tokenizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.order import Epochs, SampleOrder
 from llmforge.interfaces import IGNORE_INDEX, Batch
+from llmforge.interfaces.objective import padded_length
 
-_MULTIPLE = 16
-"""Batches are as long as their longest row, rounded up to this: few shapes, little padding."""
+_CORE = "next_token"
+"""The form whose batches are made here; an objective makes those of others itself."""
+
+_WORD = (1 << 64) - 1
+_EVALUATION = 0x5EED
+"""In place of the run's seed: an evaluation is the same one each time."""
 
 
 class ExampleBatches:
@@ -70,7 +75,10 @@ class ExampleBatches:
         ``inputs`` and ``targets`` are int64 of shape [count, length].
         """
         rows = self.order.windows(position, count)
-        return padded(self._split, rows, context=self.context, pin=self._pin)
+        if self._split.objective.form == _CORE:
+            return padded(self._split, rows, context=self.context, pin=self._pin)
+        seeds = _seeds(self.order.seed, np.arange(position, position + count))
+        return _made(self._split, rows, context=self.context, seeds=seeds, pin=self._pin)
 
 
 def example_evaluation_batches(
@@ -83,8 +91,13 @@ def example_evaluation_batches(
     order = np.argsort(-split.lengths, kind="stable")
     turns = -(-split.rows // (batch_size * ranks))
     for rows in np.array_split(order, turns * ranks):
-        if len(rows):
+        if not len(rows):
+            continue
+        if split.objective.form == _CORE:
             yield padded(split, rows, context=context, pin=False)
+        else:
+            seeds = _seeds(_EVALUATION, rows)
+            yield _made(split, rows, context=context, seeds=seeds, pin=False)
 
 
 def padded(split: ExampleSplit, rows: NDArray[np.int64], *, context: int, pin: bool) -> Batch:
@@ -92,8 +105,7 @@ def padded(split: ExampleSplit, rows: NDArray[np.int64], *, context: int, pin: b
 
     Positions after a row never change it: attention goes backwards only.
     """
-    longest = int(split.lengths[rows].max()) - 1
-    length = min(-(-longest // _MULTIPLE) * _MULTIPLE, context)
+    length = padded_length([int(split.lengths[rows].max()) - 1], context)
     inputs = np.zeros((len(rows), length), np.int64)
     targets = np.full((len(rows), length), IGNORE_INDEX, np.int64)
     for place, row in enumerate(rows):
@@ -101,5 +113,27 @@ def padded(split: ExampleSplit, rows: NDArray[np.int64], *, context: int, pin: b
         ids = ids.astype(np.int64)
         inputs[place, : len(ids) - 1] = ids[:-1]
         targets[place, : len(ids) - 1] = np.where(scored[1:], ids[1:], IGNORE_INDEX)
-    tensors = {"inputs": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}
+    return _tensors({"inputs": inputs, "targets": targets}, pin=pin)
+
+
+def _made(
+    split: ExampleSplit,
+    rows: NDArray[np.int64],
+    *,
+    context: int,
+    seeds: list[int],
+    pin: bool,
+) -> Batch:
+    """Return rows as the batch that the objective makes of them."""
+    found = [split.row(int(row)) for row in rows]
+    return _tensors(split.objective.batch(found, context=context, seeds=seeds), pin=pin)
+
+
+def _tensors(arrays: Mapping[str, NDArray[Any]], *, pin: bool) -> Batch:
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return {name: tensor.pin_memory() for name, tensor in tensors.items()} if pin else tensors
+
+
+def _seeds(seed: int, places: NDArray[np.int64]) -> list[int]:
+    """Return a seed of 128 bits for each place, the same wherever it is computed."""
+    return [(seed & _WORD) << 64 | int(place) for place in places]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmforge.data.cache_entry import Meta, StoredFile, cached, mapped
-from llmforge.data.chat_template import TemplateError, chat_template
-from llmforge.data.supervision import Supervised, Supervision
+from llmforge.data.chat_template import chat_template
+from llmforge.data.encoder import Encoder
 from llmforge.errors import DataError
-from llmforge.interfaces import ChatTokenizer, ExampleData, Tokenizer
+from llmforge.interfaces import ChatTokenizer, ExampleData, Objective, Row, Tokenizer
 from llmforge.progress import track
 
 FORMAT_VERSION = 1
@@ -75,6 +75,7 @@ class ExampleSplit:
         starts: where each row begins, and the end of the last; int64 [rows + 1].
         tally: what became of the examples.
         template: SHA-256 of the template they were laid out with.
+        objective: what made them, and makes batches of them.
     """
 
     ids: NDArray[Any]
@@ -82,6 +83,7 @@ class ExampleSplit:
     starts: NDArray[np.int64]
     tally: Tally
     template: str
+    objective: Objective = field(default_factory=Objective)
 
     shards = ()
     n_bytes = None
@@ -108,9 +110,9 @@ class ExampleSplit:
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
-        """Learned tokens of each row; the first of a row never is."""
+        """What is learned of each row, in tokens; the first of a row never is."""
         sums = np.concatenate([[0], np.cumsum(self.scored, dtype=np.int64)])
-        return sums[self.starts[1:]] - sums[self.starts[:-1]]
+        return self.objective.targets(sums[self.starts[1:]] - sums[self.starts[:-1]])
 
     def row(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Return the tokens of a row, and whether each is learned."""
@@ -126,6 +128,7 @@ def prepare_examples(
     cache: Path,
     notice: Callable[[str], None],
     check_stop: Callable[[], None],
+    objective: Objective | None = None,
 ) -> dict[str, ExampleSplit]:
     """Return every split of ``data`` as rows, from the cache or made now.
 
@@ -136,6 +139,7 @@ def prepare_examples(
         cache: root of the cache.
         notice: told what became of examples that are not used as they are.
         check_stop: called every few hundred examples.
+        objective: what makes rows of examples; next-token prediction when absent.
 
     Raises:
         DataError: an example cannot be laid out, nothing of a split is learned, or the cache cannot
@@ -143,10 +147,23 @@ def prepare_examples(
     """
     template = chat_template(data.layout, tokenizer)
     assert isinstance(tokenizer, ChatTokenizer)
-    supervision = Supervision(template, tokenizer, train_on=data.layout.train_on)
-    parts = [FORMAT_VERSION, data.fingerprint, list(data.splits), template.source]
+    objective = objective or Objective()
+    labels = tuple(getattr(data, "labels", ()))
+    encoder = Encoder(
+        template,
+        tokenizer,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        layout=data.layout,
+        context=context,
+        labels=labels,
+    )
+    objective.open(encoder)
+    laid_out_by = "" if template is None else template.source
+    parts = [FORMAT_VERSION, data.fingerprint, list(data.splits), laid_out_by]
     parts += [data.layout.train_on, data.layout.truncate, context]
     parts += [tokenizer.fingerprint, tokenizer.eos_id]
+    parts += [objective.form, *objective.key, *labels]
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     entry = cache / "examples" / fingerprint
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
@@ -155,8 +172,8 @@ def prepare_examples(
         splits = {}
         trained: frozenset[bytes] = frozenset()
         for split in sorted(data.splits, key=lambda name: name != "train"):
-            examples = _laid_out(data, split, supervision, check_stop)
-            rows = _Rows(examples, longest=context + 1, truncate=data.layout.truncate)
+            examples = _laid_out(data, split, objective, encoder, check_stop)
+            rows = _Rows(examples, objective)
             splits[split] = rows.write(directory, split, dtype, trained=trained)
             trained = frozenset(rows.seen) if split == "train" else trained
         return {"format_version": FORMAT_VERSION, "splits": splits}
@@ -169,9 +186,9 @@ def prepare_examples(
         notice=notice,
         check_stop=check_stop,
     )
-    written = hashlib.sha256(template.source.encode()).hexdigest()
+    written = hashlib.sha256(laid_out_by.encode()).hexdigest()
     found = {
-        name: _open(entry, name, values, dtype, template=written)
+        name: _open(entry, name, values, dtype, template=written, objective=objective)
         for name, values in meta["splits"].items()
     }
     for name, split in found.items():
@@ -182,15 +199,19 @@ def prepare_examples(
 
 
 def _laid_out(
-    data: ExampleData, split: str, supervision: Supervision, check_stop: Callable[[], None]
-) -> Iterator[Supervised]:
+    data: ExampleData,
+    split: str,
+    objective: Objective,
+    encoder: Encoder,
+    check_stop: Callable[[], None],
+) -> Iterator[tuple[int, Sequence[Row]]]:
     with track(f"laying out {split}", unit="examples") as task:
         for number, example in enumerate(data.examples(split)):
             if number % _CHECK_EVERY == 0:
                 check_stop()
             try:
-                yield supervision.apply(example.messages)
-            except TemplateError as error:
+                yield objective.rows(example, encoder)
+            except DataError as error:
                 raise DataError(f"{example.source}: {error.message}", remedy=error.remedy) from None
             task.advance(1)
 
@@ -202,10 +223,9 @@ class _Rows:
         seen: a hash of every row that was written.
     """
 
-    def __init__(self, examples: Iterator[Supervised], *, longest: int, truncate: str) -> None:
+    def __init__(self, examples: Iterator[tuple[int, Sequence[Row]]], objective: Objective) -> None:
         self._examples = examples
-        self._longest = longest
-        self._truncate = truncate
+        self._objective = objective
         self._counts: Counter[str] = Counter()
         self._longest_example = 0
         self.seen: set[bytes] = set()
@@ -224,7 +244,7 @@ class _Rows:
                 files["scored"].write(np.asarray(row.scored, np.uint8).tobytes())
                 starts.append(starts[-1] + len(row.ids))
                 counts["rows"] += 1
-                counts["targets"] += row.targets
+                counts["targets"] += int(self._objective.targets(np.asarray([row.targets]))[0])
                 mark = hashlib.sha256(ids).digest()[:16]
                 counts["duplicates"] += mark in self.seen
                 counts["overlap"] += mark in trained
@@ -240,17 +260,15 @@ class _Rows:
             "files": {kind: [file.size, file.digest.hexdigest()] for kind, file in files.items()},
         }
 
-    def _rows(self) -> Iterator[Supervised]:
+    def _rows(self) -> Iterator[Row]:
         """Yield the rows of which something is learned."""
         counts = self._counts
-        for example in self._examples:
-            length = len(example.ids)
-            rows = list(_cut(example, self._longest, self._truncate))
+        for length, rows in self._examples:
             learned = [row for row in rows if any(row.scored)]
             self._longest_example = max(self._longest_example, length)
             counts["examples"] += 1
             counts["dropped"] += not rows
-            counts["truncated"] += length > self._longest and bool(rows)
+            counts["truncated"] += bool(rows) and length > max(len(row.ids) for row in rows)
             counts["unlearned"] += bool(rows) and not learned
             yield from learned
 
@@ -275,26 +293,6 @@ class _HashedFile:
         self.size += len(block)
 
 
-def _cut(example: Supervised, longest: int, rule: str) -> Iterator[Supervised]:
-    """Yield the rows of an example: itself, or what the rule makes of one that is too long."""
-    length = len(example.ids)
-    if length <= longest:
-        yield example
-    elif rule == "right":
-        yield _part(example, 0, longest)
-    elif rule == "left":
-        yield _part(example, length - longest, length)
-    elif rule == "split":
-        # Neighbours share a token, so that each is a target once.
-        for begin in range(0, length - 1, longest - 1):
-            yield _part(example, begin, min(begin + longest, length))
-
-
-def _part(example: Supervised, begin: int, end: int) -> Supervised:
-    scored = example.scored[begin:end]
-    return Supervised(example.ids[begin:end], (False, *scored[1:]))
-
-
 def _files(meta: Meta) -> dict[str, StoredFile]:
     return {
         f"{split}.{kind}": StoredFile(size, sha256)
@@ -304,7 +302,13 @@ def _files(meta: Meta) -> dict[str, StoredFile]:
 
 
 def _open(
-    entry: Path, split: str, values: Meta, dtype: np.dtype[Any], *, template: str
+    entry: Path,
+    split: str,
+    values: Meta,
+    dtype: np.dtype[Any],
+    *,
+    template: str,
+    objective: Objective,
 ) -> ExampleSplit:
     return ExampleSplit(
         ids=mapped(entry / f"{split}.ids", dtype),
@@ -312,6 +316,7 @@ def _open(
         starts=mapped(entry / f"{split}.starts", np.dtype("<i8")),
         tally=Tally(**values["tally"]),
         template=template,
+        objective=objective,
     )
 
 

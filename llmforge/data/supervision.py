@@ -9,33 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from llmforge.data.chat_template import ChatTemplate, Piece, Rendered, TemplateError
-from llmforge.interfaces import ChatTokenizer, Message
+from llmforge.interfaces import ChatTokenizer, Message, Row
 
 TrainOn = Literal["responses", "last_response", "all"]
 
 _LEARNED = ("assistant", "model", "gpt")
-
-
-@dataclass(frozen=True)
-class Supervised:
-    """A conversation as tokens.
-
-    Attributes:
-        ids: the tokens.
-        scored: whether each is learned; the first is never, since nothing comes before it.
-    """
-
-    ids: tuple[int, ...]
-    scored: tuple[bool, ...]
-
-    @property
-    def targets(self) -> int:
-        """Return how many tokens are learned."""
-        return sum(self.scored)
 
 
 class Supervision:
@@ -56,7 +37,7 @@ class Supervision:
         texts = sorted(tokenizer.special_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, texts))) if texts else None
 
-    def apply(self, messages: Sequence[Message]) -> Supervised:
+    def apply(self, messages: Sequence[Message]) -> Row:
         """Return the tokens of a conversation.
 
         Raises:
@@ -69,7 +50,7 @@ class Supervision:
         scored = _scored(rendered.text, offsets, spans)
         if ids:
             scored[0] = False
-        return Supervised(tuple(ids), tuple(scored))
+        return Row(tuple(ids), tuple(scored))
 
     def _require_harmless(self, rendered: Rendered, messages: Sequence[Message]) -> None:
         """Refuse text of users that would become a special token, since nobody saw where it went.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from llmforge.checkpoint import Checkpoint, load_tensors
 from llmforge.checkpoint.format import RECIPE, TOKENIZER
 from llmforge.component import Component
 from llmforge.data.chat_prompts import ChatPrompts, load_prompts
+from llmforge.data.labels import load_labels
 from llmforge.errors import RecipeError, UsageError
 from llmforge.generation.address import locate
 from llmforge.generation.weights import fill, load_legacy_weights, load_weights
@@ -108,6 +110,7 @@ def load_checkpoint(
     if place == "cpu" and number_format == "bf16" and (slow := measure_matmul_speed().slowdown()):
         run.notice(f"--dtype bf16 costs time on this CPU, fp32 does not: {slow}")
 
+    run = dataclasses.replace(run, labels=load_labels(checkpoint.path / TOKENIZER))
     with torch.device(place):
         tokenizer: Tokenizer = call_factory(
             manager, "forge_load_tokenizer", run=run, directory=checkpoint.path / TOKENIZER

@@ -17,12 +17,21 @@ from llmforge.interfaces.backend import (
 from llmforge.interfaces.data import Data, TokenData, TokenShard
 from llmforge.interfaces.examples import (
     Conversation,
+    Example,
     ExampleData,
     ExampleLayout,
     Message,
+    Row,
+    TextExample,
 )
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
 from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel, model_blocks
+from llmforge.interfaces.objective import (
+    FORMS,
+    ExampleEncoder,
+    Objective,
+    padded_rows,
+)
 from llmforge.interfaces.run import RunContext, TrackedCheckpoint, TrackedRun
 from llmforge.interfaces.storage import Progress, Storage, public_url
 from llmforge.interfaces.sweep import Dimension, Direction, Point, Space, Sweeper, Tie
@@ -30,6 +39,7 @@ from llmforge.interfaces.tokenizer import ChatTokenizer, Tokenizer
 from llmforge.matmul_speed import MatmulSpeed
 
 __all__ = [
+    "FORMS",
     "IGNORE_INDEX",
     "Backend",
     "Batch",
@@ -42,16 +52,20 @@ __all__ = [
     "Direction",
     "Engine",
     "EngineState",
+    "Example",
     "ExampleData",
+    "ExampleEncoder",
     "ExampleLayout",
     "GenerationRequest",
     "Generator",
     "LanguageModel",
     "MatmulSpeed",
     "Message",
+    "Objective",
     "Point",
     "Progress",
     "Resolution",
+    "Row",
     "RunContext",
     "Slice",
     "SlicedTensors",
@@ -59,6 +73,7 @@ __all__ = [
     "StepResult",
     "Storage",
     "Sweeper",
+    "TextExample",
     "Tie",
     "TokenData",
     "TokenShard",
@@ -67,6 +82,7 @@ __all__ = [
     "TrackedRun",
     "flat_part",
     "model_blocks",
+    "padded_rows",
     "public_url",
     "whole_shape",
 ]

@@ -36,19 +36,57 @@ class Conversation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextExample:
+    """A text, perhaps with a second one and a label.
+
+    Attributes:
+        text: as it is.
+        source: where it is from, for messages: ``reviews.csv:17``.
+        pair: a text to read with it.
+        label: number of its label among the data's ``labels``; None when it has none.
+    """
+
+    text: str
+    source: str
+    pair: str | None = None
+    label: int | None = None
+
+
+Example = Conversation | TextExample
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example as tokens.
+
+    Attributes:
+        ids: the tokens.
+        scored: whether each is learned, or what an objective makes of it.
+    """
+
+    ids: tuple[int, ...]
+    scored: tuple[bool, ...]
+
+    @property
+    def targets(self) -> int:
+        """Return how many tokens are scored."""
+        return sum(self.scored)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExampleLayout:
     """How examples become rows of tokens.
 
     Attributes:
         template: ``auto`` (the tokenizer's own, else ``alpaca``), ``chatml``, ``alpaca``,
-            ``plain``, or the path of a Jinja file.
+            ``plain``, or the path of a Jinja file; None for examples that are not conversations.
         train_on: what is learned: ``responses`` of the assistant, the ``last_response`` or
             ``all``.
         truncate: what becomes of an example longer than the context: ``drop``, ``left`` or
             ``right`` (the side that is cut off), or ``split``.
     """
 
-    template: str = "auto"
+    template: str | None = "auto"
     train_on: Literal["responses", "last_response", "all"] = "responses"
     truncate: Literal["drop", "left", "right", "split"] = "drop"
 
@@ -64,7 +102,8 @@ class ExampleData(Protocol):
         layout: how they become rows of tokens.
 
     For tokenizers that are trained on the data it has the ``iter_text`` of
-    :class:`~llmforge.interfaces.data.Data` too.
+    :class:`~llmforge.interfaces.data.Data` too. Data whose texts have labels has their names as
+    ``labels``, in the order of their numbers.
     """
 
     splits: Sequence[str]
@@ -72,7 +111,7 @@ class ExampleData(Protocol):
     description: str
     layout: ExampleLayout
 
-    def examples(self, split: str) -> Iterator[Conversation]:
+    def examples(self, split: str) -> Iterator[Example]:
         """Yield the examples of ``split`` in a fixed order.
 
         Raises:

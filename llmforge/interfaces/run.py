@@ -39,6 +39,9 @@ class RunContext:
         matmul_speed: of the leader's CPU when the run first started; the same on all ranks and
             after a resume. None for a run on a GPU, and where nothing is trained.
         notice: tells the user something worth knowing; it is shown and kept in the run.
+        form: what the model shall be made for, one of :data:`llmforge.interfaces.FORMS` or another
+            that an objective has.
+        labels: names of the labels of the data, in the order of their numbers.
         rank: index of this process among ``world_size``.
         local_rank: its index among those of its machine, and of its GPU.
     """
@@ -56,6 +59,8 @@ class RunContext:
     resolved: Mapping[str, Any] = field(default_factory=dict)
     matmul_speed: MatmulSpeed | None = None
     notice: Callable[[str], None] = _ignore
+    form: str = "next_token"
+    labels: tuple[str, ...] = ()
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0

@@ -46,12 +46,14 @@ class ChatTokenizer(Protocol):
         eos_token: text of the end-of-text token; None when there is none.
         bos_token: text of the token that begins texts; None when there is none.
         chat_template: the tokenizer's own template in Jinja; None when it has none.
+        mask_token: text of the token that stands for a hidden one; None when there is none.
     """
 
     special_tokens: Mapping[str, int]
     eos_token: str | None
     bos_token: str | None
     chat_template: str | None
+    mask_token: str | None
 
     def encode_spans(
         self, text: str, *, special: bool
@@ -61,5 +63,13 @@ class ChatTokenizer(Protocol):
         Args:
             text: what is encoded.
             special: whether the text of a special token becomes that token.
+        """
+        ...
+
+    def encode_whole(self, text: str, pair: str | None = None) -> Sequence[int]:
+        """Return the ids of a text, or of two, with the special tokens a model reads it with.
+
+        For example ``<s> text </s>`` of RoBERTa, ``text </s>`` of T5; those of the tokenizer's own
+        rules, none where it has no such rules.
         """
         ...

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmforge.component import Component
+from llmforge.interfaces import FORMS
 from llmforge.options import Options
 from llmforge.plugins import load
 from llmforge.recipe.resolved import Selection
@@ -29,6 +30,9 @@ Table = TypeVar("Table", bound=Options)
 
 _TOKENS = "tokens"
 """What data supports that hands out token ids instead of text."""
+_EXAMPLES = "examples"
+"""What data supports that is not running text."""
+_NEXT_TOKEN = "next_token"
 _NO_TEXT = "no_text"
 """What a tokenizer supports that can be had without text."""
 
@@ -217,6 +221,26 @@ def _tokens_need_a_tokenizer_without_text(draft: Draft) -> Iterator[Finding]:
         yield Finding(("early_stopping", "metric"), message, '"val/loss"')
 
 
+def _objective_fits_model_and_data(draft: Draft) -> Iterator[Finding]:
+    objective, model, data = (draft.component(kind) for kind in ("objective", "model", "data"))
+    if objective is None or model is None:
+        return
+    name = draft.selections["objective"][0].name
+    made_for = model.supports & FORMS or {_NEXT_TOKEN}
+    if not objective.supports & (made_for | model.supports):
+        message = f"the model '{draft.selections['model'][0].name}' is not made for '{name}'"
+        remedy = f"an objective it is made for: {', '.join(sorted(made_for))}"
+        yield Finding(("objective", "name"), message, remedy)
+    if (
+        data is not None
+        and _EXAMPLES not in data.supports
+        and _NEXT_TOKEN not in objective.supports
+    ):
+        message = f"'{name}' learns from examples, and data '{draft.selections['data'][0].name}' "
+        remedy = "the data instruct, or labelled"
+        yield Finding(("data", "name"), message + "is running text", remedy)
+
+
 _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _micro_batch_divides_batch,
     _accumulation_divides_batch,
@@ -230,4 +254,5 @@ _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _storage_address_is_a_url,
     _deleted_checkpoints_are_somewhere,
     _tokens_need_a_tokenizer_without_text,
+    _objective_fits_model_and_data,
 )

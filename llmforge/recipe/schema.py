@@ -342,6 +342,7 @@ KIND_KEYS: Mapping[str, type[Options]] = {
 
 DEFAULT_COMPONENTS: Mapping[str, Any] = {
     "tokenizer": "bpe",
+    "objective": "next_token",
     "optimizer": "adamw",
     "schedule": "cosine",
     "backend": "auto",

@@ -26,6 +26,7 @@ IN_PROCESS_KINDS = (
     "model",
     "tokenizer",
     "data",
+    "objective",
     "optimizer",
     "schedule",
     "backend",

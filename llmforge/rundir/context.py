@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmforge.interfaces import RunContext
+from llmforge.plugins import load
 from llmforge.settings import settings
 
 if TYPE_CHECKING:
@@ -23,5 +24,13 @@ def run_context(directory: RunDirectory, recipe: Recipe, **further: Any) -> RunC
         seed=recipe.run.seed,
         context=recipe.context,
         offline=settings().offline,
+        form=_form(recipe),
         **further,
     )
+
+
+def _form(recipe: Recipe) -> str:
+    """Return the form of models that the recipe's objective trains."""
+    chosen = recipe.selections.get("objective")
+    forms = load("objective", chosen[0].name).supports if chosen else frozenset()
+    return min(forms, default="next_token")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmforge.testing.contracts.data import DataContract, TokenDataContract
     from llmforge.testing.contracts.generation import GenerationContract
     from llmforge.testing.contracts.model import ModelContract
+    from llmforge.testing.contracts.objective import ObjectiveContract
     from llmforge.testing.contracts.optimizer import OptimizerContract
     from llmforge.testing.contracts.schedule import ScheduleContract
     from llmforge.testing.contracts.storage import StorageContract
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
     from llmforge.testing.contracts.tokenizer import TokenizerContract
     from llmforge.testing.contracts.tracker import TrackerContract
     from llmforge.testing.simulated import SimulatedTrials
-    from llmforge.testing.stand_ins import TinyData, TinyTokenizer, one_of_each_event
+    from llmforge.testing.stand_ins import (
+        TinyChatTokenizer,
+        TinyData,
+        TinyTokenizer,
+        example_encoder,
+        one_of_each_event,
+    )
     from llmforge.testing.tiny_model import TinyModel
 
 _HOMES = {
@@ -40,17 +47,20 @@ _HOMES = {
     "DataContract": "contracts.data",
     "GenerationContract": "contracts.generation",
     "ModelContract": "contracts.model",
+    "ObjectiveContract": "contracts.objective",
     "OptimizerContract": "contracts.optimizer",
     "ScheduleContract": "contracts.schedule",
     "SimulatedTrials": "simulated",
     "StorageContract": "contracts.storage",
     "SweeperContract": "contracts.sweep",
+    "TinyChatTokenizer": "stand_ins",
     "TinyData": "stand_ins",
     "TinyModel": "tiny_model",
     "TinyTokenizer": "stand_ins",
     "TokenDataContract": "contracts.data",
     "TokenizerContract": "contracts.tokenizer",
     "TrackerContract": "contracts.tracker",
+    "example_encoder": "stand_ins",
     "make_component": "context",
     "one_of_each_event": "stand_ins",
     "run_context": "context",
@@ -62,17 +72,20 @@ __all__ = [
     "DataContract",
     "GenerationContract",
     "ModelContract",
+    "ObjectiveContract",
     "OptimizerContract",
     "ScheduleContract",
     "SimulatedTrials",
     "StorageContract",
     "SweeperContract",
+    "TinyChatTokenizer",
     "TinyData",
     "TinyModel",
     "TinyTokenizer",
     "TokenDataContract",
     "TokenizerContract",
     "TrackerContract",
+    "example_encoder",
     "make_component",
     "one_of_each_event",
     "run_context",

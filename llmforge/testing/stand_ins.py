@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llmforge import events
+from llmforge.interfaces import ExampleEncoder, ExampleLayout
 
 TEXTS: Mapping[str, Sequence[str]] = {
     "train": (
@@ -40,6 +41,58 @@ class TinyTokenizer:
     def save(self, directory: Path) -> None:
         """Write nothing but a marker: there is nothing to learn."""
         (directory / "tiny.txt").write_text("bytes\n", encoding="utf-8")
+
+
+class TinyChatTokenizer(TinyTokenizer):
+    """Bytes with special tokens, for conversations and for texts with hidden parts."""
+
+    vocab_size = 260
+    fingerprint = hashlib.sha256(b"llmforge.testing.TinyChatTokenizer 1").hexdigest()
+    special_tokens: Mapping[str, int] = {"<eos>": 256, "<bos>": 257, "<mask>": 258, "<turn>": 259}
+    eos_token: str | None = "<eos>"
+    bos_token: str | None = "<bos>"
+    mask_token: str | None = "<mask>"
+    chat_template: str | None = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+    )
+
+    def encode_spans(
+        self, text: str, *, special: bool
+    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        """Return the bytes of ``text`` and the character that each is of."""
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        place = 0
+        while place < len(text):
+            names = self.special_tokens if special else {}
+            found = next((name for name in names if text.startswith(name, place)), text[place])
+            encoded = [names[found]] if found in names else list(found.encode())
+            ids += encoded
+            spans += [(place, place + len(found))] * len(encoded)
+            place += len(found)
+        return ids, spans
+
+    def encode_whole(self, text: str, pair: str | None = None) -> Sequence[int]:
+        """Return the bytes between the tokens that begin and end texts."""
+        second = [] if pair is None else [256, *self.encode(pair)]
+        return [257, *self.encode(text), *second, 256]
+
+
+def example_encoder(*, context: int = 128, labels: Sequence[str] = ()) -> ExampleEncoder:
+    """Return what makes tokens of examples, over :class:`TinyChatTokenizer`."""
+    from llmforge.data.chat_template import chat_template
+    from llmforge.data.encoder import Encoder
+
+    tokenizer, layout = TinyChatTokenizer(), ExampleLayout(truncate="right")
+    return Encoder(
+        chat_template(layout, tokenizer),
+        tokenizer,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        layout=layout,
+        context=context,
+        labels=labels,
+    )
 
 
 class TinyData:

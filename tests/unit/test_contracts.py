@@ -13,12 +13,14 @@ import pytest
 
 from llmforge import Component
 from llmforge.installed import DISTRIBUTION
+from llmforge.interfaces import TextExample
 from llmforge.plugins import Entry, listed, load
 from llmforge.testing import (
     BackendContract,
     DataContract,
     GenerationContract,
     ModelContract,
+    ObjectiveContract,
     OptimizerContract,
     ScheduleContract,
     StorageContract,
@@ -91,7 +93,7 @@ class TestTokenizers(BuiltIn, TokenizerContract):
         return {"source": str(tokenizer_file(directory / "gpt-like"))}
 
 
-@named("data", but=("tokens", "instruct"))
+@named("data", but=("tokens", "instruct", "labelled"))
 class TestData(BuiltIn, DataContract):
     kind = "data"
 
@@ -104,6 +106,20 @@ class TestData(BuiltIn, DataContract):
             text = "\n".join(["", " = A harbour = ", "", *sentences, ""])
             (directory / f"{split}.txt").write_text(text, encoding="utf-8")
         return {"path": str(directory)}
+
+
+@named("objective", but=("classify",))
+class TestObjectives(BuiltIn, ObjectiveContract):
+    kind = "objective"
+
+
+@named("objective", but=("next_token", "seq2seq"))
+class TestObjectivesOfTexts(BuiltIn, ObjectiveContract):
+    kind = "objective"
+    examples = tuple(
+        TextExample(text=f"The harbour is {word}.", pair=pair, label=label, source="reviews.csv:2")
+        for word, pair, label in (("full", None, 1), ("frozen over", "Is it?", 0))
+    )
 
 
 @pytest.mark.parametrize("name", ["instruct"])

@@ -6,8 +6,8 @@ import pytest
 from chat_styles import ANSWERS, STYLES, TALK, Style, tokenizer
 
 from llmforge.data.chat_template import TEMPLATES, ChatTemplate, TemplateError
-from llmforge.data.supervision import Supervised, Supervision
-from llmforge.interfaces.examples import Message
+from llmforge.data.supervision import Supervision
+from llmforge.interfaces.examples import Message, Row
 from llmforge_plugins.tokenizers._fast import FastTokenizer
 
 
@@ -16,7 +16,7 @@ def template(source: str, tokens: FastTokenizer, name: str = "x") -> ChatTemplat
     return ChatTemplate(source, name=name, tokens=special)
 
 
-def learned(tokens: FastTokenizer, found: Supervised) -> list[str]:
+def learned(tokens: FastTokenizer, found: Row) -> list[str]:
     """Return the learned text, in runs."""
     runs: list[list[int]] = []
     before = False

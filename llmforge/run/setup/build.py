@@ -33,6 +33,7 @@ from llmforge.interfaces import (
     Engine,
     ExampleData,
     LanguageModel,
+    Objective,
     RunContext,
     TokenData,
     Tokenizer,
@@ -77,6 +78,11 @@ class PreparedData:
         return found
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the names of the labels; none where texts have none."""
+        return tuple(getattr(self.data, "labels", ()))
+
+    @property
     def chat(self) -> ChatPrompts | None:
         """Return what lays out prompts as conversations; None for text."""
         if self.template is None or not isinstance(self.tokenizer, ChatTokenizer):
@@ -112,9 +118,11 @@ def prepare_data(
     check_stop()
     tokenizer = run_tokenizer(manager, run, directory, data)
     check_stop()
+    objective: Objective = call_factory(manager, "forge_build_objective", run=run)
     splits = prepare_splits(
         data,
         tokenizer,
+        objective=objective,
         context=run.context,
         cache=run.cache,
         notice=run.notice,
@@ -126,7 +134,9 @@ def prepare_data(
         if isinstance(validation := splits.get("validation"), TokenSplit):
             require_targets(validation, name="validation")
         batches = _train_batches(splits["train"], run)
-    template = chat_template(data.layout, tokenizer) if isinstance(data, ExampleData) else None
+    template = None
+    if isinstance(data, ExampleData) and objective.form == Objective.form:
+        template = chat_template(data.layout, tokenizer)
     return PreparedData(
         data=data, tokenizer=tokenizer, splits=splits, batches=batches, template=template
     )
@@ -136,6 +146,7 @@ def prepare_splits(
     data: AnyData,
     tokenizer: Tokenizer,
     *,
+    objective: Objective,
     context: int,
     cache: Path,
     notice: Callable[[str], None],
@@ -148,7 +159,13 @@ def prepare_splits(
     """
     if isinstance(data, ExampleData):
         return prepare_examples(
-            data, tokenizer, context=context, cache=cache, notice=notice, check_stop=check_stop
+            data,
+            tokenizer,
+            objective=objective,
+            context=context,
+            cache=cache,
+            notice=notice,
+            check_stop=check_stop,
         )
     return prepare_tokens(data, tokenizer, cache=cache, notice=notice, check_stop=check_stop)
 
@@ -279,7 +296,7 @@ def data_ahead(
     Raises:
         DataError: data is missing or too little.
     """
-    selected = [recipe.selected(kind) for kind in ("data", "tokenizer")]
+    selected = [recipe.selected(kind) for kind in ("data", "tokenizer", "objective")]
     manager = build_manager([load(item.kind, item.name)(item.options) for item in selected])
     run = make_plan(recipe).context(resolved={}, notice=notice)
     with tempfile.TemporaryDirectory() as scratch:

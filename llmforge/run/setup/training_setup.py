@@ -15,6 +15,7 @@ from llmforge.checkpoint import CheckpointWriter
 from llmforge.data.audit import SplitAudit, audit, audit_lines, audit_warnings
 from llmforge.data.chat_prompts import chosen, save_template
 from llmforge.data.example_rows import ExampleSplit
+from llmforge.data.labels import save_labels
 from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
 from llmforge.events import Event, RunStarted
@@ -223,12 +224,14 @@ def set_up(
     check_fingerprints(record.fingerprints, prepared.fingerprints, allow_change=allow_data_change)
     _check_same_data(team, prepared)
     if team.place.is_leader:
+        save_labels(plan.directory.tokenizer, prepared.labels)
         if prepared.template is not None:
             save_template(plan.directory.tokenizer, prepared.template)
         for little in audit_warnings(_audited(prepared)):
             notice(little)
     planned, last_step = run_length(plan.recipe, prepared.batches.epochs)
     run = with_steps(run, total_steps=planned)
+    run = dataclasses.replace(run, labels=prepared.labels)
     point = _shared_point(team, plan, resume=resume)
     if plan.recipe.train.extend_to is not None:
         point.state.reopen(until=last_step)

@@ -22,6 +22,8 @@ class Instruct(Component, kind="data"):
     not. Which format the rows have is seen from their columns.
     """
 
+    supports = frozenset({"examples"})
+
     class Options(llmforge.Options):
         """Options of ``[data.instruct]``."""
 

@@ -51,6 +51,7 @@ class FastTokenizer:
         self.eos_token = end_of_text
         self.bos_token = text_of(self._config.get("bos_token"))
         self.chat_template: str | None = self._config.get("chat_template")
+        self.mask_token = text_of(self._config.get("mask_token"))
         self.special_tokens = {
             token.content: number
             for number, token in inner.get_added_tokens_decoder().items()
@@ -89,6 +90,11 @@ class FastTokenizer:
         inner = self._with_special_tokens if special else self._inner
         encoding = inner.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    def encode_whole(self, text: str, pair: str | None = None) -> Sequence[int]:
+        """Return the ids of a text, or of two, with what the tokenizer's own rules put around."""
+        ids: Sequence[int] = self._inner.encode(text, pair, add_special_tokens=True).ids
+        return ids
 
     @functools.cached_property
     def _with_special_tokens(self) -> tokenizers.Tokenizer:

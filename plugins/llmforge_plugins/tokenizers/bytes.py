@@ -44,6 +44,7 @@ class ByteTokenizer:
     eos_token: str | None = END
     bos_token: str | None = None
     chat_template: str | None = None
+    mask_token: str | None = None
     special_tokens: Mapping[str, int] = MappingProxyType({END: 256})
 
     @classmethod
@@ -84,6 +85,10 @@ class ByteTokenizer:
                 spans += [(position, position + 1)] * len(encoded)
                 position += 1
         return ids, spans
+
+    def encode_whole(self, text: str, pair: str | None = None) -> Sequence[int]:
+        """Return the bytes of a text, or of two with an end of text between them."""
+        return self.encode(text) + ([] if pair is None else [256, *self.encode(pair)])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text; bytes that are no UTF-8 become the replacement character."""

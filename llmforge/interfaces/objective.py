@@ -1,0 +1,156 @@
+"""What an ``objective`` component hands to the core: how examples are learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from llmforge.interfaces.examples import Conversation, Example, Message, Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMS = frozenset({"next_token", "seq2seq", "mlm", "classify"})
+"""What models are made for; a model and an objective say in ``supports`` which they have.
+
+The tensors of a batch, int64, by form:
+
+* ``next_token``: ``inputs`` and ``targets`` [rows, length];
+* ``seq2seq``: ``inputs`` [rows, source length], ``lengths`` [rows] of the sources, ``targets``
+  [rows, target length];
+* ``mlm``: ``inputs`` and ``targets`` [rows, length], ``lengths`` [rows];
+* ``classify``: ``inputs`` [rows, length], ``lengths`` [rows], ``targets`` [rows].
+"""
+
+MULTIPLE = 16
+"""Batches are as long as their longest row, rounded up to this: few shapes, little padding."""
+
+
+class ExampleEncoder(Protocol):
+    """Makes tokens of the parts of an example.
+
+    Attributes:
+        context: tokens that a model reads of a row, at most.
+        labels: names of the labels, where the data has any.
+        vocab_size: number of ids.
+        eos_id: the end-of-text token; None when there is none.
+    """
+
+    context: int
+    labels: Sequence[str]
+    vocab_size: int
+    eos_id: int | None
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Return the ids of all special tokens."""
+        ...
+
+    @property
+    def mask_id(self) -> int:
+        """Return the token that stands for one that is hidden.
+
+        Raises:
+            DataError: the tokenizer has none.
+        """
+        ...
+
+    def conversation(self, messages: Sequence[Message]) -> Row:
+        """Return a conversation laid out by the run's chat template.
+
+        Raises:
+            TemplateError: the template refuses it.
+        """
+        ...
+
+    def text(self, text: str, pair: str | None = None) -> tuple[int, ...]:
+        """Return the ids of a text, or of two, with the special tokens a model reads it with."""
+        ...
+
+    def cut(self, row: Row, longest: int | None = None) -> Sequence[Row]:
+        """Return what the data's ``truncate`` makes of a row longer than ``longest`` tokens.
+
+        Without ``longest`` it may have one token more than the context: the last is only a target.
+        """
+        ...
+
+
+class Objective:
+    """Next-token prediction, and the base of other objectives.
+
+    Attributes:
+        form: of the models it trains, one of ``FORMS`` or another that a model ``supports``.
+        key: what its rows depend on beside data, template and tokenizer; JSON. Cached rows of
+            another key are not used.
+        packs: whether several rows may share one, each attending to itself only.
+    """
+
+    form: ClassVar[str] = "next_token"
+    packs: ClassVar[bool] = True
+    key: Sequence[Any] = ()
+
+    def open(self, encoder: ExampleEncoder) -> None:
+        """Take what batches need of the tokenizer; called before anything else.
+
+        Raises:
+            DataError: the tokenizer cannot be used.
+        """
+
+    def rows(self, example: Example, encoder: ExampleEncoder) -> tuple[int, Sequence[Row]]:
+        """Return the tokens of the whole example, and the rows that are used of it.
+
+        Of a text without a question everything is learned, and where it ends.
+
+        Raises:
+            DataError: the example is not of a kind that can be learned from.
+        """
+        if isinstance(example, Conversation):
+            row = encoder.conversation(example.messages)
+        else:
+            ids = encoder.text(example.text, example.pair)
+            if encoder.eos_id is not None and ids[-1:] != (encoder.eos_id,):
+                ids = (*ids, encoder.eos_id)
+            row = Row(ids, (False, *(True for _ in ids[1:])))
+        return len(row.ids), encoder.cut(row)
+
+    def prompt(self, text: str, encoder: ExampleEncoder) -> Sequence[int] | None:
+        """Return the tokens a model is given to answer ``text``; None: as the core does it."""
+        del text, encoder
+        return None
+
+    def targets(self, scored: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many targets rows with so many scored tokens have."""
+        return scored
+
+    def batch(
+        self, rows: Sequence[tuple[Any, Any]], *, context: int, seeds: Sequence[int]
+    ) -> dict[str, NDArray[Any]]:
+        """Return rows as a batch; not asked of objectives of the form ``next_token``.
+
+        Args:
+            rows: ids and whether each is scored, arrays of shape [tokens].
+            context: inputs of a row at most.
+            seeds: of each row, 128 bits, for what is random in it: they follow from its place in
+                training, however that is divided.
+
+        Returns:
+            Arrays by name, as the model's form has them.
+        """
+        raise NotImplementedError
+
+
+def padded_length(lengths: Sequence[int], context: int) -> int:
+    """Return how long a batch of rows is: as the longest, rounded up to a multiple."""
+    return min(-(-max(lengths) // MULTIPLE) * MULTIPLE, context)
+
+
+def padded_rows(rows: Sequence[Any], *, fill: int, context: int) -> NDArray[np.int64]:
+    """Return arrays of ids as one, [rows, length], padded on the right with ``fill``."""
+    import numpy as np
+
+    length = padded_length([len(ids) for ids in rows], context)
+    filled = np.full((len(rows), length), fill, np.int64)
+    for place, ids in enumerate(rows):
+        filled[place, : len(ids)] = ids
+    return filled

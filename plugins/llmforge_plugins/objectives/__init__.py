@@ -1,0 +1,1 @@
+"""Objectives: what a model learns of its data."""
