@@ -17,7 +17,7 @@ from llmforge.errors import UsageError
 from llmforge.printable import decoded, printable
 
 if TYPE_CHECKING:
-    from llmforge.data.chat_prompts import ChatPrompts
+    from llmforge.data.prompts import PromptLayout
     from llmforge.generation import LoadedModel
     from llmforge.interfaces import Completion
     from llmforge.recipe import GenerationRecipe, Selection
@@ -204,8 +204,8 @@ class _Job:
     def _seed(self, keys: GenerationKeys) -> int:
         return keys.seed if self.seed is None else self.seed
 
-    def _chat(self, loaded: LoadedModel, keys: GenerationKeys) -> ChatPrompts | None:
-        from llmforge.data.chat_prompts import chosen
+    def _chat(self, loaded: LoadedModel, keys: GenerationKeys) -> PromptLayout | None:
+        from llmforge.data.prompts import chosen
 
         return chosen(loaded.chat, wanted=keys.chat if self.chat is None else self.chat)
 
@@ -216,7 +216,7 @@ class _Job:
         keys: GenerationKeys,
         prompts: Sequence[str],
     ) -> None:
-        from llmforge.data.chat_prompts import prompt_request
+        from llmforge.data.prompts import prompt_request
         from llmforge.generation.text import StreamedText, build_generator
 
         samples = self.samples or keys.samples
@@ -277,7 +277,7 @@ def _converse(
     selection: Selection,
     *,
     seed: int,
-    chat: ChatPrompts | None,
+    chat: PromptLayout | None,
     system: str | None,
 ) -> None:
     with contextlib.suppress(ImportError):  # Windows' own console has as much

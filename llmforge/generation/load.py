@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from llmforge.checkpoint import Checkpoint, load_tensors
 from llmforge.checkpoint.format import RECIPE, TOKENIZER, read_metadata
 from llmforge.component import Component
-from llmforge.data.chat_prompts import ChatPrompts, load_prompts
 from llmforge.data.labels import load_labels
+from llmforge.data.prompts import PromptLayout, load_prompts
 from llmforge.errors import RecipeError, UsageError
 from llmforge.generation.address import locate
 from llmforge.generation.weights import fill, load_legacy_weights, load_weights
@@ -42,7 +42,7 @@ class LoadedModel:
     Attributes:
         model: the model, on ``device``.
         tokenizer: the tokenizer it was trained with.
-        chat: lays out conversations as in training; None when it was trained on running text.
+        chat: lays out prompts as in training; None when it was trained on running text.
         recipe: the recipe it was trained with, trackers, storage and callbacks left out.
         checkpoint: where the weights came from.
         run: the run as components see it.
@@ -52,7 +52,7 @@ class LoadedModel:
 
     model: LanguageModel
     tokenizer: Tokenizer
-    chat: ChatPrompts | None
+    chat: PromptLayout | None
     recipe: Recipe
     checkpoint: Checkpoint
     run: RunContext
@@ -122,7 +122,12 @@ def load_checkpoint(
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        chat=load_prompts(checkpoint.path / TOKENIZER, tokenizer),
+        chat=load_prompts(
+            checkpoint.path / TOKENIZER,
+            tokenizer,
+            objective=call_factory(manager, "forge_build_objective", run=run),
+            context=recipe.context,
+        ),
         recipe=recipe,
         checkpoint=checkpoint,
         run=run,
@@ -186,7 +191,7 @@ def torch_dtype(dtype: str) -> torch.dtype:
 
 
 def _components(recipe: Recipe) -> list[Component]:
-    selections = [recipe.selected("model"), recipe.selected("tokenizer")]
+    selections = [recipe.selected(kind) for kind in ("model", "tokenizer", "objective")]
     components = [load(item.kind, item.name)(item.options) for item in selections]
     problems = [problem for item in components for problem in item.missing_packages()]
     if problems:

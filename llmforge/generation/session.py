@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
-from llmforge.data.chat_prompts import ChatPrompts, prompt_request
+from llmforge.data.prompts import PromptLayout, prompt_request
 from llmforge.errors import ForgeError, UsageError
 from llmforge.generation.load import LoadedModel
 from llmforge.generation.text import StreamedText, build_generator, changed_options
@@ -44,7 +44,7 @@ class Session:
         selection: Selection,
         *,
         seed: int,
-        chat: ChatPrompts | None,
+        chat: PromptLayout | None,
         system: str | None,
         read: Callable[[], str],
         write: Callable[[str], None],

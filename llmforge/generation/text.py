@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmforge.data.chat_prompts import chosen, prompt_request
+from llmforge.data.prompts import chosen, prompt_request
 from llmforge.errors import RecipeError
 from llmforge.generation.load import LoadedModel
 from llmforge.interfaces import Completion, Generator

@@ -19,7 +19,8 @@ The tensors of a batch, int64, by form:
 * ``next_token``: ``inputs`` and ``targets`` [rows, length];
 * ``seq2seq``: ``inputs`` [rows, source length], ``lengths`` [rows] of the sources, ``targets``
   [rows, target length];
-* ``mlm``: ``inputs`` and ``targets`` [rows, length], ``lengths`` [rows];
+* ``mlm``: ``inputs`` [rows, length], ``lengths`` [rows], ``places`` and ``targets`` [rows, hidden]:
+  where something is hidden, and what;
 * ``classify``: ``inputs`` [rows, length], ``lengths`` [rows], ``targets`` [rows].
 """
 

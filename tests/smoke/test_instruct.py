@@ -10,7 +10,7 @@ import pytest
 from forge_process import RECIPE, Workplace
 from ranks import TWO
 
-from llmforge.data.chat_prompts import prompt_request
+from llmforge.data.prompts import prompt_request
 from llmforge.generation import open_checkpoint
 
 INSTRUCT = RECIPE.replace(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pluggy
 
-from llmforge.data.chat_prompts import ChatPrompts, prompt_request
+from llmforge.data.prompts import PromptLayout, prompt_request
 from llmforge.events import Event, SamplesGenerated
 from llmforge.interfaces import (
     Completion,
@@ -48,7 +48,7 @@ class Sampling:
         run: RunContext,
         engine: Engine,
         tokenizer: Tokenizer,
-        chat: ChatPrompts | None,
+        chat: PromptLayout | None,
         directory: RunDirectory | None,
         emit: Callable[[Event], None],
         signals: StopSignals,

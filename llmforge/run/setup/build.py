@@ -18,11 +18,11 @@ import pluggy
 import torch
 
 from llmforge.data.batches import TrainBatches, require_targets, train_batches
-from llmforge.data.chat_prompts import ChatPrompts
 from llmforge.data.chat_template import ChatTemplate, chat_template
 from llmforge.data.example_batches import ExampleBatches
 from llmforge.data.example_rows import ExampleSplit, prepare_examples
 from llmforge.data.order import Epochs
+from llmforge.data.prompts import ChatPrompts, PromptLayout, source_prompts
 from llmforge.data.shards import TokenSplit
 from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import DataError, Problem, RecipeError
@@ -83,11 +83,14 @@ class PreparedData:
         return tuple(getattr(self.data, "labels", ()))
 
     @property
-    def chat(self) -> ChatPrompts | None:
-        """Return what lays out prompts as conversations; None for text."""
-        if self.template is None or not isinstance(self.tokenizer, ChatTokenizer):
+    def prompts(self) -> PromptLayout | None:
+        """Return what lays out prompts as examples are; None for running text."""
+        train = self.splits["train"]
+        if not isinstance(train, ExampleSplit) or not isinstance(self.tokenizer, ChatTokenizer):
             return None
-        return ChatPrompts(self.template, self.tokenizer)
+        if self.template is not None:
+            return ChatPrompts(self.template, self.tokenizer)
+        return source_prompts(train.objective, self.tokenizer, context=self.batches.context)
 
     def files(self, sequences: int) -> dict[str, Any]:
         """Return how many files the data has and how many are used up after ``sequences``.

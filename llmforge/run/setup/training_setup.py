@@ -13,9 +13,9 @@ import torch
 
 from llmforge.checkpoint import CheckpointWriter
 from llmforge.data.audit import SplitAudit, audit, audit_lines, audit_warnings
-from llmforge.data.chat_prompts import chosen, save_template
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.labels import save_labels
+from llmforge.data.prompts import chosen, save_template
 from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
 from llmforge.events import Event, RunStarted
@@ -88,7 +88,7 @@ class TrainingSetup:
             run=self.run,
             engine=self.engine,
             tokenizer=self.prepared.tokenizer,
-            chat=chosen(self.prepared.chat, wanted=recipe.generation.chat),
+            chat=chosen(self.prepared.prompts, wanted=recipe.generation.chat),
             directory=directory,
             emit=emit,
             signals=signals,

@@ -70,22 +70,29 @@ class HiddenTokens(Objective):
     def batch(
         self, rows: Sequence[tuple[Any, Any]], *, context: int, seeds: Sequence[int]
     ) -> dict[str, NDArray[Any]]:
-        """Return texts with hidden tokens, padded to the longest, and what was there."""
+        """Return texts with hidden tokens, padded to the longest, where those are, and which."""
         lengths = [len(ids) for ids, _ in rows]
         inputs = padded_rows([ids for ids, _ in rows], fill=0, context=context)
-        targets = np.full(inputs.shape, IGNORE_INDEX, np.int64)
+        counts = self.targets(np.asarray([int(scored.sum()) for _, scored in rows]))
+        places = np.zeros((len(rows), int(counts.max())), np.int64)
+        targets = np.full(places.shape, IGNORE_INDEX, np.int64)
         for place, ((ids, scored), seed) in enumerate(zip(rows, seeds, strict=True)):
             draw = np.random.Generator(np.random.Philox(key=seed))
-            free = np.flatnonzero(scored)
-            count = int(self.targets(np.asarray([len(free)]))[0])
-            chosen = draw.permutation(free)[:count]
-            targets[place, chosen] = ids[chosen]
+            count = int(counts[place])
+            chosen = np.sort(draw.permutation(np.flatnonzero(scored))[:count])
+            places[place, :count] = chosen
+            targets[place, :count] = ids[chosen]
             fate = draw.random(count)
             stand_in = draw.choice(self._ordinary, count)
             masked = np.where(fate < _HIDDEN, self._mask_id, ids[chosen])
             drawn = (fate >= _HIDDEN) & (fate < _HIDDEN + _RANDOM)
             inputs[place, chosen] = np.where(drawn, stand_in, masked)
-        return {"inputs": inputs, "lengths": np.asarray(lengths, np.int64), "targets": targets}
+        return {
+            "inputs": inputs,
+            "lengths": np.asarray(lengths, np.int64),
+            "places": places,
+            "targets": targets,
+        }
 
 
 def _row(ids: tuple[int, ...], special: frozenset[int]) -> Row:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from chat_styles import STYLES, TALK, tokenizer
 
-from llmforge.data.chat_prompts import (
+from llmforge.data.chat_template import TEMPLATES, TemplateError, template_of
+from llmforge.data.prompts import (
     ChatPrompts,
     chosen,
     load_prompts,
     prompt_request,
     save_template,
 )
-from llmforge.data.chat_template import TEMPLATES, TemplateError, template_of
 from llmforge.data.supervision import Supervision
 from llmforge.errors import UsageError
 from llmforge.interfaces.examples import Message
