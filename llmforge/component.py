@@ -15,6 +15,7 @@ from llmforge.options import IDENTITY, MACHINE, SAFE, Options, Scope
 
 if TYPE_CHECKING:
     from llmforge.events import Event
+    from llmforge.interfaces import Direction, Needs
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("storage", "llmforge.storage", "forge_open_storage", scope=SAFE),
         Kind("sweep", "llmforge.sweep", "forge_build_sweeper", scope=SAFE),
         Kind("generation", "llmforge.generation", "forge_build_generator", scope=SAFE),
+        Kind("metric", "llmforge.metrics", "forge_build_metric", many=True, scope=SAFE),
         Kind("callback", "llmforge.callbacks", None, many=True, scope=SAFE),
     )
 }
@@ -93,6 +95,8 @@ class Component:
             better than ``viewer`` for what is not in the run.
         address: of the run in a tracker's service, once an instance knows it, as its
             ``forge_open_tracked_run`` takes it.
+        needs: what a metric compares: generated ``answers``, or predicted ``labels``.
+        direction: whether more or less of a metric is better: ``maximize`` or ``minimize``.
     """
 
     kind: ClassVar[str]
@@ -103,6 +107,8 @@ class Component:
     viewer: ClassVar[str] = ""
     link: str = ""
     address: str = ""
+    needs: ClassVar[Needs] = "answers"
+    direction: ClassVar[Direction] = "maximize"
     Options: ClassVar[type[Options]] = Options
 
     def __init_subclass__(cls, *, kind: str | None = None, **keywords: Any) -> None:
@@ -136,6 +142,11 @@ class Component:
         back through ``forge_open_tracked_run``, and one that is sound need not stay here.
         """
         return False
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the values that this metric computes with its options, without ``val/``."""
+        return (self.name,)
 
     def missing_packages(self) -> list[Problem]:
         """Return a problem for every package in ``requires`` that cannot be imported."""

@@ -14,11 +14,13 @@ import torch
 from llmforge.checkpoint import Checkpoint
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
-from llmforge.errors import RunError, UsageError
-from llmforge.generation import LoadedModel, load_checkpoint
+from llmforge.errors import RecipeError, RunError, UsageError
+from llmforge.generation import LoadedModel, build_generator, load_checkpoint
 from llmforge.interfaces import Batch
 from llmforge.plugins import build_manager, call_factory, load
+from llmforge.recipe.measured import selected_metrics
 from llmforge.run.setup.build import open_data, prepare_splits
+from llmforge.run.training.answers import answer_metrics, measure_answers, measures_answers
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.rundir import RunDirectory, RunRecord, read_record
 from llmforge.rundir.atomic import write_json
@@ -37,6 +39,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Return loss, perplexity and bits per byte of ``checkpoint`` on all of ``split``.
 
+    The metrics of its recipe are measured too, over the rows that the recipe says.
+
     Args:
         checkpoint: what to measure.
         split: a split of the recipe's data: ``train``, ``validation`` or ``test``.
@@ -49,8 +53,16 @@ def evaluate_checkpoint(
         UsageError: the data has no such split.
         DataError: the data cannot be read or has nothing to measure on.
         CheckpointError: the checkpoint cannot be loaded.
+        RecipeError: the package of a metric is missing.
     """
-    loaded = load_checkpoint(checkpoint, device=device, dtype=dtype, weights=weights, notice=notice)
+    loaded = load_checkpoint(
+        checkpoint,
+        device=device,
+        dtype=dtype,
+        weights=weights,
+        notice=notice,
+        keep=("metric", "early_stopping"),
+    )
     tokens = _tokens(loaded, split, notice)
     model = loaded.model
 
@@ -69,6 +81,8 @@ def evaluate_checkpoint(
             ),
         )
     assert values is not None
+    if isinstance(tokens, ExampleSplit) and measures_answers(loaded.recipe):
+        values |= _answers(loaded, tokens, name=name)
     return {
         "checkpoint": checkpoint.path.name,
         "step": checkpoint.step,
@@ -148,6 +162,25 @@ def _tokens(
         check_stop=lambda: None,
     )
     return splits[split]
+
+
+def _answers(loaded: LoadedModel, split: ExampleSplit, *, name: str) -> dict[str, float]:
+    """Return the recipe's metrics of generated answers."""
+    recipe = loaded.recipe
+    components = list(selected_metrics(recipe.selections).values())
+    problems = [problem for item in components for problem in item.missing_packages()]
+    if problems:
+        raise RecipeError(problems, source=str(recipe.source))
+    values = measure_answers(
+        build_generator(loaded, recipe.selected("generation")),
+        answer_metrics(recipe, build_manager(components), loaded.run),
+        split,
+        tokenizer=loaded.tokenizer,
+        keys=recipe.metric,
+        name=name,
+    )
+    assert values is not None
+    return values
 
 
 def _record(checkpoint: Checkpoint) -> RunRecord:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Direction,
         Generator,
         LanguageModel,
+        Metric,
         Objective,
         RunContext,
         Space,
@@ -169,6 +170,18 @@ def forge_build_generator(
     run: RunContext, model: LanguageModel, tokenizer: Tokenizer
 ) -> Generator | None:
     """Build the text generator (kind ``generation``) over a model in evaluation mode."""
+
+
+@hookspec(firstresult=True)
+def forge_build_metric(run: RunContext) -> Metric | None:
+    """Build what measures the predictions of one evaluation (kind ``metric``).
+
+    Each selected metric is asked, at every evaluation that measures it. Return an object with
+    ``update(predictions, references)`` and ``compute()``, see
+    :class:`llmforge.interfaces.Metric`. The class says ``needs = "labels"`` when it compares
+    labels instead of generated answers, ``direction = "minimize"`` when less is better, and
+    overrides ``measures`` when its values have other names than its own.
+    """
 
 
 # Lifecycle hooks -----------------------------------------------------------------------------

@@ -22,6 +22,9 @@ COMMANDS_GROUP = "llmforge.commands"
 DISTRIBUTION = "llmforge-train"
 """The name llmforge is installed under; ``llmforge`` on PyPI is somebody else's."""
 
+_PACKAGES = {"sklearn": "scikit-learn"}
+"""Packages by the module that is imported of them, where the two have different names."""
+
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -92,12 +95,14 @@ def install_command(*modules: str) -> str:
 
 
 def _requirement(module: str) -> str:
-    wanted = _normalised(module.partition(".")[0])
+    package = module.partition(".")[0]
+    package = _PACKAGES.get(package, package)
+    wanted = _normalised(package)
     for text in _requirements():
         match = _REQUIREMENT.match(text)
         if match is not None and _normalised(match[0]) == wanted:
             return text
-    return module.partition(".")[0]
+    return package
 
 
 def _requirements() -> Iterator[str]:

@@ -161,6 +161,24 @@ def call_factory(manager: pluggy.PluginManager, hook: str, **arguments: Any) -> 
     return built
 
 
+def call_each_factory(manager: pluggy.PluginManager, hook: str, **arguments: Any) -> dict[str, Any]:
+    """Call a factory hook of a kind of which a recipe selects several.
+
+    Returns:
+        What each component built, by its name, in the order they are selected.
+
+    Raises:
+        PluginError: an answer is None.
+    """
+    built = {}
+    for label, caller in _callers(manager, hook):
+        answer = caller(**arguments)
+        if answer is None:
+            raise PluginError(f"{hook} of {label} returned None; it must return what it built")
+        built[label.partition(":")[2]] = answer
+    return built
+
+
 class Notifier:
     """Calls lifecycle hooks so that one failing component neither stops nor hides another.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +31,8 @@ __all__ = ["LoadedModel", "load_checkpoint", "load_legacy_weights", "open_checkp
 
 DTYPES = ("auto", "fp32", "bf16")
 
-_UNUSED = ("tracker", "callback", "storage", "sweep")
-"""Kinds a model works without: their plugins need not be installed where it is used."""
+_UNUSED = ("tracker", "callback", "storage", "sweep", "metric", "early_stopping")
+"""Tables a model works without: their plugins need not be installed where it is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +96,20 @@ def load_checkpoint(
     dtype: str = "auto",
     weights: Path | None = None,
     notice: Callable[[str], None] | None = None,
+    keep: Collection[str] = (),
 ) -> LoadedModel:
-    """Load a checkpoint; arguments and errors as :func:`open_checkpoint`."""
-    recipe = load_recipe(
-        checkpoint.path / RECIPE, overrides=[Override((kind,), None) for kind in _UNUSED]
-    )
+    """Load a checkpoint; further arguments and errors as :func:`open_checkpoint`.
+
+    Args:
+        checkpoint: what to load.
+        device: where to compute.
+        dtype: number format of the weights.
+        weights: a file whose weights replace the checkpoint's.
+        notice: told what components want the user to know.
+        keep: tables of the recipe that are needed, of those a model works without.
+    """
+    left_out = [Override((name,), None) for name in _UNUSED if name not in keep]
+    recipe = load_recipe(checkpoint.path / RECIPE, overrides=left_out)
     run = _context(checkpoint, recipe, notice)
     manager = build_manager(_components(recipe))
     import torch

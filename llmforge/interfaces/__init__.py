@@ -25,6 +25,7 @@ from llmforge.interfaces.examples import (
     TextExample,
 )
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
+from llmforge.interfaces.metric import Metric, Needs
 from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel, model_blocks
 from llmforge.interfaces.objective import (
     FORMS,
@@ -61,6 +62,8 @@ __all__ = [
     "LanguageModel",
     "MatmulSpeed",
     "Message",
+    "Metric",
+    "Needs",
     "Objective",
     "Point",
     "Progress",

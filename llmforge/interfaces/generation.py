@@ -19,6 +19,10 @@ class GenerationRequest:
         samples: continuations per prompt.
         seed: equal seeds give equal texts on the same device and precision.
         on_text: called with (index of the completion, new piece of text) while generating.
+        max_new_tokens: longest continuation in tokens, instead of the component's option. Only a
+            component that says ``supports = {"token_prompts"}`` must heed it, ``greedy``,
+            ``prompt_ids`` and ``stop_ids``.
+        greedy: always take the likeliest token, whatever the component's options say.
     """
 
     prompts: Sequence[str]
@@ -27,6 +31,8 @@ class GenerationRequest:
     samples: int = 1
     seed: int = 0
     on_text: Callable[[int, str], None] | None = None
+    max_new_tokens: int | None = None
+    greedy: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,11 @@ from llmforge.installed import Entry
 from llmforge.interfaces import Space
 from llmforge.options import Options, problems_from
 from llmforge.plugins import storage_component
+from llmforge.recipe.measured import metric_direction
 from llmforge.recipe.overrides import Layers
 from llmforge.recipe.resolved import Selection
 from llmforge.recipe.rules import Draft, Finding, broken_rules
-from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS, NoKeys
+from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS, NoKeys, SweepKeys
 from llmforge.recipe.suggestions import Places
 from llmforge.recipe.sweep_rules import read_space
 from llmforge.recipe.toml import KeyPath, dotted
@@ -71,6 +72,7 @@ class Check:
             self._core_table(name, options)
         for kind in KINDS.values():
             self._kind(kind, names[kind.name])
+        self._sweep_direction()
         draft = Draft(tables=self.tables, selections=self.selections)
         for finding in broken_rules(draft):
             self._report(finding)
@@ -250,6 +252,13 @@ class Check:
                 place = (*path, *inner.split(".")) if inner else path
                 self._add(place, problem.message, problem.remedy)
             return None
+
+    def _sweep_direction(self) -> None:
+        """Fill in the direction that the metric of a sweep has by itself."""
+        sweep = self.tables.get(SWEEP)
+        if isinstance(sweep, SweepKeys) and "direction" not in sweep.model_fields_set:
+            direction = metric_direction(self.selections, sweep.metric)
+            self.tables[SWEEP] = sweep.model_copy(update={"direction": direction})
 
     def _table(self, name: str) -> Mapping[str, Any]:
         value = self._values.get(name, {})

@@ -23,6 +23,7 @@ from llmforge.recipe.schema import (
     EarlyStoppingTable,
     EvalTable,
     GenerationKeys,
+    MetricKeys,
     RunTable,
     StorageKeys,
     SweepKeys,
@@ -53,6 +54,7 @@ _ORDER = (
     "storage",
     "sweep",
     "generation",
+    "metric",
 )
 
 
@@ -104,6 +106,7 @@ def load_recipe(
         checkpoint=cast("CheckpointTable", check.tables["checkpoint"]),
         data=cast("DataKeys", check.tables["data"]),
         generation=cast("GenerationKeys", check.tables["generation"]),
+        metric=cast("MetricKeys", check.tables["metric"]),
         backend=cast("BackendKeys", check.tables["backend"]),
         tracker=cast("TrackerKeys", check.tables["tracker"]),
         storage=cast("StorageKeys", check.tables["storage"]),

@@ -16,6 +16,7 @@ from llmforge.recipe.schema import (
     EarlyStoppingTable,
     EvalTable,
     GenerationKeys,
+    MetricKeys,
     RunTable,
     StorageKeys,
     SweepKeys,
@@ -67,6 +68,7 @@ class Recipe:
     checkpoint: CheckpointTable
     data: DataKeys
     generation: GenerationKeys
+    metric: MetricKeys
     backend: BackendKeys
     tracker: TrackerKeys
     storage: StorageKeys

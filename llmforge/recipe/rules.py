@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from llmforge.component import Component
 from llmforge.interfaces import FORMS
-from llmforge.options import Options
-from llmforge.plugins import load
+from llmforge.options import Options, closest
+from llmforge.plugins import entries, load
+from llmforge.recipe.measured import measured, selected_metrics
 from llmforge.recipe.resolved import Selection
 from llmforge.recipe.schema import (
     CheckpointTable,
@@ -21,8 +22,11 @@ from llmforge.recipe.schema import (
     EarlyStoppingTable,
     EvalTable,
     GenerationKeys,
+    MetricKeys,
     StorageKeys,
+    SweepKeys,
     TrainTable,
+    parse_interval,
 )
 from llmforge.recipe.toml import KeyPath
 
@@ -35,6 +39,15 @@ _EXAMPLES = "examples"
 _NEXT_TOKEN = "next_token"
 _NO_TEXT = "no_text"
 """What a tokenizer supports that can be had without text."""
+_ANSWERS = "answers"
+"""What data supports that has prompts with answers."""
+_ANSWERED = frozenset({"next_token", "seq2seq"})
+"""Objectives after which a model answers."""
+_CLASSIFY = "classify"
+_LABELS = "labels"
+"""What data supports that has texts with labels."""
+_TOKEN_PROMPTS = "token_prompts"
+"""What a generator supports that continues token ids."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,85 @@ def _early_stopping_needs_evaluations(draft: Draft) -> Iterator[Finding]:
         yield Finding(("early_stopping", "patience"), message, "set eval.every")
 
 
+def _deciding_metrics_are_measured(draft: Draft) -> Iterator[Finding]:
+    stopping = draft.table("early_stopping", EarlyStoppingTable)
+    sweep = draft.table("sweep", SweepKeys)
+    if "metric" not in draft.selections:
+        return  # a metric that is not valid may be the one
+    known = measured(draft.selections)
+    asked = [(("early_stopping", "metric"), stopping.metric)] if stopping else []
+    if sweep and draft.selections.get("sweep") and sweep.metric.startswith("val/"):
+        asked.append((("sweep", "metric"), sweep.metric))
+    for path, name in asked:
+        if name not in known:
+            near = closest(name, known)
+            message = f"'{name}' is not measured; known: {', '.join(known)}"
+            yield Finding(path, message, _remedy(name, near))
+
+
+def _remedy(name: str, near: str | None) -> str:
+    """Return how a metric of this name is measured after all."""
+    component = name.removeprefix("val/")
+    if component in entries("metric"):
+        return f'select it: metric.names = ["{component}"]'
+    return f"did you mean '{near}'?" if near else ""
+
+
+def _metrics_have_what_they_compare(draft: Draft) -> Iterator[Finding]:
+    data, objective = (draft.component(kind) for kind in ("data", "objective"))
+    if data is None or objective is None:
+        return
+    name, trained = (draft.selections[kind][0].name for kind in ("data", "objective"))
+    compared: dict[str, list[str]] = {"answers": [], "labels": []}
+    for metric, component in selected_metrics(draft.selections).items():
+        compared[component.needs].append(metric)
+    answers, labels = (", ".join(compared[needs]) for needs in ("answers", "labels"))
+    path = ("metric", "names")
+    if labels and _LABELS not in data.supports:
+        yield Finding(path, f"data '{name}' has no labels ({labels})", 'data.name = "labelled"')
+    elif labels and _CLASSIFY not in objective.supports:
+        message = f"the objective '{trained}' predicts no labels ({labels})"
+        yield Finding(path, message, 'objective.name = "classify"')
+    if answers and _ANSWERS not in data.supports:
+        message = f"data '{name}' has no answers to compare with ({answers})"
+        yield Finding(path, message, 'data with prompts and answers: data.name = "instruct"')
+    elif answers and not objective.supports & _ANSWERED:
+        message = f"a model trained with '{trained}' gives no answers ({answers})"
+        yield Finding(path, message, 'objective.name = "next_token", or "seq2seq"')
+    elif answers and draft.option("data", "train_on") == "all":
+        message = "when all is learned, what is an answer cannot be told, which metrics compare"
+        yield Finding(draft.option_path("data", "train_on"), message, '"responses"')
+
+
+def _answers_need_a_generator_that_takes_tokens(draft: Draft) -> Iterator[Finding]:
+    generator = draft.component("generation")
+    metrics = selected_metrics(draft.selections).values()
+    if generator is None or _TOKEN_PROMPTS in generator.supports:
+        return
+    if any(metric.needs == "answers" for metric in metrics):
+        name = draft.selections["generation"][0].name
+        message = f"answers are generated from tokens, which generation '{name}' does not take"
+        yield Finding(("generation", "name"), message, 'for example "sampler"')
+
+
+def _metrics_are_measured_at_evaluations(draft: Draft) -> Iterator[Finding]:
+    keys, evaluation = draft.table("metric", MetricKeys), draft.table("eval", EvalTable)
+    if keys is None or evaluation is None or keys.every is None:
+        return
+    path = ("metric", "every")
+    if not draft.selections.get("metric"):
+        yield Finding(path, "there is no metric to measure", "set metric.names")
+    elif evaluation.every is None:
+        yield Finding(path, "no evaluation happens before the end", "set eval.every")
+    else:
+        between, wanted = parse_interval(evaluation.every), parse_interval(keys.every)
+        assert between is not None
+        assert wanted is not None
+        if isinstance(between, int) == isinstance(wanted, int) and wanted % between:
+            message = f"{keys.every} is not a multiple of eval.every, {evaluation.every}"
+            yield Finding(path, message, "metrics are measured together with the loss")
+
+
 def _model_sizes_are_positive(draft: Draft) -> Iterator[Finding]:
     context = draft.option("model", "context")
     if isinstance(context, int) and context <= 0:
@@ -247,6 +339,10 @@ _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _lengths_agree,
     _warmup_ends_before_the_schedule,
     _early_stopping_needs_evaluations,
+    _deciding_metrics_are_measured,
+    _metrics_have_what_they_compare,
+    _answers_need_a_generator_that_takes_tokens,
+    _metrics_are_measured_at_evaluations,
     _model_sizes_are_positive,
     _learning_rate_is_positive,
     _periodic_samples_need_prompts,

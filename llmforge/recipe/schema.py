@@ -177,8 +177,9 @@ class EvalTable(Options):
 class EarlyStoppingTable(Options):
     """``[early_stopping]``: stop when the validation metric no longer improves."""
 
-    metric: Literal["val/loss", "val/perplexity", "val/bits_per_byte"] = "val/loss"
-    """Metric that decides, also about the best checkpoint; lower is better."""
+    metric: str = "val/loss"
+    """Metric that decides, also about the best checkpoint: ``val/loss``, ``val/perplexity``,
+    ``val/bits_per_byte`` or a value of a selected metric, such as ``val/chrf``."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Evaluations without improvement before stopping; 0 never stops early."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
@@ -225,6 +226,20 @@ class GenerationKeys(Options):
     """Also sample at this interval while training."""
     checkpoint: Annotated[str | None, SAFE] = None
     """Run or checkpoint ``forge generate --recipe`` samples from."""
+
+    _check_every = field_validator("every")(check_interval)
+
+
+class MetricKeys(Options):
+    """Keys of ``[metric]`` shared by every metric."""
+
+    rows: Annotated[int, SAFE, Field(ge=0)] = 64
+    """Validation rows that answers are generated for, the first ones; 0 takes all."""
+    max_new_tokens: Annotated[Positive, SAFE] = 128
+    """Longest answer, in tokens."""
+    every: Annotated[Interval | None, SAFE] = None
+    """Steps, or ``"1 epoch"``, between evaluations that measure them too; absent: each one. The
+    last evaluation always does."""
 
     _check_every = field_validator("every")(check_interval)
 
@@ -283,7 +298,8 @@ class SweepKeys(Options):
     metric: Annotated[str, SAFE] = "val/loss"
     """What is optimised: a metric of the trials, its best value over each trial."""
     direction: Annotated[Literal["minimize", "maximize"], SAFE] = "minimize"
-    """Whether less of the metric is better, or more."""
+    """Whether less of the metric is better, or more; when absent, as a selected metric itself has
+    it."""
     max_trials: Annotated[Positive, SAFE] = 20
     """Points of the space to try; a larger number later extends the sweep."""
     max_hours: Annotated[float | None, SAFE, Field(gt=0)] = None
@@ -311,13 +327,6 @@ class SweepKeys(Options):
     _check_id = field_validator("id")(check_id)
     _check_trial_name = field_validator("trial_name")(check_placeholders)
 
-    @field_validator("metric")
-    @classmethod
-    def _measured(cls, value: str) -> str:
-        if value.startswith("val/") and value not in EVALUATED:
-            raise ValueError(f"'{value}' is not measured; known: {', '.join(EVALUATED)}")
-        return value
-
 
 class NoKeys(Options):
     """A kind's table without keys of its own."""
@@ -334,6 +343,7 @@ CORE_TABLES: Mapping[str, type[Options]] = {
 KIND_KEYS: Mapping[str, type[Options]] = {
     "data": DataKeys,
     "generation": GenerationKeys,
+    "metric": MetricKeys,
     "backend": BackendKeys,
     "tracker": TrackerKeys,
     "storage": StorageKeys,
@@ -349,6 +359,7 @@ DEFAULT_COMPONENTS: Mapping[str, Any] = {
     "generation": "sampler",
     "tracker": (),
     "callback": (),
+    "metric": (),
 }
 """Selected when a recipe does not say; ``model`` and ``data`` must be named."""
 

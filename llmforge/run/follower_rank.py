@@ -87,7 +87,7 @@ def follow_run(
     name = Path(plan.recipe.run.log_file)
     path = directory.path / name.with_name(f"{name.stem}-rank-{team.place.rank}{name.suffix}")
     with log_to(path, plan.recipe.run.log_level):
-        setup, sampling = _take_place(
+        setup, components, sampling = _take_place(
             plan,
             record,
             team=team,
@@ -101,6 +101,7 @@ def follow_run(
                 stack.enter_context(writer)
             ending = setup.loop(
                 plan.recipe,
+                manager=components.manager,
                 writer=writer,
                 signals=signals,
                 team=team,
@@ -126,7 +127,7 @@ def _take_place(
     signals: StopSignals,
     resume: Path | None,
     allow_data_change: bool,
-) -> tuple[TrainingSetup, Sampling]:
+) -> tuple[TrainingSetup, Components, Sampling]:
     components = Components(plan)
     notice = _Quiet().notice
     require_ready(plan, components, resolved=record.resolved, team=team, notice=notice)
@@ -148,7 +149,7 @@ def _take_place(
         signals=signals,
     )
     team.broadcast(None, patient=True)  # the leader has more to prepare
-    return setup, sampling
+    return setup, components, sampling
 
 
 def _outputs(plan: Plan, sampling: Sampling) -> LoopOutputs:

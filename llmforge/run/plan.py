@@ -31,6 +31,7 @@ IN_PROCESS_KINDS = (
     "schedule",
     "backend",
     "generation",
+    "metric",
     "callback",
 )
 """Kinds whose components live in the training process; trackers live in the courier."""

@@ -280,6 +280,7 @@ class _Start:
             stack.enter_context(self._system_sampler(telemetry))
             loop = setup.loop(
                 self._plan.recipe,
+                manager=self._components.manager,
                 writer=writer,
                 signals=self._signals,
                 team=self._team,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmforge.testing.contracts.callback import CallbackContract
     from llmforge.testing.contracts.data import DataContract, TokenDataContract
     from llmforge.testing.contracts.generation import GenerationContract
+    from llmforge.testing.contracts.metric import MetricContract
     from llmforge.testing.contracts.model import ModelContract
     from llmforge.testing.contracts.objective import ObjectiveContract
     from llmforge.testing.contracts.optimizer import OptimizerContract
@@ -46,6 +47,7 @@ _HOMES = {
     "CallbackContract": "contracts.callback",
     "DataContract": "contracts.data",
     "GenerationContract": "contracts.generation",
+    "MetricContract": "contracts.metric",
     "ModelContract": "contracts.model",
     "ObjectiveContract": "contracts.objective",
     "OptimizerContract": "contracts.optimizer",
@@ -71,6 +73,7 @@ __all__ = [
     "CallbackContract",
     "DataContract",
     "GenerationContract",
+    "MetricContract",
     "ModelContract",
     "ObjectiveContract",
     "OptimizerContract",

@@ -80,7 +80,8 @@ def test_all_of_them_work_together_in_one_run_that_stops_and_goes_on(
     recipes = [
         path.read_text(encoding="utf-8")
         for path in sorted(packages.glob("*/recipe.toml"))
-        if path.parent.name != "llmforge-new-sweep"  # has a test of its own
+        # these have tests of their own
+        if path.parent.name not in ("llmforge-new-sweep", "llmforge-new-metric")
     ]
     choices = [recipe.partition(base)[2] for recipe in recipes]
     (packages / "all.toml").write_text("".join([base, *choices, _LENGTH]), encoding="utf-8")
@@ -122,6 +123,16 @@ def test_the_new_sweeper_searches(environment: Environment, packages: Path) -> N
     trials = [json.loads(path.read_text()) for path in place.rglob("run.json")]
     assert [trial["state"] for trial in trials] == ["completed", "completed"]
     assert trials[0]["identity"]["hash"] != trials[1]["identity"]["hash"]
+
+
+def test_the_new_metric_is_measured(environment: Environment, packages: Path) -> None:
+    place = packages / "measured"
+    place.mkdir()
+    recipe = packages / "llmforge-new-metric" / "recipe.toml"
+    length = ("--set", "run.id=one", "--set", "train.max_steps=2", "--set", "eval.every=2")
+    environment.forge("train", recipe, "--profile", "test", *length, cwd=place)
+    rows = (place / "runs" / "one" / "metrics.jsonl").read_text().splitlines()
+    assert 0 <= json.loads(rows[-1])["val/new-metric"] <= 1
 
 
 def test_a_command_runs(environment: Environment, packages: Path) -> None:

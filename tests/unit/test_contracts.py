@@ -19,6 +19,7 @@ from llmforge.testing import (
     BackendContract,
     DataContract,
     GenerationContract,
+    MetricContract,
     ModelContract,
     ObjectiveContract,
     OptimizerContract,
@@ -152,6 +153,11 @@ class TestTokenData(BuiltIn, TokenDataContract):
             np.save(directory / f"{index}.npy", ids)
         np.save(directory / "validation.npy", np.arange(9))
         return {"path": str(directory), "validation": str(directory / "val*.npy")}
+
+
+@named("metric")
+class TestMetrics(BuiltIn, MetricContract):
+    kind = "metric"
 
 
 @named("optimizer")

@@ -39,6 +39,9 @@ TESTED_BY: Mapping[str, str] = {
     "forge_build_generator": (
         f"{_IN_A_RUN}::test_a_generator_is_built_over_a_model_in_evaluation_mode"
     ),
+    "forge_build_metric": (
+        "tests/unit/test_answers.py::test_forge_build_metric_is_asked_for_each_evaluation"
+    ),
     "forge_open_storage": (
         "tests/unit/test_remote_calls.py::test_forge_open_storage_is_given_the_whole_url"
     ),

@@ -38,6 +38,7 @@ from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_p
 from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
 from llmforge.run.signals import StopSignals
+from llmforge.run.training.answers import AnswerMetrics, measures_answers
 from llmforge.run.training.evaluation import rows_at_once
 from llmforge.run.training.loop import TrainingLoop
 from llmforge.run.training.loop_outputs import LoopOutputs
@@ -98,6 +99,7 @@ class TrainingSetup:
         self,
         recipe: Recipe,
         *,
+        manager: pluggy.PluginManager,
         writer: CheckpointWriter | None,
         signals: StopSignals,
         team: Team,
@@ -121,8 +123,31 @@ class TrainingSetup:
             team=team,
             reporter=reporter,
             outputs=outputs,
+            answers=self._answers(recipe, manager=manager, signals=signals, team=team),
             peak_flops=peak_flops(resolution.hardware, resolution.precision),
             set_step=set_step,
+        )
+
+    def _answers(
+        self,
+        recipe: Recipe,
+        *,
+        manager: pluggy.PluginManager,
+        signals: StopSignals,
+        team: Team,
+    ) -> AnswerMetrics | None:
+        split = self.prepared.splits.get("validation")
+        if not isinstance(split, ExampleSplit) or not measures_answers(recipe):
+            return None
+        return AnswerMetrics(
+            recipe,
+            manager=manager,
+            run=self.run,
+            engine=self.engine,
+            tokenizer=self.prepared.tokenizer,
+            split=split,
+            signals=signals,
+            team=team,
         )
 
     def resolved(self) -> dict[str, Any]:

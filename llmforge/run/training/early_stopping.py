@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmforge.recipe import Recipe
+from llmforge.recipe.measured import metric_direction
 from llmforge.run.trainer_state import Best, TrainerState
 
 
@@ -19,18 +20,26 @@ class EarlyStopping:
     def __init__(self, recipe: Recipe, state: TrainerState) -> None:
         self._options = recipe.early_stopping
         self._state = state
+        direction = metric_direction(recipe.selections, recipe.early_stopping.metric)
+        self._more_is_better = direction == "maximize"
 
     def judge(self, values: Mapping[str, float]) -> bool:
         """Take an evaluation; return whether it is the best so far."""
         state, metric = self._state, self._options.metric
         state.last_evaluation = dict(values)
-        value = values[metric]
-        if state.best is None or value < state.best.value - self._options.min_delta:
+        value = values.get(metric)
+        if value is None:
+            return False  # the metric has an interval of its own
+        if state.best is None or self._is_better(value, state.best.value):
             state.best = Best(metric, value, state.step)
             state.stale_evaluations = 0
             return True
         state.stale_evaluations += 1
         return False
+
+    def _is_better(self, value: float, best: float) -> bool:
+        delta = self._options.min_delta
+        return value > best + delta if self._more_is_better else value < best - delta
 
     def reason(self) -> str | None:
         """Return why the run should stop now; None when it should not."""

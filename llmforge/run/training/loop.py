@@ -29,6 +29,7 @@ from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.seeds import TRAINING, derive
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.trainer_state import TrainerState
+from llmforge.run.training.answers import AnswerMetrics
 from llmforge.run.training.early_stopping import EarlyStopping
 from llmforge.run.training.evaluation import evaluate
 from llmforge.run.training.loop_outputs import LoopOutputs, Rows, histograms
@@ -59,6 +60,7 @@ class TrainingLoop:
             to stop, all learn at the same step.
         reporter: shows progress.
         outputs: takes results.
+        answers: measures generated answers too, where the recipe asks for it.
         peak_flops: of the device, for MFU; None when unknown.
         set_step: told every step; must cost nothing.
     """
@@ -79,6 +81,7 @@ class TrainingLoop:
         team: Team,
         reporter: Reporter,
         outputs: LoopOutputs,
+        answers: AnswerMetrics | None,
         peak_flops: float | None,
         set_step: Callable[[int], None],
     ) -> None:
@@ -96,6 +99,7 @@ class TrainingLoop:
         self._stopping = Stopping(team, signals=signals, failure=outputs.failure)
         self._reporter = reporter
         self._outputs = outputs
+        self._answers = answers
         self._set_step = set_step
         train = recipe.train
         self._batch_size = train.batch_size
@@ -111,6 +115,7 @@ class TrainingLoop:
                 train.histograms_every,
             )
         )
+        self._answers_due = batches.epochs.due(parse_interval(recipe.metric.every or 1))
         self._first_step = self._last_saved = state.step
         self._totals = LossTotals(state, device=engine.device, team=team, window=train.log_every)
         self._pace = Pace(
@@ -320,8 +325,16 @@ class TrainingLoop:
             team=self._team,
             fewer=self._evaluate_fewer,
         )
+        if values is not None and self._answers is not None and self._answers_wanted():
+            self._reporter.phase(f"answering at step {self._state.step}")
+            measured = self._answers.measure(self._stopping.before_batch)
+            values = None if measured is None else values | measured
         self._pace.lap("evaluation")
         return values
+
+    def _answers_wanted(self) -> bool:
+        step = self._state.step
+        return step == self._last_step or self._answers_due(step)
 
     def _evaluate_fewer(self, rows: int) -> None:
         self._evaluation_rows = rows

@@ -24,6 +24,10 @@ HEAVY = (
     "tensorboard",
     "matplotlib",
     "mlflow",
+    "sacrebleu",
+    "rouge_score",
+    "sklearn",
+    "codebleu",
     "pandas",
     "wandb",
 )

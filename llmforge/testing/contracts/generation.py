@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 
 import pytest
@@ -13,6 +14,9 @@ from llmforge.interfaces import Completion, GenerationRequest, Generator, RunCon
 from llmforge.testing.contracts.base import Contract, build
 from llmforge.testing.stand_ins import TinyTokenizer
 from llmforge.testing.tiny_model import TinyModel
+
+TOKEN_PROMPTS = "token_prompts"
+"""What a generator supports that is given prompts as tokens."""
 
 PROMPTS = ("The river", "Bees", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich")
 
@@ -90,6 +94,30 @@ class GenerationContract(Contract):
         generator = self._build(plugin, run, model, tokenizer)
         with pytest.raises(UsageError):
             generator.generate(GenerationRequest(prompts=[""]))
+
+    def test_it_continues_tokens_as_it_does_their_text(
+        self, plugin: Component, generator: Generator
+    ) -> None:
+        if TOKEN_PROMPTS not in plugin.supports:
+            return  # it is never given any
+        ids = TinyTokenizer().encode_batch(list(PROMPTS))
+        texts = generator.generate(GenerationRequest(prompts=PROMPTS, max_new_tokens=3))
+        tokens = generator.generate(
+            GenerationRequest(prompts=PROMPTS, prompt_ids=ids, max_new_tokens=3)
+        )
+        assert [item.text for item in tokens] == [item.text for item in texts]
+        assert max(item.tokens for item in tokens) == 3
+
+    def test_a_further_token_that_ends_is_no_part_of_the_text(
+        self, plugin: Component, generator: Generator
+    ) -> None:
+        if TOKEN_PROMPTS not in plugin.supports:
+            return
+        request = GenerationRequest(prompts=PROMPTS[:1], max_new_tokens=4, greedy=True)
+        (whole,) = generator.generate(request)
+        first = TinyTokenizer().encode(whole.text)[0]
+        (ended,) = generator.generate(dataclasses.replace(request, stop_ids=frozenset({first})))
+        assert (ended.text, ended.tokens, ended.finish) == ("", 0, "eos")
 
     def test_the_model_is_left_as_it_was(self, generator: Generator, model: TinyModel) -> None:
         before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -22,7 +22,7 @@ class Instruct(Component, kind="data"):
     not. Which format the rows have is seen from their columns.
     """
 
-    supports = frozenset({"examples"})
+    supports = frozenset({"examples", "answers"})
 
     class Options(llmforge.Options):
         """Options of ``[data.instruct]``."""

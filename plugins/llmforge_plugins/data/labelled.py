@@ -21,7 +21,7 @@ class Labelled(Component, kind="data"):
     not, with the columns ``text``, ``pair`` and ``label``, of which the last two may be absent.
     """
 
-    supports = frozenset({"examples"})
+    supports = frozenset({"examples", "labels"})
 
     class Options(llmforge.Options):
         """Options of ``[data.labelled]``."""

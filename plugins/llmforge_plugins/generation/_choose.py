@@ -33,6 +33,8 @@ class Chooser:
         seeds: one seed per row.
         vocab_size: number of logits per row.
         device: where the logits are.
+        limit: tokens that are chosen at most, instead of the option.
+        greedy: take the likeliest whatever the options say.
     """
 
     def __init__(
@@ -43,10 +45,14 @@ class Chooser:
         seeds: Sequence[int],
         vocab_size: int,
         device: torch.device,
+        limit: int | None = None,
+        greedy: bool = False,
     ) -> None:
         self._options = options
-        self._greedy = options.greedy or options.temperature < _COLDEST
-        self._noise = None if self._greedy else _noise(seeds, options.max_new_tokens).to(device)
+        self._greedy = greedy or options.greedy or options.temperature < _COLDEST
+        self._noise = (
+            None if self._greedy else _noise(seeds, limit or options.max_new_tokens).to(device)
+        )
         self._seen = None
         if options.repetition_penalty != 1:
             self._seen = _seen(prompts, vocab_size).to(device)

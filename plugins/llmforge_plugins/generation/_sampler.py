@@ -77,7 +77,7 @@ class TextSampler:
         rows = self._rows(request)
         self._ends = request.stop_ids | {self._tokenizer.eos_id}
         eager = request.on_text is not None or bool(self._options.stop)
-        for row in self._run(rows, eager=eager):
+        for row in self._run(rows, request, eager=eager):
             row.seconds = time.perf_counter() - started
         return [
             Completion(
@@ -127,11 +127,13 @@ class TextSampler:
             )
         return [self._tokenizer.eos_id]
 
-    def _run(self, rows: Sequence[_Row], *, eager: bool) -> Iterator[_Row]:
+    def _run(
+        self, rows: Sequence[_Row], request: GenerationRequest, *, eager: bool
+    ) -> Iterator[_Row]:
         """Generate all rows; yield each one when it is finished."""
         device = _device(self._model)
         feed = feed_for(self._model, device=device, vocab_size=self._tokenizer.vocab_size)
-        limit = self._options.max_new_tokens
+        limit = request.max_new_tokens or self._options.max_new_tokens
         live = list(rows)
         chooser: Chooser | None = None
         tokens = torch.empty(0)
@@ -145,12 +147,14 @@ class TextSampler:
                 room = self._model.context - max(map(len, windows))
                 logits = feed.start(windows, room=min(room, limit - step))
             if chooser is None:
-                chooser = self._chooser(live, logits)
+                chooser = self._chooser(live, logits, limit=limit, greedy=request.greedy)
             tokens = chooser(logits, step)
             chosen = tokens.tolist()
             _check_finite(chosen, step)
             for row, token in zip(live, chosen, strict=True):
-                if not row.finish and self._take(row, token, eager=eager, last=step + 1 == limit):
+                if row.finish:
+                    continue
+                if self._take(row, token, eager=eager, last=step + 1 == limit):
                     yield row
             going = [place for place, row in enumerate(live) if not row.finish]
             if not going:
@@ -162,13 +166,17 @@ class TextSampler:
                     tokens = tokens[kept]
                     live = [live[place] for place in going]
 
-    def _chooser(self, rows: Sequence[_Row], logits: Tensor) -> Chooser:
+    def _chooser(
+        self, rows: Sequence[_Row], logits: Tensor, *, limit: int, greedy: bool
+    ) -> Chooser:
         return Chooser(
             self._options,
             prompts=[row.prompt_ids for row in rows],
             seeds=[row.seed for row in rows],
             vocab_size=logits.shape[-1],
             device=logits.device,
+            limit=limit,
+            greedy=greedy,
         )
 
     def _take(self, row: _Row, token: int, *, eager: bool, last: bool) -> bool:

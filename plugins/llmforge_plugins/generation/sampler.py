@@ -20,7 +20,7 @@ class Sampler(Component, kind="generation"):
     seeds give equal texts, and a text does not depend on what else is in its batch.
     """
 
-    supports = frozenset({"batches", "streaming", "kv_cache"})
+    supports = frozenset({"batches", "streaming", "kv_cache", "token_prompts"})
 
     class Options(llmforge.Options):
         """``[generation.sampler]``."""
