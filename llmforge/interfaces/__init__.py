@@ -26,7 +26,14 @@ from llmforge.interfaces.examples import (
 )
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
 from llmforge.interfaces.metric import Metric, Needs
-from llmforge.interfaces.model import IGNORE_INDEX, Batch, Cache, LanguageModel, model_blocks
+from llmforge.interfaces.model import (
+    IGNORE_INDEX,
+    Batch,
+    Cache,
+    LanguageModel,
+    SourceReader,
+    model_blocks,
+)
 from llmforge.interfaces.objective import (
     FORMS,
     ExampleEncoder,
@@ -72,6 +79,7 @@ __all__ = [
     "RunContext",
     "Slice",
     "SlicedTensors",
+    "SourceReader",
     "Space",
     "StepResult",
     "Storage",

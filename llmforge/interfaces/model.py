@@ -88,6 +88,30 @@ class LanguageModel(Protocol):
         ...
 
 
+class SourceReader(Protocol):
+    """What a model of the form ``seq2seq`` offers besides ``loss``, to write after a source.
+
+    Attributes:
+        start_id: the token it begins to write with.
+    """
+
+    start_id: int
+
+    def read(self, inputs: Tensor, lengths: Tensor) -> Any:
+        """Return a cache of sources, int64 [rows, positions] of which ``lengths`` [rows] count.
+
+        It has the ``select`` of :class:`Cache`.
+        """
+        ...
+
+    def __call__(self, inputs: Tensor, *, cache: Any) -> Tensor:
+        """Return logits [rows, positions, vocabulary] after what was written so far, and extend it.
+
+        ``inputs``, int64 [rows, positions], begin with ``start_id``.
+        """
+        ...
+
+
 def model_blocks(model: Module) -> list[Module]:
     """Return the layers a model is a stack of: of its module lists, the one with most weights.
 

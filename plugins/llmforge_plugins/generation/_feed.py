@@ -13,7 +13,14 @@ _PREFILL_LOGITS = 1 << 24
 
 
 class Feed(Protocol):
-    """A model that is being read a growing window of tokens per row."""
+    """A model that is being read a growing window of tokens per row.
+
+    Attributes:
+        apart: what is generated is not part of the window: an encoder has read that, and a decoder
+            begins with nothing.
+    """
+
+    apart: bool
 
     def start(self, windows: Sequence[Sequence[int]], *, room: int) -> Tensor:
         """Start again with these tokens per row; return the logits after each, [rows, vocabulary].
@@ -32,14 +39,52 @@ class Feed(Protocol):
 
 
 def feed_for(model: Any, *, device: torch.device, vocab_size: int) -> Feed:
-    """Return the faster feed the model can do."""
+    """Return the fastest feed the model can do."""
+    if getattr(model, "read", None) is not None:
+        return Sources(model, device=device)
     if getattr(model, "new_cache", None) is None:
         return Recomputed(model, device=device)
     return Cached(model, device=device, vocab_size=vocab_size)
 
 
+class Sources:
+    """Reads each window once as a source, and writes after it; see :class:`llmforge.interfaces.SourceReader`."""
+
+    apart = True
+
+    def __init__(self, model: Any, *, device: torch.device) -> None:
+        self._model = model
+        self._device = device
+        self._cache: Any = None
+
+    def start(self, windows: Sequence[Sequence[int]], *, room: int) -> Tensor:
+        """Read the sources, equal ones once."""
+        del room
+        distinct = {tuple(window): None for window in windows}
+        place = {window: row for row, window in enumerate(distinct)}
+        inputs, lengths = _padded(list(distinct), self._device)
+        self._cache = self._model.read(inputs, torch.tensor(lengths, device=self._device))
+        if len(distinct) < len(windows):
+            picked = [place[tuple(window)] for window in windows]
+            self._cache.select(torch.tensor(picked, device=self._device))
+        begin = torch.full((len(windows),), self._model.start_id, device=self._device)
+        return self.advance(begin)
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """Write one more token after each source."""
+        logits: Tensor = self._model(tokens[:, None], cache=self._cache)
+        return logits[:, -1]
+
+    def keep(self, rows: Tensor) -> bool:
+        """Drop rows."""
+        self._cache.select(rows)
+        return True
+
+
 class Cached:
     """Computes each token once; see :class:`llmforge.interfaces.Cache`."""
+
+    apart = False
 
     def __init__(self, model: Any, *, device: torch.device, vocab_size: int) -> None:
         self._model = model
@@ -95,6 +140,8 @@ class Cached:
 
 class Recomputed:
     """Computes the whole window again for each token, for models without a cache."""
+
+    apart = False
 
     def __init__(self, model: Any, *, device: torch.device) -> None:
         self._model = model

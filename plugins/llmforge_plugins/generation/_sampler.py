@@ -66,6 +66,8 @@ class TextSampler:
         self._model = model
         self._tokenizer = tokenizer
         self._notice = notice
+        # An encoder reads the prompt, and what a decoder writes does not continue it.
+        self._apart = getattr(model, "read", None) is not None
         self._ends: frozenset[int | None] = frozenset()
 
     @torch.inference_mode()
@@ -101,7 +103,7 @@ class TextSampler:
             for _ in range(request.samples):
                 stream = TextStream(
                     self._tokenizer.decode,
-                    prompt=begin,
+                    prompt=() if self._apart else begin,
                     stop=self._options.stop,
                     on_text=_told_as(len(rows), request.on_text),
                 )
@@ -144,7 +146,7 @@ class TextSampler:
                 room -= 1
             else:
                 windows = [row.window(self._model.context) for row in live]
-                room = self._model.context - max(map(len, windows))
+                room = limit if feed.apart else self._model.context - max(map(len, windows))
                 logits = feed.start(windows, room=min(room, limit - step))
             if chooser is None:
                 chooser = self._chooser(live, logits, limit=limit, greedy=request.greedy)
@@ -171,7 +173,7 @@ class TextSampler:
     ) -> Chooser:
         return Chooser(
             self._options,
-            prompts=[row.prompt_ids for row in rows],
+            prompts=[[] if self._apart else row.prompt_ids for row in rows],
             seeds=[row.seed for row in rows],
             vocab_size=logits.shape[-1],
             device=logits.device,

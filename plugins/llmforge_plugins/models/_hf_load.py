@@ -52,7 +52,14 @@ class Loaded:
 
 
 def load(
-    options: Any, run: RunContext, *, auto_class: str, vocab_size: int, name: str, **settings: Any
+    options: Any,
+    run: RunContext,
+    *,
+    auto_class: str,
+    vocab_size: int,
+    name: str,
+    new: Sequence[str] = (),
+    **settings: Any,
 ) -> Loaded:
     """Return the model that ``options`` name, with room for ``vocab_size`` tokens.
 
@@ -65,6 +72,7 @@ def load(
         auto_class: of ``transformers``, such as ``AutoModelForCausalLM``.
         vocab_size: ids that the tokenizer has.
         name: of the component, for messages.
+        new: first parts of the names of weights that may be missing, and are drawn then.
         settings: further values of the configuration, such as ``num_labels``.
 
     Raises:
@@ -91,7 +99,7 @@ def load(
         model = _from_config(auto, config, options)
     else:
         assert source is not None
-        model = _from_weights(auto, source, config, options)
+        model = _from_weights(auto, source, config, options, new=new)
         if grown:
             grow_vocabulary(model, vocab_size)
     if grown and not outline:
@@ -266,7 +274,9 @@ def _made(options: Any) -> dict[str, Any]:
     }
 
 
-def _from_weights(auto: Any, source: Source, config: Any, options: Any) -> Any:
+def _from_weights(
+    auto: Any, source: Source, config: Any, options: Any, *, new: Sequence[str]
+) -> Any:
     """Read the weights on the host, check that they are the model's, and move them."""
     device = torch.get_default_device()
     folder = weights_folder(source)
@@ -279,7 +289,7 @@ def _from_weights(auto: Any, source: Source, config: Any, options: Any) -> Any:
             output_loading_info=True,
             **_made(options),
         )
-    _check_weights(found, folder)
+    _check_weights(found, folder, new=new)
     return model.to(device)
 
 
@@ -318,10 +328,11 @@ def _require_shards(source: Source, index: Path) -> None:
         )
 
 
-def _check_weights(found: Mapping[str, Any], folder: Path) -> None:
+def _check_weights(found: Mapping[str, Any], folder: Path, *, new: Sequence[str]) -> None:
     """Refuse weights that are not those of the model; ``found`` is what transformers tells."""
     mismatched = [str(entry[0]) for entry in found.get("mismatched_keys", ())]
-    missing = sorted(str(key) for key in found.get("missing_keys", ()))
+    absent = sorted(str(key) for key in found.get("missing_keys", ()))
+    missing = [key for key in absent if key.partition(".")[0] not in new]
     wrong = [
         f"{what}: {_few(names)}"
         for what, names in (("missing", missing), ("of another shape", mismatched))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmforge import Component, Problem, hookimpl
-from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
+from llmforge.interfaces import RunContext, Tokenizer
 from llmforge_plugins._zoo import presets_of
 from llmforge_plugins.models._hf_options import PretrainedOptions, source_problems
 
@@ -44,7 +44,7 @@ class HfEncoder(Component, kind="model"):
         return problems
 
     @hookimpl
-    def forge_build_model(self, run: RunContext, tokenizer: Tokenizer) -> LanguageModel:
+    def forge_build_model(self, run: RunContext, tokenizer: Tokenizer) -> Any:
         """Load the weights, or draw them; a new head is drawn."""
         from llmforge_plugins.models._hf_encoder import build
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmforge import Component, Problem, hookimpl
-from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
+from llmforge.interfaces import RunContext, Tokenizer
 from llmforge_plugins._zoo import presets_of
 from llmforge_plugins.models._hf_options import PretrainedOptions, source_problems
 
@@ -43,7 +43,7 @@ class HfSeq2Seq(Component, kind="model"):
         return problems
 
     @hookimpl
-    def forge_build_model(self, run: RunContext, tokenizer: Tokenizer) -> LanguageModel:
+    def forge_build_model(self, run: RunContext, tokenizer: Tokenizer) -> Any:
         """Load the weights, or draw them; the embedding grows to the tokenizer's vocabulary."""
         from llmforge_plugins.models._hf_seq2seq import build
 
