@@ -331,12 +331,12 @@ def _summarise(result: TrainResult) -> None:
     out.print(f"\n{result.run.id}: {result.state} ({result.reason})", style="bold")
     if best:
         out.print(f"  best {best['metric']} {best['value']:.4f} at step {best['step']}")
-    for name in ("val/loss", "val/perplexity", "val/bits_per_byte"):
-        if name in result.metrics:
-            out.print(f"  final {name} {result.metrics[name]:.4f}")
+    for name, value in result.metrics.items():
+        if name.startswith("val/"):
+            out.print(f"  final {name} {value:.4f}")
     for sample in result.samples:
         out.print()
-        out.print(sample["prompt"], style="bold", end="")
+        out.print(sample["prompt"], style="bold", end="\n" if sample.get("answers") else "")
         out.print(sample["text"])
     out.print()
     out.print(f"  run:      {directory.path}")

@@ -349,7 +349,8 @@ class _Start:
         finished = ending.state != "interrupted"
         samples: list[dict[str, Any]] = []
         if finished:
-            self._reporter.phase("generating samples")
+            if self._plan.recipe.generation.prompts:
+                self._reporter.phase("generating samples")
             samples = self._sampling.at(state.step)
         self._signals.check()
         for path in self._artifacts():

@@ -176,7 +176,9 @@ def _metrics(
     loss_sum: float, count: int, *, split: TokenSplit | ExampleSplit, name: str
 ) -> dict[str, float]:
     loss = loss_sum / count
-    values = {f"{name}/loss": loss, f"{name}/perplexity": math.exp(min(loss, 700.0))}
+    values = {f"{name}/loss": loss}
+    if isinstance(split, TokenSplit) or split.objective.form != "classify":  # a label is no token
+        values[f"{name}/perplexity"] = math.exp(min(loss, 700.0))
     if split.n_bytes is not None:
         values[f"{name}/bits_per_byte"] = loss_sum / math.log(2) / split.n_bytes
     return values
