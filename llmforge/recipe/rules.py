@@ -37,6 +37,8 @@ _TOKENS = "tokens"
 _EXAMPLES = "examples"
 """What data supports that is not running text."""
 _NEXT_TOKEN = "next_token"
+_READING = frozenset({"mlm", "classify"})
+"""Forms of models that write no text."""
 _NO_TEXT = "no_text"
 """What a tokenizer supports that can be had without text."""
 _ANSWERS = "answers"
@@ -323,6 +325,10 @@ def _objective_fits_model_and_data(draft: Draft) -> Iterator[Finding]:
         message = f"the model '{draft.selections['model'][0].name}' is not made for '{name}'"
         remedy = f"an objective it is made for: {', '.join(sorted(made_for))}"
         yield Finding(("objective", "name"), message, remedy)
+    generation = draft.table("generation", GenerationKeys)
+    if generation and generation.prompts and objective.supports <= _READING:
+        message = f"a model that is trained for '{name}' does not write"
+        yield Finding(("generation", "prompts"), message, "take them out: generation.prompts = []")
     if (
         data is not None
         and _EXAMPLES not in data.supports

@@ -77,7 +77,8 @@ class Sampling:
             return []
         with self._engine.gathered() as model:
             completions = self._generate(model)
-        rows = [_row(step, item) for item in completions]
+        answers = {} if self._chat is None else {"answers": True}
+        rows = [_row(step, item) | answers for item in completions]
         if self._directory is None:
             return rows
         cut_rows(self._directory.samples, from_step=step)

@@ -48,7 +48,7 @@ def feed_for(model: Any, *, device: torch.device, vocab_size: int) -> Feed:
 
 
 class Sources:
-    """Reads each window once as a source, and writes after it; see :class:`llmforge.interfaces.SourceReader`."""
+    """Reads each window, and writes after it; see :class:`llmforge.interfaces.SourceReader`."""
 
     apart = True
 
