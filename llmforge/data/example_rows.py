@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from llmforge.data.cache_entry import Meta, StoredFile, cached, mapped
 from llmforge.data.chat_template import TEMPLATES, ChatTemplate, TemplateError
+from llmforge.data.packing import Bins, first_fit_decreasing
 from llmforge.data.supervision import Supervised, Supervision
 from llmforge.errors import DataError
 from llmforge.interfaces import (
@@ -83,6 +84,7 @@ class ExampleSplit:
         starts: where each row begins, and the end of the last; int64 [rows + 1].
         tally: what became of the examples.
         template: SHA-256 of the template they were laid out with.
+        bins: which of them are packed together; None when each is on its own.
     """
 
     ids: NDArray[Any]
@@ -90,6 +92,7 @@ class ExampleSplit:
     starts: NDArray[np.int64]
     tally: Tally
     template: str
+    bins: Bins | None = None
 
     shards = ()
     n_bytes = None
@@ -113,6 +116,16 @@ class ExampleSplit:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row."""
         return np.diff(self.starts)
+
+    @property
+    def sequences(self) -> int:
+        """Number of rows as a batch counts them: of bins when there are any."""
+        return self.rows if self.bins is None else self.bins.count
+
+    @cached_property
+    def inputs(self) -> NDArray[np.int64]:
+        """Inputs of each of ``sequences``: of every example one fewer than it has tokens."""
+        return self.lengths - 1 if self.bins is None else self.bins.sums(self.lengths - 1)
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
@@ -163,6 +176,7 @@ def prepare_examples(
     cache: Path,
     notice: Callable[[str], None],
     check_stop: Callable[[], None],
+    packed: bool = False,
 ) -> dict[str, ExampleSplit]:
     """Return every split of ``data`` as rows, from the cache or made now.
 
@@ -173,6 +187,8 @@ def prepare_examples(
         cache: root of the cache.
         notice: told what became of examples that are not used as they are.
         check_stop: called every few hundred examples.
+        packed: put several rows into one of ``context`` inputs. Which ones takes a second for a
+            million rows and is not kept.
 
     Raises:
         DataError: an example cannot be laid out, nothing of a split is learned, or the cache cannot
@@ -215,7 +231,11 @@ def prepare_examples(
         _require_rows(data, name, split, context)
         if text := _tally_text(split.tally):
             notice(f"{name}: {text}")
-    return found
+    return {name: _packed(split, context) for name, split in found.items()} if packed else found
+
+
+def _packed(split: ExampleSplit, context: int) -> ExampleSplit:
+    return replace(split, bins=first_fit_decreasing(split.lengths - 1, context))
 
 
 def _laid_out(

@@ -52,7 +52,10 @@ class InstructData:
             split for split in SPLITS if split in files or split == "validation"
         )
         self.layout = ExampleLayout(
-            template=options.template, train_on=options.train_on, truncate=options.truncate
+            template=options.template,
+            train_on=options.train_on,
+            truncate=options.truncate,
+            packing=options.packing,
         )
         self.fingerprint = self._fingerprint()
         names = [path.name for paths in files.values() for path in paths]
