@@ -16,10 +16,10 @@ from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
 from llmforge.errors import RecipeError, RunError, UsageError
 from llmforge.generation import LoadedModel, build_generator, load_checkpoint
-from llmforge.interfaces import Batch
+from llmforge.interfaces import Batch, Objective
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe.measured import selected_metrics
-from llmforge.run.setup.build import open_data, prepare_splits
+from llmforge.run.setup.build import open_data, packs_examples, prepare_splits
 from llmforge.run.training.answers import answer_metrics, measure_answers, measures_answers
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.rundir import RunDirectory, RunRecord, read_record
@@ -140,10 +140,9 @@ def _tokens(
     loaded: LoadedModel, split: str, notice: Callable[[str], None]
 ) -> TokenSplit | ExampleSplit:
     selection = loaded.recipe.selected("data")
-    objective = loaded.recipe.selected("objective")
-    manager = build_manager(
-        [load(item.kind, item.name)(item.options) for item in (selection, objective)]
-    )
+    how = loaded.recipe.selected("objective")
+    manager = build_manager([load(item.kind, item.name)(item.options) for item in (selection, how)])
+    objective: Objective = call_factory(manager, "forge_build_objective", run=loaded.run)
     record = _record(loaded.checkpoint)
     data = open_data(manager, dataclasses.replace(loaded.run, resolved=record.resolved))
     if split not in data.splits:
@@ -155,11 +154,12 @@ def _tokens(
     splits = prepare_splits(
         data,
         loaded.tokenizer,
-        objective=call_factory(manager, "forge_build_objective", run=loaded.run),
+        objective=objective,
         context=loaded.recipe.context,
         cache=loaded.run.cache,
         notice=notice,
         check_stop=lambda: None,
+        packed=packs_examples(data, loaded.run, objective),
     )
     return splits[split]
 

@@ -79,11 +79,11 @@ def show(
     from llmforge.data.example_rows import ExampleSplit
     from llmforge.errors import UsageError
     from llmforge.recipe import load_recipe
-    from llmforge.run.setup.build import data_ahead
+    from llmforge.run.setup.build import data_ahead, packing_line
 
     overrides = options.recipe_overrides(recipe, profile=profile, assignments=assignments)
     loaded = load_recipe(recipe, profile=profile, overrides=overrides)
-    with data_ahead(loaded, notice=error_console().print) as (_, prepared):
+    with data_ahead(loaded, notice=error_console().print) as (run, prepared):
         splits = {
             name: found
             for name, found in prepared.splits.items()
@@ -103,4 +103,5 @@ def show(
         out = console()
         out.print(prepared.data.description)
         print_splits(out, audits)
+        out.print(packing_line(prepared, run, micro=run.train.batch_size))
         print_examples(out, prepared.tokenizer, splits[split], count=count)

@@ -50,6 +50,9 @@ from llmforge.rundir.atomic import sync_directory
 
 AnyData = Data | TokenData | ExampleData
 
+_SEGMENTS = "segments"
+"""What a model supports that keeps the examples of one row apart."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
@@ -130,6 +133,7 @@ def prepare_data(
         cache=run.cache,
         notice=run.notice,
         check_stop=check_stop,
+        packed=packs_examples(data, run, objective),
     )
     if "train" not in splits:
         raise DataError(f"the data has no split named 'train', only {', '.join(splits)}")
@@ -154,8 +158,9 @@ def prepare_splits(
     cache: Path,
     notice: Callable[[str], None],
     check_stop: Callable[[], None],
+    packed: bool,
 ) -> Mapping[str, TokenSplit | ExampleSplit]:
-    """Return the splits of any data as tokens, or as rows of tokens.
+    """Return the splits of any data as tokens, or as rows of tokens, which may be ``packed``.
 
     Raises:
         DataError: the data cannot be used, or the cache cannot be written.
@@ -169,8 +174,44 @@ def prepare_splits(
             cache=cache,
             notice=notice,
             check_stop=check_stop,
+            packed=packed,
         )
     return prepare_tokens(data, tokenizer, cache=cache, notice=notice, check_stop=check_stop)
+
+
+def packs_examples(data: AnyData, run: RunContext, objective: Objective) -> bool:
+    """Return whether examples share rows: as the run was started, else as its parts have it.
+
+    It decides which examples make a batch, so a model that learns to keep examples apart later does
+    not change a run that has started.
+    """
+    if not isinstance(data, ExampleData) or data.layout.packing is False or not objective.packs:
+        return False
+    kept = run.resolved.get("packed", not run.resolved)
+    return bool(kept) and _SEGMENTS in load("model", run.config["model"]["name"]).supports
+
+
+def packing_line(prepared: PreparedData, run: RunContext, *, micro: int) -> str | None:
+    """Return how training examples are in rows, and the share of padding; None for text.
+
+    Args:
+        prepared: the data.
+        run: whose context the rows have, and whose model decides.
+        micro: rows of a micro-batch, which are padded to the longest of them.
+    """
+    batches, data = prepared.batches, prepared.data
+    if not isinstance(batches, ExampleBatches) or not isinstance(data, ExampleData):
+        return None
+    rows = prepared.splits["train"]
+    assert isinstance(rows, ExampleSplit)
+    if batches.packed:
+        how = f"in {batches.n_windows:,} packed rows of {run.context}"
+    elif data.layout.packing is False:
+        how = "in rows of their own (packing = false), those of like length together"
+    else:
+        model = run.config["model"]["name"]
+        how = f"in rows of their own (model '{model}' does not keep packed ones apart)"
+    return f"train: {rows.rows:,} examples {how}, {batches.padding(micro):.0%} padding"
 
 
 def _train_batches(
