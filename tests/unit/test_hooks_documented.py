@@ -39,6 +39,9 @@ TESTED_BY: Mapping[str, str] = {
     "forge_build_generator": (
         f"{_IN_A_RUN}::test_a_generator_is_built_over_a_model_in_evaluation_mode"
     ),
+    "forge_build_objective": (
+        "tests/unit/test_objectives.py::test_forge_build_objective_makes_what_makes_the_rows"
+    ),
     "forge_build_metric": (
         "tests/unit/test_answers.py::test_forge_build_metric_is_asked_for_each_evaluation"
     ),

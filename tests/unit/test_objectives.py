@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from recipe_parts import write
 
+import llmforge
+from llmforge import hookimpl
 from llmforge.data.example_batches import ExampleBatches, example_evaluation_batches
 from llmforge.data.example_rows import ExampleSplit, prepare_examples
 from llmforge.errors import DataError, RecipeError
@@ -19,11 +21,13 @@ from llmforge.interfaces import (
     ExampleLayout,
     Message,
     Objective,
+    Row,
     TextExample,
 )
 from llmforge.plugins import load
 from llmforge.recipe import load_recipe
 from llmforge.testing import TinyChatTokenizer, example_encoder, run_context
+from llmforge.testing.contracts.base import build
 
 _EOS, _BOS, _MASK = 256, 257, 258
 
@@ -74,6 +78,28 @@ def rows_of(made: Objective, path: Path, *examples: Example, context: int = 64) 
         check_stop=lambda: None,
     )
     return found["train"]
+
+
+def test_forge_build_objective_makes_what_makes_the_rows(tmp_path: Path) -> None:
+    class Halves(Objective):
+        key = ("halves",)
+
+        def rows(self, example: Example, encoder: Any) -> Any:
+            total, rows = super().rows(example, encoder)
+            return total, [Row(row.ids[::2], row.scored[::2]) for row in rows]
+
+    class Component(llmforge.Component, kind="objective"):
+        supports = frozenset({"next_token"})
+
+        @hookimpl
+        def forge_build_objective(self) -> Objective:
+            return Halves()
+
+    example = asked("Why is it so?", "Because.")
+    whole = rows_of(Objective(), tmp_path, example)
+    made = build(Component(), "forge_build_objective", run=run_context(tmp_path))
+    half = rows_of(made, tmp_path, example)
+    assert half.row(0)[0].tolist() == whole.row(0)[0][::2].tolist()
 
 
 # seq2seq
@@ -160,7 +186,7 @@ def test_eight_of_ten_hidden_tokens_are_masked_and_one_is_another(tmp_path: Path
     split = rows_of(made, tmp_path, *[TextExample(text="a" * 60, source="a:1")] * 200)
     (batch,) = example_evaluation_batches(split, context=64, batch_size=200)
     hidden = batch["targets"] != IGNORE_INDEX
-    shown = batch["inputs"][hidden]
+    shown = batch["inputs"].gather(1, batch["places"])[hidden]
     assert 0.76 < float((shown == _MASK).double().mean()) < 0.84
     assert 0.07 < float((shown == ord("a")).double().mean()) < 0.13
     (again,) = example_evaluation_batches(split, context=64, batch_size=200)

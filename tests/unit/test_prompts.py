@@ -10,6 +10,7 @@ from chat_styles import STYLES, TALK, tokenizer
 from llmforge.data.chat_template import TEMPLATES, TemplateError, template_of
 from llmforge.data.prompts import (
     ChatPrompts,
+    PromptLayout,
     chosen,
     load_prompts,
     prompt_request,
@@ -17,6 +18,7 @@ from llmforge.data.prompts import (
 )
 from llmforge.data.supervision import Supervision
 from llmforge.errors import UsageError
+from llmforge.interfaces import Objective
 from llmforge.interfaces.examples import Message
 
 
@@ -96,8 +98,12 @@ def test_messages_are_asked_of_a_run_without_a_template() -> None:
 
 def test_the_template_is_kept_beside_the_tokenizer(tmp_path: Path) -> None:
     tokens = tokenizer("<|endoftext|>")
-    assert load_prompts(tmp_path, tokens) is None
+
+    def loaded() -> PromptLayout | None:
+        return load_prompts(tmp_path, tokens, objective=Objective(), context=32)
+
+    assert loaded() is None
     save_template(tmp_path, template_of(TEMPLATES["plain"], name="plain", tokenizer=tokens))
-    loaded = load_prompts(tmp_path, tokens)
-    assert loaded is not None
-    assert loaded.template.source == (tmp_path / "chat_template.jinja").read_text()
+    found = loaded()
+    assert isinstance(found, ChatPrompts)
+    assert found.template.source == (tmp_path / "chat_template.jinja").read_text()
