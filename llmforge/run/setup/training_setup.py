@@ -13,7 +13,7 @@ import torch
 
 from llmforge.checkpoint import CheckpointWriter
 from llmforge.data.audit import SplitAudit, audit, audit_lines, audit_warnings
-from llmforge.data.chat_prompts import chosen, save_template
+from llmforge.data.chat_prompts import save_template
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.labels import save_labels
 from llmforge.distributed import Team, leader_first
@@ -89,7 +89,8 @@ class TrainingSetup:
             run=self.run,
             engine=self.engine,
             tokenizer=self.prepared.tokenizer,
-            chat=chosen(self.prepared.chat, wanted=recipe.generation.chat),
+            template=self.prepared.chat,
+            epochs=self.prepared.batches.epochs,
             directory=directory,
             emit=emit,
             signals=signals,
