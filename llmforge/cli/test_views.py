@@ -20,8 +20,8 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
         Column("test", fold=True),
         Column("response", fold=True),
         Column("tokens", right=True),
-        Column("tokens/s", right=True),
-        Column("distinct-1/2", right=True),
+        Column("speed", right=True),
+        Column("distinct", right=True),
         Column("repetition", right=True),
         Column("checks", styles={"passed": "green"}),
     ]
@@ -43,26 +43,42 @@ def print_comparison(
         prompts: of the tests.
         runs: reports by the name of the run.
     """
-    width = max(map(len, runs))
     for index, prompt in enumerate(prompts):
-        name = next(iter(runs.values()))["tests"][index]["name"]
+        items = {run: report["tests"][index] for run, report in runs.items()}
+        name = next(iter(items.values()))["name"]
         console.print(f"\ntest {name}: {prompt}", style="bold")
-        for run, report in runs.items():
-            item = report["tests"][index]
-            tokens, speed, distinct, repeated = _numbers(item)
-            console.print(f"  {run:<{width}}  {verdict(item)}", style="dim")
-            console.print(f"    {item['response']!r}")
-            console.print(
-                f"    {tokens} tokens in {item['seconds']:.2f} s ({speed}/s), "
-                f"distinct-1/2 {distinct}, repetition {repeated}, ended by {item['finish']}",
-                style="dim",
-            )
+        if console.is_terminal:
+            _print_columns(console, items)
+            continue
+        for run, item in items.items():
+            console.print(f"  {run}: {item['response']!r}")
+            console.print(f"    {_numbers_line(item)}")
     console.print()
     columns = [
         Column("run", fold=True),
-        *(Column(name, right=True) for name in ("passed", "tokens", "tokens/s", "repetition")),
+        *(Column(name, right=True) for name in ("passed", "tokens", "speed", "repetition")),
     ]
     print_table(console, columns, [[run, *_totals(report)] for run, report in runs.items()])
+
+
+def _print_columns(console: Console, items: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the responses to one test side by side."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(expand=True, show_footer=True)
+    for run, item in items.items():
+        table.add_column(Text(run), ratio=1, footer=Text(_numbers_line(item)), footer_style="dim")
+    table.add_row(*(Text(item["response"]) for item in items.values()))
+    console.print(table)
+
+
+def _numbers_line(item: Mapping[str, Any]) -> str:
+    tokens, speed, distinct, repeated = _numbers(item)
+    return (
+        f"{verdict(item)}; {tokens} tokens in {item['seconds']:.2f} s ({speed}), "
+        f"distinct-1/2 {distinct}, repetition {repeated}, ended by {item['finish']}"
+    )
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -89,7 +105,7 @@ def _percent(report: Mapping[str, Any]) -> str:
 def _numbers(item: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return (
         str(item["tokens"]),
-        f"{item['tokens_per_second']:,.0f}",
+        f"{item['tokens_per_second']:,.0f}/s",
         f"{item['distinct_1']:.2f}/{item['distinct_2']:.2f}",
         f"{item['repetition']:.2f}",
     )
@@ -103,7 +119,7 @@ def _totals(report: Mapping[str, Any]) -> list[str]:
     return [
         _percent(report) or "no checks",
         f"{tokens:,}",
-        f"{tokens / max(seconds, 1e-9):,.0f}",
+        f"{tokens / max(seconds, 1e-9):,.0f}/s",
         f"{repeated:.2f}",
     ]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from llmforge.errors import Problem, RecipeError
-from llmforge.options import Options, problems_from
+from llmforge.options import Options, closest, problems_from
 
 _REMEDY = (
     'a test is a line such as {"prompt": "2 + 2 =", "checks": {"contains": "4", "max_length": 8}}'
@@ -121,11 +122,17 @@ def _test(line: str, *, where: str) -> GenerationTest:
         return GenerationTest.model_validate_json(line)
     except ValidationError as error:
         found = problems_from(error, prefix="", options=GenerationTest, table=table)
-        problems = [
-            Problem(key=item.key, message=item.message, where=where, remedy=item.remedy or _REMEDY)
-            for item in found
-        ]
+        problems = [replace(item, where=where, remedy=_remedy(item)) for item in found]
         raise RecipeError(problems, source=where) from None
+
+
+def _remedy(problem: Problem) -> str:
+    if problem.message != "unknown key":
+        return "" if problem.key else _REMEDY
+    table, _, name = problem.key.rpartition(".")
+    known = Checks if table == "checks" else TestMessage if table else GenerationTest
+    near = closest(name, known.model_fields)
+    return f"did you mean '{near}'?" if near else f"known keys: {', '.join(known.model_fields)}"
 
 
 def _broken(where: str, message: str) -> RecipeError:
