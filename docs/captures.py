@@ -125,7 +125,29 @@ def plugin(cwd: Path) -> None:
     keep("budget.txt", "\n".join(x for x in trained.splitlines() if x.startswith(wanted)))
 
 
-PARTS = {"training": training, "sweep": sweep, "plugin": plugin}
+def answers(cwd: Path) -> None:
+    """Fine-tune with metrics and tests, and compare two checkpoints."""
+    page = (DOCS / "how-to" / "metrics-and-tests.md").read_text(encoding="utf-8")
+    (tests,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (cwd / "prompts.jsonl").write_text(tests, encoding="utf-8")
+    (cwd / "chat.toml").write_text(
+        'extends = "alpaca_custom_tiny"\n[run]\nid = "chat"\n[metric]\n'
+        'names = ["chrf", "exact_match"]\nmax_new_tokens = 40\n[generation]\nprompts = []\n'
+        'tests = "prompts.jsonl"\n',
+        encoding="utf-8",
+    )
+    trained = run("forge train chat.toml --profile development", cwd=cwd).splitlines()
+    end = next(number for number, line in enumerate(trained) if line.startswith("chat: "))
+    shown = [line for line in trained[:end] if line.startswith("evaluation at")]
+    keep(
+        "answers.txt",
+        "\n".join([*shown, "…", *trained[end : trained.index("  run:      runs/chat")]]),
+    )
+    compared = run("forge generate --compare chat@100 chat@last --tests prompts.jsonl", cwd=cwd)
+    keep("compare.txt", compared)
+
+
+PARTS = {"training": training, "answers": answers, "sweep": sweep, "plugin": plugin}
 
 
 def main(names: list[str]) -> None:

@@ -76,7 +76,9 @@ class SamplesGenerated(Event):
     """Generated texts, a row each.
 
     A row has ``step``, ``prompt``, ``text``, ``tokens`` (their number), ``finish``,
-    ``seconds_per_token``, ``distinct_1`` and ``distinct_2``.
+    ``seconds_per_token``, ``distinct_1`` and ``distinct_2``. That of a test has ``seconds`` and
+    ``tokens_per_second`` instead, and ``repetition``, ``test`` (its name), ``passed`` (None when
+    it checks nothing) and ``failed`` (names of checks).
     """
 
     hook: ClassVar[str] = "forge_samples"

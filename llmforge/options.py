@@ -86,6 +86,8 @@ def problems_from(
         parts = [str(part) for part in _real_parts(item, table)]
         by_key.setdefault(".".join([prefix, *parts] if prefix else parts), []).append(item)
     for key, items in by_key.items():
+        if _of_another_type(items) and any(other.startswith(f"{key}.") for other in by_key):
+            continue  # one type of a union; what is wrong by the other one is told, further inside
         yield _problem(key, items, prefix=prefix, options=options)
 
 
@@ -93,6 +95,12 @@ def plain(options: BaseModel, *, defaults: bool = True) -> dict[str, Any]:
     """Return ``options`` as TOML-compatible values; without ``defaults`` only what differs."""
     dumped = options.model_dump(mode="json", exclude_none=True, exclude_defaults=not defaults)
     return dict(sorted(dumped.items()))
+
+
+def _of_another_type(items: list[ErrorDetails]) -> bool:
+    return all(
+        item["type"].endswith("_type") and isinstance(item["input"], list | dict) for item in items
+    )
 
 
 def _real_parts(item: ErrorDetails, table: Mapping[str, Any]) -> Iterator[int | str]:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from llmforge.cli import options, sampling_options
-from llmforge.cli.common import emit_json, error_console, interactive, run_or_newest, run_root
+from llmforge.cli.common import (
+    console,
+    emit_json,
+    error_console,
+    interactive,
+    run_or_newest,
+    run_root,
+)
 from llmforge.errors import UsageError
 from llmforge.printable import decoded, printable
 
@@ -68,6 +75,23 @@ System = Annotated[
     str | None,
     options.option("--system", help="System message before each prompt.", panel=_PROMPTS),
 ]
+Tests = Annotated[
+    str | None,
+    options.option(
+        "--tests",
+        help="A file of prompts with checks, a JSON object a line; shows what holds of each text.",
+        panel=_PROMPTS,
+    ),
+]
+Compare = Annotated[
+    tuple[str, str] | None,
+    options.option(
+        "--compare",
+        metavar="RUN_A RUN_B",
+        help="Put --tests, or those of the first run's recipe, to two runs or checkpoints.",
+        panel=_PROMPTS,
+    ),
+]
 Samples = Annotated[
     int | None,
     options.option("--samples", "-n", help="Continuations per prompt.", panel=_PROMPTS, min=1),
@@ -88,6 +112,8 @@ def generate(
     recipe: RecipeFile = None,
     chat: Chat = None,
     system: System = None,
+    tests: Tests = None,
+    compare: Compare = None,
     samples: Samples = None,
     max_new_tokens: sampling_options.MaxNewTokens = None,
     temperature: sampling_options.Temperature = None,
@@ -133,6 +159,10 @@ def generate(
         stream=stream and not as_json,
         as_json=as_json,
     )
+    if tests is not None or compare is not None:
+        _refuse_prompts(prompt, prompts_file, samples, compare, checkpoint)
+        job.test(tests, compare, device=device, dtype=dtype, weights=weights)
+        return
     if not prompt and prompts_file is None and _is_piped():
         prompt = ["-"]
     prompts = _read_prompts(prompt or [], prompts_file)
@@ -190,13 +220,53 @@ class _Job:
                 remedy="give --prompt TEXT, or set generation.prompts in the recipe",
             )
 
-    def _address(self) -> tuple[str, Path]:
+    def test(
+        self,
+        file: str | None,
+        compare: tuple[str, str] | None,
+        *,
+        device: str,
+        dtype: str,
+        weights: Path | None,
+    ) -> None:
+        """Put tests to one model, or to two, and print what they responded."""
+        from llmforge.generation.tests import run_tests
+
+        address, root = self._address(compare)
+        done = run_tests(
+            compare or (address,),
+            root=root,
+            file=file,
+            recipe=self.recipe,
+            changes=self.changes,
+            chat=self.chat,
+            system=self.system,
+            seed=self.seed,
+            loading={"device": device, "dtype": dtype, "weights": weights},
+            note=_note,
+        )
+        if self.as_json:
+            emit_json({"runs": done})
+            return
+        from llmforge.cli.test_views import print_comparison, print_report
+
+        if compare is None:
+            print_report(console(), done[0])
+            return
+        names = {f"{item['run']}@{item['step']}": item for item in done}
+        if len(names) < len(done):  # the same checkpoint at two addresses
+            names = dict(zip(compare, done, strict=True))
+        print_comparison(console(), [item["prompt"] for item in done[0]["tests"]], names)
+
+    def _address(self, compare: tuple[str, str] | None = None) -> tuple[str, Path]:
         """Return what to sample from, and where runs are: flags, then the recipe, then defaults."""
         root, address = self.root, self.checkpoint
         if self.recipe is not None:
             root = root or Path(self.recipe.run.root).expanduser()  # FORGE_RUN_ROOT is in it
             address = address or self.recipe.generation.checkpoint
         root = run_root(root)
+        if compare is not None:
+            return compare[0], root
         if address is None:
             address = run_or_newest(root, None).id
         return address, root
@@ -240,6 +310,23 @@ class _Job:
             shown.end()
         else:
             _print_texts(completions, show_prompt)
+
+
+def _refuse_prompts(
+    prompt: Sequence[str] | None,
+    prompts_file: Path | None,
+    samples: int | None,
+    compare: tuple[str, str] | None,
+    checkpoint: str | None,
+) -> None:
+    """Refuse what tests leave no place for."""
+    given = {"--prompt": prompt, "--prompts-file": prompts_file, "--samples": samples}
+    if wrong := [flag for flag, value in given.items() if value]:
+        raise UsageError(f"{wrong[0]} cannot be combined with tests", remedy="leave one out")
+    if compare is not None and checkpoint is not None:
+        raise UsageError(
+            f"--compare names two runs, and {checkpoint} is a third", remedy="leave one out"
+        )
 
 
 def _read_recipe(source: str | None) -> GenerationRecipe | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmforge.distributed.launch import Launch
     from llmforge.run.plan import Plan
     from llmforge.run.signals import StopSignals
+    from llmforge.rundir import RunDirectory
 
 _START = "This start"
 _PROCESSES = "Several processes"
@@ -334,10 +335,11 @@ def _summarise(result: TrainResult) -> None:
     for name, value in result.metrics.items():
         if name.startswith("val/"):
             out.print(f"  final {name} {value:.4f}")
-    for sample in result.samples:
+    for sample in (row for row in result.samples if "test" not in row):
         out.print()
         out.print(sample["prompt"], style="bold", end="\n" if sample.get("answers") else "")
         out.print(sample["text"])
+    _show_tests(directory)
     out.print()
     out.print(f"  run:      {directory.path}")
     if directory.plots.is_dir():
@@ -345,3 +347,18 @@ def _summarise(result: TrainResult) -> None:
     for viewer in viewers_of(directory, read_recipe(directory)).values():
         out.print(f"  view:     {viewer}")
     out.print(f"  generate: forge generate {result.run.id}{root_option(directory.root)}")
+
+
+def _show_tests(directory: RunDirectory) -> None:
+    """Print what the model responded to the recipe's tests, if it has any."""
+    import json
+
+    from llmforge.cli.common import console
+    from llmforge.cli.test_views import print_report
+
+    try:
+        report = json.loads(directory.examples.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    console().print()
+    print_report(console(), report)

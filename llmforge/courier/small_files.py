@@ -100,7 +100,7 @@ class Mirror(threading.Thread):
 
 def small_files(directory: RunDirectory) -> dict[str, Path]:
     """Return the files that are mirrored, by their name in storage; checkpoints are not."""
-    single = (directory.recipe, directory.summary, directory.evaluation)
+    single = (directory.recipe, directory.summary, directory.evaluation, directory.examples)
     found = dict(run_files(directory))
     paths = [*single, *directory.path.glob("*.txt")]
     paths += [*directory.plots.rglob("*"), *directory.tokenizer.rglob("*")]

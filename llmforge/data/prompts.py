@@ -56,15 +56,6 @@ class ChatPrompts:
         row = self._answered([Message(role="user", content="Q")], _ANSWERS[0])
         self.stop_ids = frozenset(itertools.compress(row.ids, row.scored)) & special
 
-    def of_text(self, text: str, *, system: str | None = None) -> tuple[int, ...]:
-        """Return the tokens of a text as the only message of a user.
-
-        Raises:
-            TemplateError: the template refuses it, for example the system message.
-        """
-        before = () if system is None else (Message(role="system", content=system),)
-        return self.encode([*before, Message(role="user", content=text)])
-
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Return the tokens of a conversation up to where the assistant's answer begins.
 
@@ -95,14 +86,9 @@ class SourcePrompts:
         self._objective = objective
         self._encoder = encoder
 
-    def of_text(self, text: str, *, system: str | None = None) -> tuple[int, ...]:
-        """Return the tokens of a source.
-
-        Raises:
-            UsageError: there is a system message.
-        """
-        if system is not None:
-            raise _no_system()
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Return the tokens of what was said, as a source."""
+        text = "\n\n".join(message.content for message in messages)
         return tuple(self._objective.prompt(text, self._encoder) or ())
 
 
@@ -151,12 +137,16 @@ def prompt_request(
         UsageError: there is a system message, but nothing lays it out.
     """
     if chat is None and system is not None:
-        raise _no_system()
+        raise UsageError(
+            "a system message needs prompts that are messages of a conversation",
+            remedy="leave out --system, or generation.system",
+        )
+    before = () if system is None else (Message(role="system", content=system),)
     return GenerationRequest(
         prompts=prompts,
         prompt_ids=None
         if chat is None
-        else [chat.of_text(text, system=system) for text in prompts],
+        else [chat.encode([*before, Message(role="user", content=text)]) for text in prompts],
         stop_ids=frozenset() if chat is None else chat.stop_ids,
         samples=samples,
         seed=seed,
@@ -210,10 +200,3 @@ def source_prompts(
     )
     laid_out = objective.prompt("", encoder)
     return None if laid_out is None else SourcePrompts(objective, encoder)
-
-
-def _no_system() -> UsageError:
-    return UsageError(
-        "a system message needs prompts that are messages of a conversation",
-        remedy="leave out --system, or generation.system",
-    )

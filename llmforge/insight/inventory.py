@@ -78,6 +78,7 @@ def artifacts_of(directory: RunDirectory, recipe: Mapping[str, Any]) -> dict[str
         "summary": directory.summary,
         "evaluation": directory.evaluation,
         "samples": directory.samples,
+        "examples": directory.examples,
         "log": directory.path / log_file,
         "plots": directory.plots,
         "tokenizer": directory.tokenizer,

@@ -28,8 +28,8 @@ from llmforge.redaction import find_secrets, secret_remedy
 _SELECTORS = ("name", "names")
 BY_URL = "storage"
 """The one kind whose component is picked by something else than its name."""
-SWEEP = "sweep"
-"""A kind that a recipe may leave out altogether."""
+SWEEP, METRIC = "sweep", "metric"
+"""Kinds that a recipe may leave out altogether."""
 
 
 class Check:

@@ -268,6 +268,9 @@ def _periodic_samples_need_prompts(draft: Draft) -> Iterator[Finding]:
     if generation and generation.every is not None and not generation.prompts:
         message = "there is nothing to sample from"
         yield Finding(("generation", "every"), message, "set generation.prompts")
+    if generation and generation.tests_every is not None and not generation.tests:
+        message = "there is nothing to test"
+        yield Finding(("generation", "tests_every"), message, "set generation.tests")
 
 
 def _disabled_checkpoints_have_no_interval(draft: Draft) -> Iterator[Finding]:

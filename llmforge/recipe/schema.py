@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from llmforge.options import MACHINE, SAFE, Options
+from llmforge.recipe.generation_tests import GenerationTest
 
 _EPOCHS = re.compile(r"(\d+(?:\.\d+)?) epochs?")
 
@@ -224,10 +225,15 @@ class GenerationKeys(Options):
     """Seed of sampling."""
     every: Annotated[Interval | None, SAFE] = None
     """Also sample at this interval while training."""
+    tests: Annotated[str | list[GenerationTest] | None, SAFE] = None
+    """Prompts with checks of the responses, reported in ``examples.json``: a file with a JSON
+    object a line, or ``[[generation.tests]]`` tables."""
+    tests_every: Annotated[Interval | None, SAFE] = None
+    """Also put the tests to the model at this interval while training."""
     checkpoint: Annotated[str | None, SAFE] = None
     """Run or checkpoint ``forge generate --recipe`` samples from."""
 
-    _check_every = field_validator("every")(check_interval)
+    _check_every = field_validator("every", "tests_every")(check_interval)
 
 
 class MetricKeys(Options):

@@ -112,7 +112,7 @@ def follow_run(
             stack.close()
             if ending.state not in ("interrupted", "failed"):
                 with contextlib.suppress(StopNow):  # how the run ends is the leader's to say now
-                    sampling.at(setup.point.state.step)
+                    sampling.at(setup.point.state.step, final=True)
             ended: LeaderEnded = team.broadcast(None, patient=True)  # type: ignore[assignment]
     if ended.exit_code != EXIT_OK:
         raise PeerFailed(ended.reason, exit_code=ended.exit_code)
@@ -158,7 +158,8 @@ def _outputs(plan: Plan, sampling: Sampling) -> LoopOutputs:
     return LoopOutputs(
         row=lambda _row, _timing: None,
         event=_ignore,
-        samples=sampling.at if plan.recipe.generation.every else None,
+        samples=sampling.at,
+        samples_due=sampling.due,
         micro_batch=_ignore,
         evaluation_rows=_ignore,
         extra_metrics=lambda _step: {},

@@ -61,6 +61,7 @@ def completion(
         "checkpoints": directory.checkpoints,
         "metrics": directory.summary,
         "samples": directory.samples,
+        "examples": directory.examples,
         "plots": directory.plots,
     }
     return Completion(

@@ -313,7 +313,8 @@ class _Start:
         return LoopOutputs(
             row=telemetry.row,
             event=telemetry.event,
-            samples=self._sampling.at if recipe.generation.every else None,
+            samples=self._sampling.at,
+            samples_due=self._sampling.due,
             micro_batch=lambda size: self._record_resolved("micro_batch_size", size),
             evaluation_rows=lambda rows: self._record_resolved("eval_batch_size", rows),
             extra_metrics=lambda step: components.extra_metrics(setup.run, step),
@@ -349,9 +350,12 @@ class _Start:
         finished = ending.state != "interrupted"
         samples: list[dict[str, Any]] = []
         if finished:
-            if self._plan.recipe.generation.prompts:
+            if self._plan.recipe.generation.prompts or self._plan.recipe.generation.tests:
                 self._reporter.phase("generating samples")
-            samples = self._sampling.at(state.step)
+            samples = self._sampling.at(state.step, final=True)
+            if directory.examples.exists():
+                name = directory.examples.name
+                telemetry.event(ArtifactWritten(name="examples", path=name, type="samples"))
         self._signals.check()
         for path in self._artifacts():
             name = str(path.relative_to(directory.path))

@@ -61,6 +61,11 @@ class RunDirectory:
         return self.path / "samples.jsonl"
 
     @property
+    def examples(self) -> Path:
+        """What the model responded to the newest tests, and what holds of it."""
+        return self.path / "examples.json"
+
+    @property
     def evaluation(self) -> Path:
         """What ``forge evaluate`` measured."""
         return self.path / "evaluation.json"

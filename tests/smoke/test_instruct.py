@@ -81,6 +81,8 @@ def test_the_loss_falls_and_epochs_end_at_their_steps(undisturbed: Workplace) ->
 
 def test_two_ranks_and_other_micro_batches_train_alike(tmp_path: Path) -> None:
     settings = {"model__transformer__dropout": "0.0", "train__max_steps": "12"}
+    settings |= {"metric__names": '["chrf"]', "metric__max_new_tokens": "8"}
+    settings |= {"generation__tests": '[{prompt = "river"}]'}
     changes = {"one": {}, "small": {"train__micro_batch_size": "1"}, "two": {}}
     runs = {name: workplace(tmp_path / name, **settings, **more) for name, more in changes.items()}
     runs["one"].train_here()
@@ -90,6 +92,8 @@ def test_two_ranks_and_other_micro_batches_train_alike(tmp_path: Path) -> None:
     for name in ("small", "two"):
         for key in ("train/loss", "val/loss", "tokens_seen", "epoch"):
             assert last[name][key] == pytest.approx(last["one"][key], rel=2e-4), (name, key)
+        assert last[name]["val/chrf"] == pytest.approx(last["one"]["val/chrf"], abs=10)
+        assert json.loads(runs[name].run.examples.read_text())["step"] == 12
 
 
 def test_what_is_learned_can_be_looked_at(undisturbed: Workplace) -> None:

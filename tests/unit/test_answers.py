@@ -31,7 +31,7 @@ class Letters:
 
     vocab_size, eos_id, fingerprint = 128, 0, "letters"
     special_tokens: Mapping[str, int] = {"<end>": END}
-    eos_token = bos_token = chat_template = None
+    eos_token = bos_token = chat_template = mask_token = None
 
     def encode(self, text: str) -> list[int]:
         return [ord(letter) for letter in text]
@@ -40,6 +40,9 @@ class Letters:
         return "".join(chr(token) for token in ids if token > 1)
 
     def encode_spans(self, text: str, *, special: bool) -> Any:
+        raise NotImplementedError
+
+    def encode_whole(self, text: str, pair: str | None = None) -> Any:
         raise NotImplementedError
 
 

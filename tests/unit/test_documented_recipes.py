@@ -18,7 +18,10 @@ from llmforge.installed import COMMANDS_GROUP
 from llmforge.recipe import load_recipe, run_id
 from llmforge.recipe.resolved import Recipe
 
-BASES: Mapping[str, str] = {"docs/how-to/large-models.md": "neox_1_2b"}
+BASES: Mapping[str, str] = {
+    "docs/how-to/large-models.md": "neox_1_2b",
+    "docs/how-to/metrics-and-tests.md": "alpaca_custom_tiny",
+}
 """The shipped recipe that a page's parts are of, where it is not the first one of all."""
 
 FIRST = "wikitext_tiny"

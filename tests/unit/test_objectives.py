@@ -88,7 +88,9 @@ def test_forge_build_objective_makes_what_makes_the_rows(tmp_path: Path) -> None
             total, rows = super().rows(example, encoder)
             return total, [Row(row.ids[::2], row.scored[::2]) for row in rows]
 
-    class Component(llmforge.Component, kind="objective"):
+    class Halved(llmforge.Component, kind="objective"):
+        """Learns every second token."""
+
         supports = frozenset({"next_token"})
 
         @hookimpl
@@ -97,7 +99,7 @@ def test_forge_build_objective_makes_what_makes_the_rows(tmp_path: Path) -> None
 
     example = asked("Why is it so?", "Because.")
     whole = rows_of(Objective(), tmp_path, example)
-    made = build(Component(), "forge_build_objective", run=run_context(tmp_path))
+    made = build(Halved(), "forge_build_objective", run=run_context(tmp_path))
     half = rows_of(made, tmp_path, example)
     assert half.row(0)[0].tolist() == whole.row(0)[0][::2].tolist()
 

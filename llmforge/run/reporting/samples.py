@@ -1,4 +1,7 @@
-"""Sampling a few texts while and after training, into ``samples.jsonl`` and to the trackers."""
+"""Sampling a few texts while and after training, into ``samples.jsonl`` and to the trackers.
+
+Tests of ``generation.tests`` are put to the model with them, and reported in ``examples.json``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from typing import Any
 
 import pluggy
 
-from llmforge.data.prompts import PromptLayout, prompt_request
+from llmforge.data.order import Epochs
+from llmforge.data.prompts import PromptLayout, chosen, prompt_request
 from llmforge.events import Event, SamplesGenerated
 from llmforge.interfaces import (
     Completion,
@@ -20,9 +24,20 @@ from llmforge.interfaces import (
 )
 from llmforge.plugins import call_factory
 from llmforge.recipe import Recipe
+from llmforge.recipe.generation_tests import read_tests
+from llmforge.recipe.schema import parse_interval
+from llmforge.run.generation_tests import (
+    Asked,
+    TestResult,
+    distinct_n,
+    prepare_tests,
+    put_tests,
+    report,
+)
 from llmforge.run.reporting.metrics_files import cut_rows
 from llmforge.run.signals import StopSignals
 from llmforge.rundir import RunDirectory
+from llmforge.rundir.atomic import write_json
 
 
 class Sampling:
@@ -34,10 +49,16 @@ class Sampling:
         run: context for the hook.
         engine: holds the model.
         tokenizer: the run's.
-        chat: lays out prompts that are messages; None where they are text to continue.
+        template: lays out messages; None for a run on running text.
+        epochs: say at which step what is due.
         directory: where ``samples.jsonl`` lies; None on a rank that records nothing.
         emit: takes the event.
         signals: a stop request ends the generation.
+
+    Raises:
+        RecipeError: the file of tests cannot be used.
+        UsageError: a test has messages, and there is no template.
+        TemplateError: the template refuses a test's messages.
     """
 
     def __init__(
@@ -48,7 +69,8 @@ class Sampling:
         run: RunContext,
         engine: Engine,
         tokenizer: Tokenizer,
-        chat: PromptLayout | None,
+        template: PromptLayout | None,
+        epochs: Epochs,
         directory: RunDirectory | None,
         emit: Callable[[Event], None],
         signals: StopSignals,
@@ -58,41 +80,69 @@ class Sampling:
         self._run = run
         self._engine = engine
         self._tokenizer = tokenizer
-        self._chat = chat
+        keys = recipe.generation
+        self._chat = chosen(template, wanted=keys.chat)
+        self._tests = prepare_tests(
+            read_tests(keys.tests),
+            template=template,
+            chat=keys.chat,
+            system=keys.system,
+            seed=keys.seed,
+        )
+        self._due, self._tests_due = (
+            epochs.due(parse_interval(interval)) for interval in (keys.every, keys.tests_every)
+        )
         self._directory = directory
         self._emit = emit
         self._signals = signals
 
-    def at(self, step: int) -> list[dict[str, Any]]:
+    def due(self, step: int) -> bool:
+        """Return whether samples, or tests, are wanted at ``step`` while training."""
+        return self._due(step) or self._tests_due(step)
+
+    def at(self, step: int, *, final: bool = False) -> list[dict[str, Any]]:
         """Generate, write and emit the samples of ``step``, replacing earlier ones of it.
 
         All ranks generate the same, in lockstep, and one records them.
 
-        ``samples.jsonl`` gets what equal runs have in common; the seconds go to the event only.
+        ``samples.jsonl`` gets what equal runs have in common; the seconds go to the event, and
+        those of tests to ``examples.json``.
+
+        Args:
+            step: the model is at.
+            final: whether training has ended: then all are due.
 
         Raises:
             StopNow: a signal arrived while generating; nothing was written.
         """
-        if not self._recipe.generation.prompts:
+        prompts = self._recipe.generation.prompts if final or self._due(step) else []
+        tests = self._tests if final or self._tests_due(step) else []
+        if not prompts and not tests:
             return []
         with self._engine.gathered() as model:
-            completions = self._generate(model)
+            completions, results = self._generate(model, prompts, tests)
         answers = {} if self._chat is None else {"answers": True}
         rows = [_row(step, item) | answers for item in completions]
+        rows += [result.row(step) for result in results]
         if self._directory is None:
             return rows
         cut_rows(self._directory.samples, from_step=step)
         with self._directory.samples.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        timed = (
-            {**row, "seconds_per_token": round(item.seconds / max(1, item.tokens), 6)}
-            for row, item in zip(rows, completions, strict=True)
-        )
-        self._emit(SamplesGenerated(step=step, samples=tuple(timed)))
+        if results:
+            write_json(self._directory.examples, {"step": step, **report(results)})
+        timing = [
+            {"seconds_per_token": round(item.seconds / max(1, item.tokens), 6)}
+            for item in completions
+        ]
+        timing += [result.timing() for result in results]
+        timed = tuple(row | more for row, more in zip(rows, timing, strict=True))
+        self._emit(SamplesGenerated(step=step, samples=timed))
         return rows
 
-    def _generate(self, model: LanguageModel) -> Sequence[Completion]:
-        keys = self._recipe.generation
+    def _generate(
+        self, model: LanguageModel, prompts: Sequence[str], tests: Sequence[Asked]
+    ) -> tuple[Sequence[Completion], Sequence[TestResult]]:
         model.eval()
         try:
             generator: Generator = call_factory(
@@ -102,18 +152,23 @@ class Sampling:
                 model=model,
                 tokenizer=self._tokenizer,
             )
-            return generator.generate(
-                prompt_request(
-                    keys.prompts,
-                    chat=self._chat,
-                    system=keys.system,
-                    samples=keys.samples,
-                    seed=keys.seed,
-                    on_text=lambda _index, _text: self._signals.check(),
-                )
-            )
+            completions = self._continue(generator, prompts) if prompts else []
+            return completions, put_tests(generator, tests, check=self._signals.check)
         finally:
             model.train()
+
+    def _continue(self, generator: Generator, prompts: Sequence[str]) -> Sequence[Completion]:
+        keys = self._recipe.generation
+        return generator.generate(
+            prompt_request(
+                prompts,
+                chat=self._chat,
+                system=keys.system,
+                samples=keys.samples,
+                seed=keys.seed,
+                on_text=lambda _index, _text: self._signals.check(),
+            )
+        )
 
 
 def _row(step: int, item: Completion) -> dict[str, Any]:
@@ -126,17 +181,3 @@ def _row(step: int, item: Completion) -> dict[str, Any]:
         "distinct_1": round(distinct_n(item.text, 1), 6),
         "distinct_2": round(distinct_n(item.text, 2), 6),
     }
-
-
-def distinct_n(text: str, n: int) -> float:
-    """Return the number of different n-grams of words divided by the number of words.
-
-    The measure distinct-n of Li et al., "A Diversity-Promoting Objective Function for Neural
-    Conversation Models" (2016), for one text; near 0 for a text that repeats itself, 0 for one
-    without words. Words are what white space separates, so that tokenizers compare.
-    """
-    words = text.split()
-    if not words:
-        return 0.0
-    found = {tuple(words[start : start + n]) for start in range(len(words) - n + 1)}
-    return len(found) / len(words)

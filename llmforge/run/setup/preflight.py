@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from llmforge.distributed import Place, Team
 from llmforge.errors import PeerFailed, Problem, RecipeError
 from llmforge.interfaces import RunContext
+from llmforge.recipe.generation_tests import read_tests
 from llmforge.run.micro_batches import divide_batch
 from llmforge.run.plan import Components, Plan
 
@@ -95,6 +96,10 @@ def _problems_here(plan: Plan, components: Components, run: RunContext) -> list[
     problems: list[Problem] = []
     try:
         divide_batch(plan.recipe, {}, device="cpu", ranks=run.world_size, rank=run.rank)
+    except RecipeError as error:
+        problems += error.problems
+    try:
+        read_tests(plan.recipe.generation.tests)
     except RecipeError as error:
         problems += error.problems
     return problems + components.preflight(run)

@@ -16,7 +16,7 @@ from llmforge.data.audit import SplitAudit, audit, audit_lines, audit_warnings
 from llmforge.data.example_batches import ExampleBatches
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.labels import save_labels
-from llmforge.data.prompts import chosen, save_template
+from llmforge.data.prompts import save_template
 from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
 from llmforge.events import Event, RunStarted
@@ -91,7 +91,8 @@ class TrainingSetup:
             run=self.run,
             engine=self.engine,
             tokenizer=self.prepared.tokenizer,
-            chat=chosen(self.prepared.prompts, wanted=recipe.generation.chat),
+            template=self.prepared.prompts,
+            epochs=self.prepared.batches.epochs,
             directory=directory,
             emit=emit,
             signals=signals,

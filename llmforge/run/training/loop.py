@@ -106,12 +106,11 @@ class TrainingLoop:
         self._last_step = last_step
         self._stop_at = min(recipe.train.stop_at or self._last_step, self._last_step)
         self._ends_epoch = batches.epochs.ends
-        self._evaluation_due, self._save_due, self._sampling_due, self._histograms_due = (
+        self._evaluation_due, self._save_due, self._histograms_due = (
             batches.epochs.due(parse_interval(interval))
             for interval in (
                 recipe.eval.every,
                 recipe.checkpoint.every,
-                recipe.generation.every,
                 train.histograms_every,
             )
         )
@@ -263,7 +262,7 @@ class TrainingLoop:
             or self._ends_epoch(step)
             or self._evaluation_due(step)
             or self._save_due(step)
-            or self._sampling_due(step)
+            or self._outputs.samples_due(step)
         )
 
     def _finish_boundary(self) -> None:
@@ -296,15 +295,16 @@ class TrainingLoop:
             self._totals.begin_epoch()
         state.row = row
         state.boundary_done = True
-        state.samples_due = self._outputs.samples is not None and self._sampling_due(state.step)
         self._decide()
+        # A run that has ended makes all its samples at once.
+        state.samples_due = not state.finished and self._outputs.samples_due(state.step)
         if is_best or self._save_due(state.step) or state.finished:
             self._save(is_best=is_best, required=bool(state.finished))
         self._rows.emit(row, values, is_best=is_best)
         self._sample_if_due()
 
     def _sample_if_due(self) -> None:
-        if self._outputs.samples is None or not self._state.samples_due:
+        if not self._state.samples_due:
             return
         try:
             self._outputs.samples(self._state.step)

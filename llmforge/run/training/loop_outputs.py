@@ -35,7 +35,8 @@ class LoopOutputs:
     Attributes:
         row: takes the deterministic row and the timing row of a step.
         event: takes an event for callbacks and the courier.
-        samples: generates and records samples at a step; None when there is nothing to sample.
+        samples: generates and records samples at a step.
+        samples_due: whether there are to be any at a step.
         micro_batch: told the micro-batch that turned out to fit; keeps it for the next start.
         evaluation_rows: the same for the windows that are evaluated at once.
         extra_metrics: asks components for further values at a step.
@@ -49,7 +50,8 @@ class LoopOutputs:
 
     row: Callable[[Mapping[str, Any], Mapping[str, Any]], None]
     event: Callable[[Event], None]
-    samples: Callable[[int], object] | None
+    samples: Callable[[int], object]
+    samples_due: Callable[[int], bool]
     micro_batch: Callable[[int], None]
     evaluation_rows: Callable[[int], None]
     extra_metrics: Callable[[int], Mapping[str, float]]

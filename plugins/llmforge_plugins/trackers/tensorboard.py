@@ -67,11 +67,12 @@ class TensorBoard(Component, kind="tracker"):
 
     @hookimpl
     def forge_samples(self, event: events.SamplesGenerated) -> None:
-        """Write the samples as text, a block per prompt and its numbers below."""
+        """Write the samples as text, a block per prompt or test and its numbers below."""
         if not self.options.samples:
             return
         for index, sample in enumerate(event.samples):
-            self._open(event.step).text(f"samples/{index}", _markdown(sample), step=event.step)
+            name = f"tests/{sample['test']}" if "test" in sample else f"samples/{index}"
+            self._open(event.step).text(name, _markdown(sample), step=event.step)
 
     @hookimpl
     def forge_artifact(self, event: events.ArtifactWritten) -> None:
