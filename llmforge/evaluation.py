@@ -9,19 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pluggy
 import torch
 
 from llmforge.checkpoint import Checkpoint
+from llmforge.data.example_batches import example_evaluation_batches
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
 from llmforge.errors import RecipeError, RunError, UsageError
 from llmforge.generation import LoadedModel, build_generator, load_checkpoint
 from llmforge.interfaces import Batch, Objective
 from llmforge.plugins import build_manager, call_factory, load
+from llmforge.recipe import Recipe
 from llmforge.recipe.measured import selected_metrics
 from llmforge.run.setup.build import open_data, packs_examples, prepare_splits
-from llmforge.run.training.answers import answer_metrics, measure_answers, measures_answers
+from llmforge.run.training.answers import ANSWERS, measure_answers, measures, metrics_that_need
 from llmforge.run.training.evaluation import evaluate, rows_at_once
+from llmforge.run.training.label_metrics import LABELS, measure_labels
 from llmforge.rundir import RunDirectory, RunRecord, read_record
 from llmforge.rundir.atomic import write_json
 
@@ -70,19 +74,20 @@ def evaluate_checkpoint(
         return model.loss({name: tensor.to(loaded.device) for name, tensor in batch.items()})
 
     name = _PREFIXES.get(split, split)
+    rows = rows_at_once(model, context=loaded.recipe.context, device=torch.device(loaded.device))
     with torch.inference_mode():
         values = evaluate(
             compute,
             tokens,
             name=name,
             context=loaded.recipe.context,
-            batch_size=rows_at_once(
-                model, context=loaded.recipe.context, device=torch.device(loaded.device)
-            ),
+            batch_size=rows,
         )
     assert values is not None
-    if isinstance(tokens, ExampleSplit) and measures_answers(loaded.recipe):
+    if isinstance(tokens, ExampleSplit) and measures(ANSWERS, loaded.recipe):
         values |= _answers(loaded, tokens, name=name)
+    if isinstance(tokens, ExampleSplit) and measures(LABELS, loaded.recipe):
+        values |= _labels(loaded, tokens, name=name, rows=rows)
     return {
         "checkpoint": checkpoint.path.name,
         "step": checkpoint.step,
@@ -167,13 +172,9 @@ def _tokens(
 def _answers(loaded: LoadedModel, split: ExampleSplit, *, name: str) -> dict[str, float]:
     """Return the recipe's metrics of generated answers."""
     recipe = loaded.recipe
-    components = list(selected_metrics(recipe.selections).values())
-    problems = [problem for item in components for problem in item.missing_packages()]
-    if problems:
-        raise RecipeError(problems, source=str(recipe.source))
     values = measure_answers(
         build_generator(loaded, recipe.selected("generation")),
-        answer_metrics(recipe, build_manager(components), loaded.run),
+        metrics_that_need(ANSWERS, recipe, _metric_components(recipe), loaded.run),
         split,
         tokenizer=loaded.tokenizer,
         keys=recipe.metric,
@@ -181,6 +182,33 @@ def _answers(loaded: LoadedModel, split: ExampleSplit, *, name: str) -> dict[str
     )
     assert values is not None
     return values
+
+
+def _labels(loaded: LoadedModel, split: ExampleSplit, *, name: str, rows: int) -> dict[str, float]:
+    """Return the recipe's metrics of predicted labels."""
+    context = loaded.recipe.context
+    values = measure_labels(
+        loaded.model,  # type: ignore[arg-type]
+        metrics_that_need(LABELS, loaded.recipe, _metric_components(loaded.recipe), loaded.run),
+        example_evaluation_batches(split, context=context, batch_size=min(rows, split.rows)),
+        device=torch.device(loaded.device),
+        name=name,
+    )
+    assert values is not None
+    return values
+
+
+def _metric_components(recipe: Recipe) -> pluggy.PluginManager:
+    """Return a manager of the recipe's metrics.
+
+    Raises:
+        RecipeError: a package is missing.
+    """
+    components = list(selected_metrics(recipe.selections).values())
+    problems = [problem for item in components for problem in item.missing_packages()]
+    if problems:
+        raise RecipeError(problems, source=str(recipe.source))
+    return build_manager(components)
 
 
 def _record(checkpoint: Checkpoint) -> RunRecord:

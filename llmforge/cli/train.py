@@ -325,6 +325,7 @@ def _summarise(result: TrainResult) -> None:
     from llmforge.cli.common import console
     from llmforge.insight.compare import read_recipe
     from llmforge.insight.inventory import viewers_of
+    from llmforge.interfaces import READING
 
     out = console()
     directory = result.run.directory
@@ -344,9 +345,13 @@ def _summarise(result: TrainResult) -> None:
     out.print(f"  run:      {directory.path}")
     if directory.plots.is_dir():
         out.print(f"  curves:   {directory.plots}")
-    for viewer in viewers_of(directory, read_recipe(directory)).values():
+    tables = read_recipe(directory)
+    for viewer in viewers_of(directory, tables).values():
         out.print(f"  view:     {viewer}")
-    out.print(f"  generate: forge generate {result.run.id}{root_option(directory.root)}")
+    reads = tables.get("objective", {}).get("name") in READING
+    next_command = "evaluate" if reads else "generate"
+    where = root_option(directory.root)
+    out.print(f"  {next_command}: forge {next_command} {result.run.id}{where}")
 
 
 def _show_tests(directory: RunDirectory) -> None:

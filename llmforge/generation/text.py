@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmforge.data.prompts import chosen, prompt_request
-from llmforge.errors import RecipeError
+from llmforge.errors import RecipeError, UsageError
 from llmforge.generation.load import LoadedModel
-from llmforge.interfaces import Completion, Generator
+from llmforge.interfaces import READING, Completion, Generator
 from llmforge.options import problems_from
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Selection
@@ -97,7 +97,17 @@ def generate_texts(
 
 
 def build_generator(loaded: LoadedModel, selection: Selection) -> Generator:
-    """Return the generator ``selection`` names over the loaded model."""
+    """Return the generator ``selection`` names over the loaded model.
+
+    Raises:
+        UsageError: the model does not write.
+        RecipeError: a package is missing.
+    """
+    if loaded.run.form in READING:
+        raise UsageError(
+            f"{loaded.run.id} was trained to read texts ('{loaded.run.form}') and writes none",
+            remedy="its predictions are measured by: forge evaluate RUN",
+        )
     component = load("generation", selection.name)(selection.options)
     if problems := component.missing_packages():
         raise RecipeError(problems, source=str(loaded.recipe.source))

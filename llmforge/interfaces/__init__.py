@@ -30,12 +30,14 @@ from llmforge.interfaces.model import (
     IGNORE_INDEX,
     Batch,
     Cache,
+    LabelPredictor,
     LanguageModel,
     SourceReader,
     model_blocks,
 )
 from llmforge.interfaces.objective import (
     FORMS,
+    READING,
     ExampleEncoder,
     Objective,
     padded_rows,
@@ -49,6 +51,7 @@ from llmforge.matmul_speed import MatmulSpeed
 __all__ = [
     "FORMS",
     "IGNORE_INDEX",
+    "READING",
     "Backend",
     "Batch",
     "Cache",
@@ -66,6 +69,7 @@ __all__ = [
     "ExampleLayout",
     "GenerationRequest",
     "Generator",
+    "LabelPredictor",
     "LanguageModel",
     "MatmulSpeed",
     "Message",

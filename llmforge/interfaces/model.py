@@ -97,6 +97,14 @@ class LanguageModel(Protocol):
         ...
 
 
+class LabelPredictor(Protocol):
+    """What a model of the form ``classify`` offers besides ``loss``."""
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Return the likeliest label of each text of a batch on the model's device, [rows]."""
+        ...
+
+
 class SourceReader(Protocol):
     """What a model of the form ``seq2seq`` offers besides ``loss``, to write after a source.
 

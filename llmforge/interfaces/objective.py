@@ -24,6 +24,9 @@ The tensors of a batch, int64, by form:
 * ``classify``: ``inputs`` [rows, length], ``lengths`` [rows], ``targets`` [rows].
 """
 
+READING = frozenset({"mlm", "classify"})
+"""Forms of models that write no text."""
+
 MULTIPLE = 16
 """Batches are as long as their longest row, rounded up to this: few shapes, little padding."""
 

@@ -16,7 +16,9 @@ from llmforge.recipe.overrides import Layers, Override, as_overrides
 from llmforge.recipe.resolved import Origin, Recipe, Selection
 from llmforge.recipe.schema import (
     CORE_TABLES,
+    DEFAULT_COMPONENTS,
     KIND_KEYS,
+    LATER_KINDS,
     BackendKeys,
     CheckpointTable,
     DataKeys,
@@ -42,6 +44,7 @@ _ORDER = (
     "model",
     "tokenizer",
     "data",
+    "objective",
     "train",
     "optimizer",
     "schedule",
@@ -243,6 +246,8 @@ def _kind_table(name: str, check: Check) -> dict[str, Any]:
     if name == METRIC and not chosen and check.tables[name] == KIND_KEYS[name]():
         return {}
     if name == BY_URL and check.tables[name] == KIND_KEYS[name]():
+        return {}
+    if name in LATER_KINDS and chosen and chosen[0].name == DEFAULT_COMPONENTS[name]:
         return {}
     table: dict[str, Any] = {}
     if KINDS[name].many:

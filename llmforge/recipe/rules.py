@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmforge.component import Component
-from llmforge.interfaces import FORMS
+from llmforge.interfaces import FORMS, READING
 from llmforge.options import Options, closest
 from llmforge.plugins import entries, load
 from llmforge.recipe.measured import measured, selected_metrics
@@ -37,8 +37,6 @@ _TOKENS = "tokens"
 _EXAMPLES = "examples"
 """What data supports that is not running text."""
 _NEXT_TOKEN = "next_token"
-_READING = frozenset({"mlm", "classify"})
-"""Forms of models that write no text."""
 _NO_TEXT = "no_text"
 """What a tokenizer supports that can be had without text."""
 _ANSWERS = "answers"
@@ -329,7 +327,7 @@ def _objective_fits_model_and_data(draft: Draft) -> Iterator[Finding]:
         remedy = f"an objective it is made for: {', '.join(sorted(made_for))}"
         yield Finding(("objective", "name"), message, remedy)
     generation = draft.table("generation", GenerationKeys)
-    if generation and generation.prompts and objective.supports <= _READING:
+    if generation and generation.prompts and objective.supports <= READING:
         message = f"a model that is trained for '{name}' does not write"
         yield Finding(("generation", "prompts"), message, "take them out: generation.prompts = []")
     if (

@@ -16,14 +16,11 @@ from typing import Any, NamedTuple
 from llmforge.component import KINDS
 from llmforge.options import IDENTITY, Options, Scope, scope_of
 from llmforge.recipe.resolved import Recipe
-from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS
+from llmforge.recipe.schema import CORE_TABLES, DEFAULT_COMPONENTS, KIND_KEYS, LATER_KINDS
 from llmforge.recipe.toml import dotted
 
 SCHEMA_VERSION = 1
 """Part of every hash; raised when the meaning of identity itself changes."""
-
-_LATER = frozenset({"objective"})
-"""Kinds that came when there were runs already: their default changes the id of none."""
 
 SHORT = 6
 """Hex digits of the hash that end a run id."""
@@ -104,7 +101,7 @@ def _keys(recipe: Recipe) -> Iterator[tuple[str, Any]]:
             yield from _identifying(getattr(recipe, kind.name), kind.name, IDENTITY)
         for selection in recipe.selections.get(kind.name, ()):
             prefix = dotted((kind.name, selection.name))
-            if kind.name in _LATER and selection.name == DEFAULT_COMPONENTS[kind.name]:
+            if kind.name in LATER_KINDS and selection.name == DEFAULT_COMPONENTS[kind.name]:
                 continue
             if kind.many:
                 yield prefix, True

@@ -369,6 +369,10 @@ DEFAULT_COMPONENTS: Mapping[str, Any] = {
 }
 """Selected when a recipe does not say; ``model`` and ``data`` must be named."""
 
+LATER_KINDS = frozenset({"objective"})
+"""Kinds that came when there were runs already: their default is left out of resolved recipes and
+changes the id of no run."""
+
 
 @dataclass(frozen=True)
 class Alternatives:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from recipe_parts import parts, parts_folder, write
 
+from llmforge.component import KINDS
 from llmforge.errors import RecipeError, UsageError
 from llmforge.recipe import Override, load_generation, load_recipe, parse_set, to_toml
-from llmforge.recipe.load import profiles_of
+from llmforge.recipe.load import _ORDER, profiles_of
+from llmforge.recipe.schema import CORE_TABLES
 
 __all__ = ["parts", "parts_folder"]  # fixtures
 
@@ -243,3 +245,7 @@ def test_a_generation_recipe_is_checked_as_strictly(parts: Path) -> None:
         load_generation(source)
     with pytest.raises(RecipeError, match="says nothing about generation"):
         load_generation(write(parts / "e.toml", "[run]\nseed = 1\n"))
+
+
+def test_a_resolved_recipe_has_a_place_for_every_table() -> None:
+    assert set(_ORDER) == {*CORE_TABLES, *KINDS}

@@ -40,9 +40,10 @@ from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_p
 from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
 from llmforge.run.signals import StopSignals
-from llmforge.run.training.answers import AnswerMetrics, measures_answers
+from llmforge.run.training.answers import ANSWERS, AnswerMetrics, measures
 from llmforge.run.training.evaluation import rows_at_once
-from llmforge.run.training.loop import TrainingLoop
+from llmforge.run.training.label_metrics import LABELS, LabelMetrics
+from llmforge.run.training.loop import TaskMetrics, TrainingLoop
 from llmforge.run.training.loop_outputs import LoopOutputs
 from llmforge.run.training.throughput import peak_flops
 from llmforge.rundir import RunDirectory, RunRecord
@@ -126,21 +127,33 @@ class TrainingSetup:
             team=team,
             reporter=reporter,
             outputs=outputs,
-            answers=self._answers(recipe, manager=manager, signals=signals, team=team),
+            metrics=self._metrics(recipe, manager=manager, signals=signals, team=team),
             peak_flops=peak_flops(resolution.hardware, resolution.precision),
             set_step=set_step,
         )
 
-    def _answers(
+    def _metrics(
         self,
         recipe: Recipe,
         *,
         manager: pluggy.PluginManager,
         signals: StopSignals,
         team: Team,
-    ) -> AnswerMetrics | None:
+    ) -> TaskMetrics | None:
         split = self.prepared.splits.get("validation")
-        if not isinstance(split, ExampleSplit) or not measures_answers(recipe):
+        if not isinstance(split, ExampleSplit):
+            return None
+        if measures(LABELS, recipe):
+            return LabelMetrics(
+                recipe,
+                manager=manager,
+                run=self.run,
+                engine=self.engine,
+                split=split,
+                rows=self.evaluation_rows,
+                team=team,
+            )
+        if not measures(ANSWERS, recipe):
             return None
         return AnswerMetrics(
             recipe,

@@ -37,10 +37,10 @@ _AT_ONCE = 16
 tokens that are as likely."""
 
 
-def measures_answers(recipe: Recipe) -> bool:
-    """Return whether a recipe selects a metric of generated answers."""
+def measures(needs: str, recipe: Recipe) -> bool:
+    """Return whether a recipe selects a metric of ``answers``, or of ``labels``."""
     selected = selected_metrics(recipe.selections).values()
-    return any(component.needs == ANSWERS for component in selected)
+    return any(component.needs == needs for component in selected)
 
 
 class AnswerMetrics:
@@ -106,7 +106,7 @@ class AnswerMetrics:
             )
             return measure_answers(
                 generator,
-                answer_metrics(self._recipe, self._manager, self._run),
+                metrics_that_need(ANSWERS, self._recipe, self._manager, self._run),
                 self._split,
                 tokenizer=self._tokenizer,
                 keys=self._recipe.metric,
@@ -119,13 +119,13 @@ class AnswerMetrics:
             model.train()
 
 
-def answer_metrics(
-    recipe: Recipe, manager: pluggy.PluginManager, run: RunContext
+def metrics_that_need(
+    needs: str, recipe: Recipe, manager: pluggy.PluginManager, run: RunContext
 ) -> dict[str, Metric]:
-    """Return new metrics of answers by name, those that ``recipe`` selects."""
+    """Return new metrics of ``answers`` or ``labels`` by name, those that ``recipe`` selects."""
     built: dict[str, Metric] = call_each_factory(manager, "forge_build_metric", run=run)
     selected = selected_metrics(recipe.selections)
-    return {name: built[name] for name, item in selected.items() if item.needs == ANSWERS}
+    return {name: built[name] for name, item in selected.items() if item.needs == needs}
 
 
 def measure_answers(

@@ -102,7 +102,7 @@ def evaluate(
         try:
             with track(f"evaluating {name}", total=split.n_tokens - 1, unit="tokens") as task:
                 counted = _counted(batches, task)
-                totals = _totals(compute, _own_batches(counted, team.place), stop=stop)
+                totals = _totals(compute, own_batches(counted, team.place), stop=stop)
         except torch.OutOfMemoryError as error:
             if team.place.world_size > 1:
                 raise TrainingError(
@@ -157,7 +157,7 @@ def _counted(batches: Iterable[Batch], task: Task) -> Iterator[Batch]:
         task.advance(batch["targets"].numel())
 
 
-def _own_batches(batches: Iterable[Batch], place: Place) -> Iterator[Batch]:
+def own_batches(batches: Iterable[Batch], place: Place) -> Iterator[Batch]:
     """Yield every ``world_size``-th batch from ``rank`` on.
 
     All ranks get the same number, so that they compute in lockstep: where the batches do not

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -29,7 +29,6 @@ from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.seeds import TRAINING, derive
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.trainer_state import TrainerState
-from llmforge.run.training.answers import AnswerMetrics
 from llmforge.run.training.early_stopping import EarlyStopping
 from llmforge.run.training.evaluation import evaluate
 from llmforge.run.training.loop_outputs import LoopOutputs, Rows, histograms
@@ -40,6 +39,14 @@ from llmforge.run.training.throughput import Pace
 log = logging.getLogger("llmforge.run")
 
 _MEMORY = "docs/troubleshooting.md#memory"
+
+
+class TaskMetrics(Protocol):
+    """Measures more than the loss at an evaluation."""
+
+    def measure(self, stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Return values by name, or None when ``stop``, asked now and then, said so."""
+        ...
 
 
 class TrainingLoop:
@@ -60,7 +67,7 @@ class TrainingLoop:
             to stop, all learn at the same step.
         reporter: shows progress.
         outputs: takes results.
-        answers: measures generated answers too, where the recipe asks for it.
+        metrics: measures answers or labels too, where the recipe asks for it.
         peak_flops: of the device, for MFU; None when unknown.
         set_step: told every step; must cost nothing.
     """
@@ -81,7 +88,7 @@ class TrainingLoop:
         team: Team,
         reporter: Reporter,
         outputs: LoopOutputs,
-        answers: AnswerMetrics | None,
+        metrics: TaskMetrics | None,
         peak_flops: float | None,
         set_step: Callable[[int], None],
     ) -> None:
@@ -99,7 +106,7 @@ class TrainingLoop:
         self._stopping = Stopping(team, signals=signals, failure=outputs.failure)
         self._reporter = reporter
         self._outputs = outputs
-        self._answers = answers
+        self._metrics = metrics
         self._set_step = set_step
         train = recipe.train
         self._batch_size = train.batch_size
@@ -114,7 +121,7 @@ class TrainingLoop:
                 train.histograms_every,
             )
         )
-        self._answers_due = batches.epochs.due(parse_interval(recipe.metric.every or 1))
+        self._metrics_due = batches.epochs.due(parse_interval(recipe.metric.every or 1))
         self._first_step = self._last_saved = state.step
         self._totals = LossTotals(state, device=engine.device, team=team, window=train.log_every)
         self._pace = Pace(
@@ -325,16 +332,16 @@ class TrainingLoop:
             team=self._team,
             fewer=self._evaluate_fewer,
         )
-        if values is not None and self._answers is not None and self._answers_wanted():
-            self._reporter.phase(f"answering at step {self._state.step}")
-            measured = self._answers.measure(self._stopping.before_batch)
+        if values is not None and self._metrics is not None and self._metrics_wanted():
+            self._reporter.phase(f"measuring at step {self._state.step}")
+            measured = self._metrics.measure(self._stopping.before_batch)
             values = None if measured is None else values | measured
         self._pace.lap("evaluation")
         return values
 
-    def _answers_wanted(self) -> bool:
+    def _metrics_wanted(self) -> bool:
         step = self._state.step
-        return step == self._last_step or self._answers_due(step)
+        return step == self._last_step or self._metrics_due(step)
 
     def _evaluate_fewer(self, rows: int) -> None:
         self._evaluation_rows = rows
