@@ -114,6 +114,7 @@ def test_a_run_comes_back_from_the_new_storage(environment: Environment, package
     assert (place / "second" / "kept" / "checkpoints" / "step-00000004").is_dir()
 
 
+@pytest.mark.slow
 def test_the_new_sweeper_searches(environment: Environment, packages: Path) -> None:
     place = packages / "swept"
     place.mkdir()

@@ -41,6 +41,7 @@ def test_auto_measures_and_a_resume_elsewhere_keeps_it(
 
 
 @pytest.mark.usefixtures("without_bf16")
+@pytest.mark.slow
 def test_bf16_that_is_asked_for_is_computed_and_its_price_named(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path, {"train.precision": "bf16"})
     done = workplace.train("--set", "train.stop_at=2")
@@ -55,6 +56,7 @@ def test_bf16_that_is_asked_for_is_computed_and_its_price_named(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("without_bf16")
+@pytest.mark.slow
 def test_muon_in_fp32_resumes_to_equal_bits(tmp_path: Path) -> None:
     settings = {"train.precision": "auto", "optimizer.name": "muon", "train.max_steps": "9"}
     straight = Workplace(tmp_path / "straight", settings)

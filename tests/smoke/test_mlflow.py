@@ -177,6 +177,7 @@ def test_a_server_killed_in_the_middle_beside_trackers_that_raise_and_sleep(
     assert check_delivered_once(server, place).run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_all_the_time_costs_a_warning(
     tracked: Tracked, server: MlflowServer, reference: Reference
 ) -> None:
@@ -207,6 +208,7 @@ def test_a_trainer_killed_and_started_again_stays_one_run_in_mlflow(
     assert place.result() == reference("fp32").result()
 
 
+@pytest.mark.slow
 def test_a_courier_killed_costs_nothing_that_sync_does_not_bring(
     tracked: Tracked, server: MlflowServer, reference: Reference
 ) -> None:
@@ -226,6 +228,7 @@ def kill_the_courier(place: Workplace, *, at: int) -> None:
     assert "it ended with code -9 and is started again" in output
 
 
+@pytest.mark.slow
 def test_two_runs_that_make_the_same_file_at_once_both_get_tracked(
     workplace: Workplace, tmp_path: Path
 ) -> None:

@@ -132,6 +132,7 @@ def test_ranks_outlive_the_reader_of_their_output(tmp_path: Path) -> None:
     assert workplace.record["state"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_sweep_outlives_the_reader_of_its_output(tmp_path: Path) -> None:
     place = SweepPlace(tmp_path / "sweep", environment=UNBUFFERED)
     read_lines_and_leave(

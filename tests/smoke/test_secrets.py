@@ -120,6 +120,7 @@ def test_a_run_with_trackers_and_storage_keeps_no_secret(place: Workplace, s3_ur
     assert leaks(full, {**objects, "output": output.encode()}) == []
 
 
+@pytest.mark.slow
 def test_services_that_are_away_and_trackers_that_blab_tell_no_secret(place: Workplace) -> None:
     full = with_settings(
         with_variables(place, MLFLOW_TRACKING_URI=NOWHERE),

@@ -254,6 +254,7 @@ def test_a_failing_trial_is_kept_with_its_reason_and_retried_when_asked(tmp_path
     assert (mended["attempts"], untouched["attempts"]) == (3, 1)
 
 
+@pytest.mark.slow
 def test_a_metric_that_never_appears_ends_the_sweep_at_its_first_trial(tmp_path: Path) -> None:
     place = SweepPlace(tmp_path / "place")
     output = place.sweep("--set", 'sweep.metric="train/los"', expect=1)

@@ -110,6 +110,7 @@ def test_the_start_is_told_where_the_run_lies_now(place: Workplace, switch: Path
     assert not place.path.exists()
 
 
+@pytest.mark.slow
 def test_a_tracker_that_hangs_when_it_closes_costs_its_bound_and_nothing_else(
     place: Workplace, reference: Reference
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_command_without_a_name_says_when_there_is_nothing_to_take(tmp_path: P
         assert re.match(r"forge: no (run|sweep)s in ", done.stderr)
 
 
+@pytest.mark.slow
 def test_a_sweep_without_a_name_is_the_newest_and_pruned_trials_are_called_so(
     tmp_path: Path,
 ) -> None:

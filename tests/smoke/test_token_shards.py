@@ -49,6 +49,7 @@ def metadata(checkpoint: Path) -> dict[str, Any]:
     return body
 
 
+@pytest.mark.slow
 def test_a_run_over_shards_goes_on_in_the_middle_of_one(sharded: Workplace, tmp_path: Path) -> None:
     straight = sharded.copy(tmp_path / "straight")
     straight.train_here()

@@ -126,6 +126,7 @@ def test_a_tracker_that_kills_the_courier_does_not_end_the_run(
     assert place.result() == reference("fp32").result()
 
 
+@pytest.mark.slow
 def test_a_killed_trainer_leaves_no_orphan_and_the_next_start_repeats_nothing(
     tracked: Workplace, reference: Reference
 ) -> None:

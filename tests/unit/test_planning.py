@@ -298,6 +298,7 @@ def test_a_vocabulary_comes_from_a_ready_tokenizer_or_the_command_line(
     )
 
 
+@pytest.mark.slow
 def test_the_large_recipe_is_planned_without_its_memory() -> None:
     code = (
         "import sys\n"
