@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmforge.checkpoint import Checkpoint, load_tensors
-from llmforge.checkpoint.format import RECIPE, TOKENIZER
+from llmforge.checkpoint.format import RECIPE, TOKENIZER, read_metadata
 from llmforge.component import Component
 from llmforge.data.chat_prompts import ChatPrompts, load_prompts
 from llmforge.data.labels import load_labels
@@ -200,7 +200,15 @@ def _context(
     inside = checkpoint.path.parent.name == "checkpoints"
     directory = RunDirectory(checkpoint.path.parents[1] if inside else checkpoint.path)
     told = {} if notice is None else {"notice": notice}
-    return run_context(directory, recipe, **told)
+    model = read_metadata(checkpoint.path).get("model", {})
+    # what an adapter leaves as it was is not in a checkpoint
+    return run_context(
+        directory,
+        recipe,
+        resolved={"model": model} if model else {},
+        filled=not recipe.selections.get("adapter"),
+        **told,
+    )
 
 
 def _weights(

@@ -41,7 +41,10 @@ class LanguageModel(Protocol):
         context: the longest sequence it can attend over, in tokens.
 
     It may have an ``architecture``, a JSON-serialisable mapping of its sizes and variants, told
-    to trackers when a run starts; without it they are given the options of ``[model.NAME]``.
+    to trackers when a run starts; without it they are given the options of ``[model.NAME]``. It may
+    have a ``resolution``, a JSON-serialisable mapping that says where it came from, such as a
+    commit; its component finds it in ``run.resolved["model"]`` at every later start, and with the
+    ``architecture`` in it where a checkpoint is loaded.
     """
 
     context: int

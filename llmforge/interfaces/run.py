@@ -35,6 +35,8 @@ class RunContext:
             data of a run over ``train.epochs`` are prepared.
         schedule_steps: steps the learning-rate schedule spans; 0 as long.
         offline: the user asked for no network access.
+        filled: every weight is about to be read from a checkpoint, so that a model component need
+            not fetch or read any.
         resolved: what ``auto`` values became at the first start; empty on that start.
         matmul_speed: of the leader's CPU when the run first started; the same on all ranks and
             after a resume. None for a run on a GPU, and where nothing is trained.
@@ -56,6 +58,7 @@ class RunContext:
     total_steps: int = 0
     schedule_steps: int = 0
     offline: bool = False
+    filled: bool = False
     resolved: Mapping[str, Any] = field(default_factory=dict)
     matmul_speed: MatmulSpeed | None = None
     notice: Callable[[str], None] = _ignore

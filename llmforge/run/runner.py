@@ -328,6 +328,7 @@ class _Start:
                 context=recipe.context,
                 data={name: setup.facts[name] for name in ("data", "tokens", "bytes")},
                 files=setup.prepared.files,
+                model=setup.model_source(),
             ),
         )
 

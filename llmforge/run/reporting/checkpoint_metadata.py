@@ -26,6 +26,7 @@ class Describer:
         context: tokens per sequence.
         data: description and sizes of the data.
         files: which files of the data are used up at a sequence count.
+        model: where a model came from that was not made in the run, and its architecture.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Describer:
         context: int,
         data: Mapping[str, Any],
         files: Callable[[int], Mapping[str, Any]],
+        model: Mapping[str, Any] | None = None,
     ) -> None:
         self._run_id = run_id
         self._resolution = resolution
@@ -46,6 +48,7 @@ class Describer:
         self._context = context
         self._data = dict(data)
         self._files = files
+        self._model = {"model": dict(model)} if model else {}
         self._versions = {
             "llmforge": __version__,
             **{name: version(name) for name in ("torch", "safetensors")},
@@ -70,6 +73,7 @@ class Describer:
             "history": points,
             **self._files(state.sequences),
             "data": self._data,
+            **self._model,
             "device": self._resolution.device,
             "device_count": 1,
             "hardware": self._resolution.hardware,

@@ -139,7 +139,13 @@ class TrainingSetup:
             "micro_batch_size": self.division.micro,
             "eval_batch_size": self.evaluation_rows,
             "data": getattr(self.prepared.data, "resolution", {}),
+            "model": dict(getattr(self.engine.model, "resolution", {})),
         }
+
+    def model_source(self) -> dict[str, Any]:
+        """Return where a model came from that was not made here, and its architecture."""
+        source = dict(getattr(self.engine.model, "resolution", {}))
+        return {**source, "architecture": self.facts["architecture"]} if source else {}
 
     def describe(self, plan: Plan, record: RunRecord) -> list[str]:
         """Return the lines that say what is about to be trained, on what, and why so."""

@@ -21,16 +21,14 @@ class KeyValueCache:
         layers: attention layers.
         rows: sequences.
         length: most positions of a sequence.
-        heads: key and value heads.
-        size: width of a head.
 
     Attributes:
         weights: the model's weights as generation multiplies them fastest.
     """
 
-    def __init__(self, *, layers: int, rows: int, length: int, heads: int, size: int) -> None:
+    def __init__(self, *, layers: int, rows: int, length: int) -> None:
         self.weights = PackedWeights()
-        self._shape = (rows, heads, length, size)
+        self._rows, self._room = rows, length
         self._held: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._longest = 0
         self._lengths: Tensor | None = None  # None while all rows hold ``_longest`` positions
@@ -42,16 +40,16 @@ class KeyValueCache:
             ValueError: not one length for each row, or one that is more than what was fed.
         """
         values = lengths.tolist()
-        if len(values) != self._shape[0] or min(values) < 0 or max(values) > self._longest:
+        if len(values) != self._rows or min(values) < 0 or max(values) > self._longest:
             raise ValueError(
-                f"{self._shape[0]} lengths of at most {self._longest} are needed, got {values}"
+                f"{self._rows} lengths of at most {self._longest} are needed, got {values}"
             )
         self._longest = max(values)
         self._lengths = None if min(values) == self._longest else lengths.clone()
 
     def select(self, rows: Tensor) -> None:
         """Make row ``i`` what row ``rows[i]`` was; int64, rows may be left out or repeated."""
-        self._shape = (len(rows), *self._shape[1:])
+        self._rows = len(rows)
         self._held = [
             None if held is None else (held[0][rows], held[1][rows]) for held in self._held
         ]
@@ -65,7 +63,7 @@ class KeyValueCache:
             ValueError: they exceed the cache or the model's ``context``.
         """
         start, end = self._longest, self._longest + new
-        room = min(context, self._shape[2])
+        room = min(context, self._room)
         if end > room:
             raise ValueError(f"{start} cached + {new} new positions exceed the room for {room}")
         self._longest = end
@@ -80,14 +78,17 @@ class KeyValueCache:
         held = torch.arange(end, device=device)
         return CacheStep(self, slice(0, end), positions, held <= positions[:, None, :, None])
 
-    def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the whole store of one layer, made on its first use in the kind of ``like``."""
+    def layer(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the whole store of one layer, made on its first use for such keys and values."""
         held = self._held[index]
         if held is None:
-            # zeros, not garbage: NaN times a weight of zero would still be NaN
-            held = like.new_zeros(self._shape), like.new_zeros(self._shape)
+            held = self._empty(keys), self._empty(values)
             self._held[index] = held
         return held
+
+    def _empty(self, like: Tensor) -> Tensor:
+        # zeros, not garbage: NaN times a weight of zero would still be NaN
+        return like.new_zeros((self._rows, like.shape[1], self._room, like.shape[3]))
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class CacheStep:
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [rows, heads, new, size] and return all keys and values of the layer so far."""
-        stores = self.cache.layer(layer, keys)
+        stores = self.cache.layer(layer, keys, values)
         for store, part in zip(stores, (keys, values), strict=True):
             if self.positions.dim() == 1:
                 store[:, :, self.span] = part

@@ -150,13 +150,7 @@ class TransformerModel(nn.Module):
 
     def new_cache(self, rows: int, length: int) -> KeyValueCache:
         """Return an empty cache for ``rows`` sequences of at most ``length`` positions."""
-        return KeyValueCache(
-            layers=self.shape.layers,
-            rows=rows,
-            length=length,
-            heads=self.shape.kv_heads,
-            size=self.shape.head_size,
-        )
+        return KeyValueCache(layers=self.shape.layers, rows=rows, length=length)
 
     @property
     def architecture(self) -> dict[str, Any]:

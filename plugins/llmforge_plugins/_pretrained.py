@@ -1,0 +1,205 @@
+"""Where a pre-trained model is: a folder, a name of the zoo, or a repository on the hub.
+
+Shared by the kinds ``model`` and ``tokenizer``; it imports no heavy package.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmforge import RunContext
+from llmforge.errors import ForgeError
+from llmforge_plugins._zoo import ZOO
+
+CONFIG = "config.json"
+_TIMEOUT_SECONDS = 5.0
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LONGEST = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+
+
+class PretrainedError(ForgeError):
+    """A pre-trained model that is not there, cannot be reached, or is not what is needed."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A pre-trained model on this machine.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+    commit: str | None = None
+
+    def file(self, name: str) -> Path | None:
+        """Return the path of one of its files, None when it has no such file."""
+        found = self.path / name
+        return found if found.is_file() else None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass
+class Repository:
+    """A pre-trained model on the hub; its files come into HF's cache when they are asked for.
+
+    Attributes:
+        name: for example ``openai-community/gpt2``.
+        revision: branch, tag or commit.
+        offline: ask nobody.
+        commit: what the revision is, once a file was found.
+    """
+
+    name: str
+    revision: str
+    offline: bool
+    commit: str | None = None
+
+    def file(self, name: str) -> Path | None:
+        """Return the path of one of its files, None when it has no such file.
+
+        Raises:
+            PretrainedError: the hub cannot be asked, or has no such repository or revision.
+        """
+        from llmforge_plugins._hub import MissingError, UnreachableError, fetch
+
+        try:
+            found = fetch(
+                self.name,
+                name,
+                revision=self.commit or self.revision,
+                kind="model",
+                offline=self.offline,
+                timeout=_TIMEOUT_SECONDS,
+            )
+        except MissingError as error:
+            if name != CONFIG:
+                return None
+            raise PretrainedError(
+                f"there is no {CONFIG} in {self} on the hub ({error})",
+                remedy="check name and revision; HF_TOKEN gives access to gated models",
+            ) from error
+        except UnreachableError as error:
+            if name != CONFIG and self._is_known_absent(name):
+                return None
+            raise PretrainedError(
+                f"{name} of {self} is neither a local file nor in the cache, "
+                f"and the hub cannot be asked: {error}",
+                remedy="give the path of a folder, set HF_ENDPOINT to a mirror, or run once with "
+                "internet: the files stay in HF_HOME",
+            ) from error
+        if self.commit is None and _COMMIT.fullmatch(found.parent.name):
+            self.commit = found.parent.name
+        return found
+
+    def _is_known_absent(self, name: str) -> bool:
+        """Return whether the hub is out of reach, but said earlier that there is no such file.
+
+        Without such an answer a file that is optional counts as absent too when its repository is
+        cached: whoever was online to fetch one has fetched all there are.
+        """
+        import huggingface_hub
+
+        config = huggingface_hub.try_to_load_from_cache(
+            self.name, CONFIG, revision=self.commit or self.revision, repo_type="model"
+        )
+        cached = huggingface_hub.try_to_load_from_cache(
+            self.name, name, revision=self.commit or self.revision, repo_type="model"
+        )
+        return isinstance(config, str) and not isinstance(cached, str)
+
+    def __str__(self) -> str:
+        return f"'{self.name}' at revision '{self.commit or self.revision}'"
+
+
+Source = Folder | Repository
+
+
+def find_source(path: str, *, revision: str, run: RunContext) -> Source:
+    """Return where the model is that a recipe calls ``path``.
+
+    A run that was started uses the commit it was started with.
+
+    Raises:
+        PretrainedError: it can be neither a folder nor a name on the hub.
+    """
+    if problem := path_problem(path):
+        raise PretrainedError(problem[0], remedy=problem[1])
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return Folder(folder)
+    known = ZOO.get(path)
+    recorded = run.resolved.get("model", {})
+    name = known.repository if known else path
+    commit = recorded.get("commit") if recorded.get("repository") == name else None
+    return Repository(name, commit or revision, run.offline, commit)
+
+
+def path_problem(path: str) -> tuple[str, str] | None:
+    """Return what is wrong with a ``path`` on this machine and what to do; None when it may do."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if (folder / CONFIG).is_file():
+            return None
+        return (
+            f"the folder {folder} has no {CONFIG}: it is not a saved Hugging Face model",
+            "give the folder that save_pretrained wrote",
+        )
+    if path in ZOO or (_REPOSITORY.fullmatch(path) and not folder.is_file()):
+        return None
+    if folder.is_file():
+        return f"{folder} is a file", "give the folder it is in"
+    return (
+        f"there is no folder {folder} (looked in {Path.cwd()})",
+        "give a folder, a name on the hub, or one that 'forge models list' shows",
+    )
+
+
+def read_config(source: Source) -> dict[str, Any]:
+    """Return the content of ``config.json``.
+
+    Raises:
+        PretrainedError: it cannot be had, or is not a JSON object.
+    """
+    path = source.file(CONFIG)
+    assert path is not None, "a missing config.json is an error of its own"
+    content = _read(path)
+    if content is None:
+        raise PretrainedError(
+            f"{path} is not a JSON object", remedy="restore the file, or save the model again"
+        )
+    return content
+
+
+def known_longest(path: str) -> int | None:
+    """Return the longest sequence of a model if that can be told without the network."""
+    if path in ZOO and not Path(path).expanduser().is_dir():
+        return ZOO[path].context
+    content = _read(Path(path).expanduser() / CONFIG)
+    return None if content is None else longest_sequence(content)
+
+
+def longest_sequence(config: Mapping[str, Any]) -> int | None:
+    """Return the longest sequence that a ``config.json`` allows; None when it has no limit."""
+    nested = config.get("text_config")
+    for table in (config, nested if isinstance(nested, dict) else {}):
+        for key in _LONGEST:
+            if isinstance(value := table.get(key), int) and value > 0:
+                return value
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,218 @@
+"""A causal language model of Hugging Face behind llmforge's interface."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmforge.interfaces import IGNORE_INDEX, Batch, RunContext
+from llmforge_plugins.models._cross_entropy import linear_cross_entropy
+from llmforge_plugins.models._hf_cache import HuggingFaceCache
+from llmforge_plugins.models._hf_load import load
+
+_OWN_CODE = "transformers."
+
+
+def build(options: Any, run: RunContext, *, vocab_size: int, name: str) -> CausalModel:
+    """Return the model of ``hf-causal``; errors as :func:`load`."""
+    loaded = load(
+        options, run, auto_class="AutoModelForCausalLM", vocab_size=vocab_size, name=name
+    )
+    return CausalModel(loaded.model, context=options.context, resolution=loaded.resolution)
+
+
+class CausalModel(nn.Module):
+    """Implements :class:`llmforge.interfaces.LanguageModel`.
+
+    It has the very children, parameters and buffers of the model it wraps, under their own names.
+
+    Args:
+        inner: the model of ``transformers``.
+        context: longest sequence in tokens.
+        resolution: where it came from.
+
+    Attributes:
+        resolution: what a run records of it.
+    """
+
+    def __init__(self, inner: Any, *, context: int, resolution: dict[str, Any]) -> None:
+        super().__init__()
+        # shared, not copied: what is replaced in the one is replaced in the other
+        for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            self.__dict__[part] = inner.__dict__[part]
+        self.__dict__["inner"] = inner  # no child, or every name would begin with it
+        self.context = context
+        self.resolution = resolution
+        self.window = _window(inner.config)
+        self._logit_scale = _logit_scale(inner)
+        if not self._attends_freely():
+            self.new_cache = None  # type: ignore[assignment, method-assign]
+
+    @property
+    def config(self) -> Any:
+        """The configuration of ``transformers``."""
+        return self.inner.config
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The configuration as JSON, from which the model can be built again."""
+        found: dict[str, Any] = json.loads(self.config.to_json_string(use_diff=False))
+        return {key: value for key, value in found.items() if value is not None}
+
+    def train(self, mode: bool = True) -> CausalModel:
+        """Switch between training and evaluation behaviour."""
+        self.inner.training = mode
+        return super().train(mode)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the summed cross-entropy in nats and the number of scored targets.
+
+        A batch may have ``segments`` and ``positions``, int64 of shape [rows, length]: attention
+        then stays within a segment, and positions count from its beginning.
+        """
+        targets = batch["targets"].flatten()
+        head = self._plain_head()
+        masked = self._masked(batch)
+        if head is None:
+            logits = self.inner(input_ids=batch["inputs"], use_cache=False, **masked).logits
+            total = functional.cross_entropy(
+                logits.flatten(0, 1).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum"
+            )
+        else:
+            base = self.inner.base_model
+            hidden = base(input_ids=batch["inputs"], use_cache=False, **masked)[0].flatten(0, 1)
+            total = self._chunked(hidden, head, targets)
+        return total, (targets != IGNORE_INDEX).sum()
+
+    def forward(self, inputs: Tensor, *, cache: HuggingFaceCache | None = None) -> Tensor:
+        """Return logits [rows, positions, vocabulary]; with a cache, extend it.
+
+        Raises:
+            ValueError: the inputs exceed the context or the cache.
+        """
+        if inputs.shape[1] > self.context:
+            raise ValueError(
+                f"{inputs.shape[1]} positions exceed the model's context of {self.context}"
+            )
+        if cache is None:
+            logits: Tensor = self.inner(input_ids=inputs, use_cache=False).logits
+            return logits
+        positions, seen = cache.begin(inputs, context=self.context)
+        logits = self.inner(
+            input_ids=inputs,
+            position_ids=positions,
+            attention_mask=self._as_mask(seen),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        return logits
+
+    def new_cache(self, rows: int, length: int) -> HuggingFaceCache:
+        """Return an empty cache for ``rows`` sequences of at most ``length`` positions."""
+        layers = self.config.get_text_config().num_hidden_layers
+        return HuggingFaceCache(layers=layers, rows=rows, length=length)
+
+    def flops_per_token(self) -> float:
+        """Return the floating-point operations of forward and backward for one token.
+
+        Two per weight of a matrix forward and four backward, two less where it is frozen;
+        attention over the whole context added (Chowdhery et al., "PaLM", 2022, appendix B).
+        """
+        looked_up = {
+            id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)
+        }
+        head = self.inner.get_output_embeddings()
+        output = None if head is None else head.weight
+        total = 0.0
+        for parameter in self.parameters():
+            if parameter.dim() > 1 and (id(parameter) not in looked_up or parameter is output):
+                total += parameter.numel() * (6.0 if parameter.requires_grad else 4.0)
+        text = self.config.get_text_config()
+        return total + 12.0 * text.num_hidden_layers * text.hidden_size * self.context
+
+    def _chunked(self, hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+        weight = head.weight
+        if self._logit_scale != 1.0:
+            hidden = hidden * self._logit_scale
+        if head.bias is not None:
+            # a bias is the weight of an input that is always 1
+            one = hidden.new_full((hidden.shape[0], 1), self._logit_scale)
+            hidden = torch.cat([hidden, one], dim=1)
+            weight = torch.cat([weight, head.bias[:, None]], dim=1)
+        return linear_cross_entropy(hidden, weight, targets)
+
+    def _plain_head(self) -> nn.Linear | None:
+        """Return the output matrix if logits are its product with the last hidden states."""
+        head = self.inner.get_output_embeddings()
+        if self._logit_scale is None or not isinstance(head, nn.Linear):
+            return None
+        return head
+
+    def _masked(self, batch: Batch) -> dict[str, Tensor]:
+        if "segments" not in batch:
+            return {}  # rows are padded on the right, which causal attention never sees
+        if not self._attends_freely():
+            raise ValueError(
+                f"a model of the type '{self.config.model_type}' cannot keep the examples of a "
+                "packed row apart; set packing = false"
+            )
+        segments = batch["segments"]
+        length = segments.shape[1]
+        same = segments[:, :, None] == segments[:, None, :]
+        causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+        mask = self._as_mask((same & causal)[:, None])
+        return {"attention_mask": mask, "position_ids": batch["positions"]}
+
+    def _as_mask(self, seen: Tensor) -> Tensor:
+        """Return a mask as the attention kernel takes it: bool, or what is added to scores."""
+        if self.config._attn_implementation != "eager":
+            return seen
+        dtype = self.inner.dtype
+        added = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return added.masked_fill_(~seen, torch.finfo(dtype).min)
+
+    def _attends_freely(self) -> bool:
+        """Return whether every layer is attention over all that came before."""
+        if getattr(self.inner, "_is_stateful", False):
+            return False
+        return self.window is None or self.window >= self.context
+
+
+def _window(config: Any) -> int | None:
+    """Return how many positions the layers of a model with sliding windows look back."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if kinds - {"full_attention", "sliding_attention"}:
+        return 0
+    if kinds == {"full_attention"} or not getattr(text, "use_sliding_window", True):
+        return None
+    return getattr(text, "sliding_window", None) or getattr(text, "window_size", None)
+
+
+def _logit_scale(inner: Any) -> float | None:
+    """Return what logits are multiplied by after the output matrix; None when that is not all.
+
+    Logits are then computed in full by the model itself: also for code that is not transformers'
+    own, and where more than the base model and one matrix takes part.
+    """
+    if not type(inner).__module__.startswith(_OWN_CODE):
+        return None
+    head = inner.get_output_embeddings()
+    if [child for child in inner.children() if child not in (head, inner.base_model)]:
+        return None
+    if head not in list(inner.children()):
+        return None
+    values = inner.config.get_text_config().to_dict()
+    scale = values.pop("logit_scale", None) or 1.0  # Cohere
+    scale /= values.pop("logits_scaling", None) or 1.0  # Granite
+    special = [
+        key
+        for key, value in values.items()
+        if ("logit" in key or "lm_head" in key) and not key.startswith("output_router")
+        if value not in (None, False, 0, 1, 1.0)
+    ]
+    return None if special else float(scale)

@@ -1,0 +1,106 @@
+"""What all components over Hugging Face models have in common, without a heavy package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+import llmforge
+from llmforge import Problem
+from llmforge.interfaces import RunContext
+from llmforge_plugins._pretrained import (
+    PretrainedError,
+    Repository,
+    find_source,
+    known_longest,
+    longest_sequence,
+    path_problem,
+    read_config,
+)
+
+DEFAULT_CONTEXT = 1024
+
+
+class PretrainedOptions(llmforge.Options):
+    """Options of every component that trains a Hugging Face model."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A name that ``forge models list`` shows (``gpt2-small``), a name on the hub
+    (``openai-community/gpt2``), or a folder that ``save_pretrained`` wrote."""
+    revision: Annotated[str, Field(min_length=1)] = "main"
+    """Branch, tag or commit on the hub. The run records the commit and keeps to it."""
+    trust_remote_code: bool = False
+    """Run the model code that comes with the weights. Only of a source you trust; from the hub,
+    give a commit as ``revision``."""
+    from_scratch: bool = False
+    """Start from random weights; ``path`` gives only the architecture."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the weights. ``auto`` is fp32 whatever the files have: small updates get
+    lost in bf16."""
+    attn: Literal["auto", "sdpa", "eager"] = "auto"
+    """Kernel of attention: PyTorch's fused one or plain products; ``auto`` is ``sdpa`` where the
+    architecture has it."""
+    context: Annotated[int, Field(gt=0)] = DEFAULT_CONTEXT
+    """Longest sequence in tokens; when absent 1,024, or the model's own maximum if that is known
+    to be less."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that are not trained: patterns of their names, such as ``transformer.wte.*``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _context_of_the_model(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "context" in values:
+            return values
+        path = values.get("path")
+        longest = known_longest(path) if isinstance(path, str) and path else None
+        if longest is None or longest >= DEFAULT_CONTEXT:
+            return values
+        return {**values, "context": longest}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _freeze_is_a_list(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("freeze"), list):
+            return {**values, "freeze": tuple(values["freeze"])}
+        return values
+
+
+def source_problems(options: PretrainedOptions, run: RunContext, *, key: str) -> list[Problem]:
+    """Return what is wrong with path, revision and context, looking no further than config.json.
+
+    Args:
+        options: the options.
+        run: the run.
+        key: of the option table, such as ``model.hf-causal``.
+    """
+    if wrong := path_problem(options.path):
+        return [Problem(key=f"{key}.path", message=wrong[0], remedy=wrong[1])]
+    try:
+        source = find_source(options.path, revision=options.revision, run=run)
+        config = read_config(source)
+    except PretrainedError as error:
+        return [Problem(key=f"{key}.path", message=error.message, remedy=error.remedy)]
+    problems = []
+    longest = longest_sequence(config)
+    if longest is not None and options.context > longest:
+        problems.append(too_long(options.context, longest, key=key))
+    if options.trust_remote_code and isinstance(source, Repository) and source.commit is None:
+        problems.append(
+            Problem(
+                key=f"{key}.trust_remote_code",
+                message=f"which commit of {source} runs here cannot be told",
+                remedy="give the commit as revision",
+            )
+        )
+    return problems
+
+
+def too_long(context: int, longest: int, *, key: str) -> Problem:
+    """Return the problem of a context that the model cannot have."""
+    return Problem(
+        key=f"{key}.context",
+        message=f"a context of {context:,} is more than the model's maximum of {longest:,}",
+        remedy=f"set it to {longest} or less",
+    )
