@@ -63,7 +63,13 @@ Assignments = Annotated[
 MaxSteps = Annotated[int | None, option("--max-steps", help="train.max_steps", panel=_SHORTCUTS)]
 Preset = Annotated[
     str | None,
-    option("--model", "-m", metavar="PRESET", help="Preset of the model.", panel=_SHORTCUTS),
+    option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="A model of 'forge models list', or a preset of the recipe's own.",
+        panel=_SHORTCUTS,
+    ),
 ]
 Samples = Annotated[
     int | None,
@@ -128,8 +134,8 @@ def recipe_overrides(
     """Return ``--set`` and then the shortcuts as overrides that remember which flag they are of.
 
     Raises:
-        RecipeError: a preset is given, and which model it is of cannot be determined.
-        UsageError: an assignment is not one.
+        RecipeError: a model is named, and the recipe that it is for cannot be loaded.
+        UsageError: an assignment is not one, or there is no such model.
     """
     from llmforge.recipe import Override, load_recipe, parse_set
 
@@ -148,8 +154,9 @@ def recipe_overrides(
         if value is not None
     ]
     if preset is not None:
-        model = load_recipe(recipe, profile=profile, overrides=found).selected("model").name
-        found.append(Override(("model", model, "preset"), preset, origin="--model"))
+        from llmforge.cli.model_names import model_overrides
+
+        found += model_overrides(preset, load_recipe(recipe, profile=profile, overrides=found))
     return found
 
 

@@ -107,11 +107,19 @@ class Transformer(Component, kind="model"):
             return Shape(**fields)
 
     @classmethod
-    def presets(cls, vocab_size: int) -> Mapping[str, Mapping[str, int]]:
-        """Return layers, width, heads and parameter counts of each preset, without torch."""
+    def presets(cls, vocab_size: int) -> Mapping[str, Mapping[str, Any]]:
+        """Return layers, width, heads and parameter counts of each preset, without torch.
+
+        Everywhere but here ``nano`` is called ``custom-nano``, and so on.
+        """
         shapes = {name: cls.Options(preset=name).shape() for name in PRESETS}
         return {
             name: {
+                "name": name if name.startswith("neox") else f"custom-{name}",
+                "own_tokenizer": "bpe",
+                "source": "random weights",
+                "licence": "yours",
+                "tokenizer": "the recipe's",
                 "layers": shape.layers,
                 "width": shape.width,
                 "heads": shape.heads,
