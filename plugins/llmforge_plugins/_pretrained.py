@@ -20,6 +20,8 @@ CONFIG = "config.json"
 _TIMEOUT_SECONDS = 5.0
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+ABSENT = object()
+"""What the cache says of a file that the hub did not have at a commit."""
 _LONGEST = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
 
@@ -71,6 +73,8 @@ class Repository:
         """
         from llmforge_plugins._hub import MissingError, UnreachableError, fetch
 
+        if self.commit is not None and self._cached(name) is ABSENT:
+            return None
         try:
             found = fetch(
                 self.name,
@@ -88,7 +92,8 @@ class Repository:
                 remedy="check name and revision; HF_TOKEN gives access to gated models",
             ) from error
         except UnreachableError as error:
-            if name != CONFIG and self._is_known_absent(name):
+            # whoever was online to fetch the configuration has fetched all there is
+            if name != CONFIG and isinstance(self._cached(CONFIG), str):
                 return None
             raise PretrainedError(
                 f"{name} of {self} is neither a local file nor in the cache, "
@@ -100,21 +105,16 @@ class Repository:
             self.commit = found.parent.name
         return found
 
-    def _is_known_absent(self, name: str) -> bool:
-        """Return whether the hub is out of reach, but said earlier that there is no such file.
-
-        Without such an answer a file that is optional counts as absent too when its repository is
-        cached: whoever was online to fetch one has fetched all there are.
-        """
+    def _cached(self, name: str) -> object:
+        """Return the path of a file in HF's cache, ABSENT if there is none, None if not known."""
         import huggingface_hub
+        from huggingface_hub.file_download import _CACHED_NO_EXIST
 
-        config = huggingface_hub.try_to_load_from_cache(
-            self.name, CONFIG, revision=self.commit or self.revision, repo_type="model"
+        revision = self.commit or self.revision
+        found = huggingface_hub.try_to_load_from_cache(
+            self.name, name, revision=revision, repo_type="model"
         )
-        cached = huggingface_hub.try_to_load_from_cache(
-            self.name, name, revision=self.commit or self.revision, repo_type="model"
-        )
-        return isinstance(config, str) and not isinstance(cached, str)
+        return ABSENT if found is _CACHED_NO_EXIST else found
 
     def __str__(self) -> str:
         return f"'{self.name}' at revision '{self.commit or self.revision}'"
