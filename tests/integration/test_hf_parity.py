@@ -81,7 +81,7 @@ def by_forge(directory: Path, folder: Path, batches: Any, *, micro: int) -> list
             lambda named: make_component(
                 load("optimizer", "adamw"), {"lr": RATE}
             ).forge_build_optimizer(run, named),  # type: ignore[attr-defined]
-            lambda step: 1.0,
+            lambda _step: 1.0,
         )
     )
     losses = []

@@ -78,12 +78,12 @@ class BuiltIn(Contract):
         return OPTIONS.get((self.kind, name), {})
 
 
-@named("model")
+@named("model", but=("hf-causal",))  # tests/unit/test_hf_causal.py
 class TestModels(BuiltIn, ModelContract):
     kind = "model"
 
 
-@named("tokenizer", but=("ids",))
+@named("tokenizer", but=("ids", "from-model"))  # tests/unit/test_from_model.py
 class TestTokenizers(BuiltIn, TokenizerContract):
     kind = "tokenizer"
 

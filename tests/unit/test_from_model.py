@@ -46,7 +46,10 @@ class TestFromModel(TokenizerContract):
 
 
 def test_it_is_the_models_own_with_its_chat_template(tmp_path: Path, folder: Path) -> None:
-    made, wanted = tokenizer_of(tmp_path, folder), transformers.AutoTokenizer.from_pretrained(folder)
+    made, wanted = (
+        tokenizer_of(tmp_path, folder),
+        transformers.AutoTokenizer.from_pretrained(folder),
+    )
     assert isinstance(made, ChatTokenizer)
     assert made.encode("the river of stone") == wanted("the river of stone")["input_ids"]
     assert (made.eos_token, made.eos_id) == ("<|endoftext|>", wanted.eos_token_id)

@@ -19,10 +19,10 @@ from llmforge.errors import UsageError
 from llmforge.recipe import load_recipe
 from llmforge_plugins._zoo import ZOO, ZooModel, presets_of
 
-NAMES = (
-    "gpt2-small gpt2-medium dialogpt-small dialogpt-medium codet5-small codet5-base codebert-base "
-    "t5-small t5-base"
-).split()
+NAMES = [
+    *("gpt2-small", "gpt2-medium", "dialogpt-small", "dialogpt-medium"),
+    *("codet5-small", "codet5-base", "codebert-base", "t5-small", "t5-base"),
+]
 CUSTOM = ("custom-nano", "custom-tiny", "custom-small", "custom-medium", "custom-large")
 
 AUTO = {

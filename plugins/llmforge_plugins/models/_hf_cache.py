@@ -11,7 +11,7 @@ from transformers import Cache
 from llmforge_plugins.models._cache import CacheStep, KeyValueCache
 
 
-class HuggingFaceCache(Cache):  # type: ignore[misc]
+class HuggingFaceCache(Cache):
     """Keeps keys and values by position, so that rows of unequal length have no gaps.
 
     Args:

@@ -19,9 +19,7 @@ _OWN_CODE = "transformers."
 
 def build(options: Any, run: RunContext, *, vocab_size: int, name: str) -> CausalModel:
     """Return the model of ``hf-causal``; errors as :func:`load`."""
-    loaded = load(
-        options, run, auto_class="AutoModelForCausalLM", vocab_size=vocab_size, name=name
-    )
+    loaded = load(options, run, auto_class="AutoModelForCausalLM", vocab_size=vocab_size, name=name)
     return CausalModel(loaded.model, context=options.context, resolution=loaded.resolution)
 
 
@@ -36,8 +34,11 @@ class CausalModel(nn.Module):
         resolution: where it came from.
 
     Attributes:
+        inner: the model it wraps.
         resolution: what a run records of it.
     """
+
+    inner: Any
 
     def __init__(self, inner: Any, *, context: int, resolution: dict[str, Any]) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class CausalModel(nn.Module):
         else:
             base = self.inner.base_model
             hidden = base(input_ids=batch["inputs"], use_cache=False, **masked)[0].flatten(0, 1)
-            total = self._chunked(hidden, head, targets)
+            total = _chunked(hidden, head, targets, scale=self._logit_scale or 1.0)
         return total, (targets != IGNORE_INDEX).sum()
 
     def forward(self, inputs: Tensor, *, cache: HuggingFaceCache | None = None) -> Tensor:
@@ -102,14 +103,14 @@ class CausalModel(nn.Module):
             logits: Tensor = self.inner(input_ids=inputs, use_cache=False).logits
             return logits
         positions, seen = cache.begin(inputs, context=self.context)
-        logits = self.inner(
+        continued = self.inner(
             input_ids=inputs,
             position_ids=positions,
             attention_mask=self._as_mask(seen),
             past_key_values=cache,
             use_cache=True,
-        ).logits
-        return logits
+        )
+        return continued.logits
 
     def new_cache(self, rows: int, length: int) -> HuggingFaceCache:
         """Return an empty cache for ``rows`` sequences of at most ``length`` positions."""
@@ -133,17 +134,6 @@ class CausalModel(nn.Module):
                 total += parameter.numel() * (6.0 if parameter.requires_grad else 4.0)
         text = self.config.get_text_config()
         return total + 12.0 * text.num_hidden_layers * text.hidden_size * self.context
-
-    def _chunked(self, hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-        weight = head.weight
-        if self._logit_scale != 1.0:
-            hidden = hidden * self._logit_scale
-        if head.bias is not None:
-            # a bias is the weight of an input that is always 1
-            one = hidden.new_full((hidden.shape[0], 1), self._logit_scale)
-            hidden = torch.cat([hidden, one], dim=1)
-            weight = torch.cat([weight, head.bias[:, None]], dim=1)
-        return linear_cross_entropy(hidden, weight, targets)
 
     def _plain_head(self) -> nn.Linear | None:
         """Return the output matrix if logits are its product with the last hidden states."""
@@ -180,6 +170,18 @@ class CausalModel(nn.Module):
         if getattr(self.inner, "_is_stateful", False):
             return False
         return self.window is None or self.window >= self.context
+
+
+def _chunked(hidden: Tensor, head: nn.Linear, targets: Tensor, *, scale: float) -> Tensor:
+    """Return the summed cross-entropy of ``scale * head(hidden)``, chunk by chunk."""
+    weight = head.weight
+    if scale != 1.0:
+        hidden = hidden * scale
+    if head.bias is not None:
+        # a bias is the weight of an input that is always 1
+        hidden = torch.cat([hidden, hidden.new_full((hidden.shape[0], 1), scale)], dim=1)
+        weight = torch.cat([weight, head.bias[:, None]], dim=1)
+    return linear_cross_entropy(hidden, weight, targets)
 
 
 def _window(config: Any) -> int | None:

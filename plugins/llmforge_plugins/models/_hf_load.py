@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +171,7 @@ def freeze(model: nn.Module, patterns: Sequence[str], *, name: str) -> None:
     for pattern in patterns:
         matched = fnmatch.filter(parameters, pattern)
         for found in matched:
-            parameters[found].requires_grad_(requires_grad=False)
+            parameters[found].requires_grad_(False)
         if not matched:
             problems.append(
                 Problem(
@@ -312,8 +312,7 @@ def _require_shards(source: Source, index: Path) -> None:
     missing = [name for name in names if source.file(name) is None]
     if missing:
         raise PretrainedError(
-            f"{source} lacks {len(missing)} of {len(names)} shards of its weights: "
-            f"{_few(missing)}",
+            f"{source} lacks {len(missing)} of {len(names)} shards of its weights: {_few(missing)}",
             remedy=f"copy them into the folder; {index.name} names them all",
         )
 
@@ -362,5 +361,3 @@ def _first_line(error: BaseException) -> str:
 def _few(names: Sequence[str]) -> str:
     rest = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
-
-

@@ -85,7 +85,7 @@ def _converted(source: Source) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     if not paths:
         raise DataError(
             f"{source} has no tokenizer: neither {_TOKENIZER} nor {', '.join(_OLDER)}",
-            remedy="copy the tokenizer's files into the folder, or set tokenizer.name = \"hf\" "
+            remedy='copy the tokenizer\'s files into the folder, or set tokenizer.name = "hf" '
             "and its source",
         )
     for name in _SETTINGS:
@@ -108,5 +108,3 @@ def _converted(source: Source) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             remedy="download it again, or save it with transformers as a fast tokenizer",
         ) from error
     return inner, {name: getattr(loaded, name, None) for name in _NAMED}
-
-
