@@ -235,7 +235,7 @@ def test_an_embedding_larger_than_the_tokenizer_stays(
 
 
 def test_frozen_parameters_are_not_trained(tmp_path: Path, folders: dict[str, Path]) -> None:
-    model = built(tmp_path, folders["gpt2"], freeze=("transformer.w?e.*", "*.h.0.*"))
+    model = built(tmp_path, folders["gpt2"], freeze=["transformer.w?e.*", "*.h.0.*"])
     frozen = [name for name, item in model.named_parameters() if not item.requires_grad]
     assert frozen[:2] == ["transformer.wte.weight", "transformer.wpe.weight"]
     assert all(name.startswith("transformer.h.0.") for name in frozen[2:])
@@ -255,7 +255,7 @@ def test_a_pattern_that_cannot_be_meant_is_refused(
     tmp_path: Path, folders: dict[str, Path], pattern: str, message: str
 ) -> None:
     with pytest.raises(RecipeError, match=message):
-        built(tmp_path, folders["gpt2"], freeze=(pattern,))
+        built(tmp_path, folders["gpt2"], freeze=[pattern])
 
 
 def test_the_context_is_the_models_own_where_that_is_shorter(folders: dict[str, Path]) -> None:

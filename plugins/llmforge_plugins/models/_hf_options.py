@@ -45,7 +45,7 @@ class PretrainedOptions(llmforge.Options):
     context: Annotated[int, Field(gt=0)] = DEFAULT_CONTEXT
     """Longest sequence in tokens; when absent 1,024, or the model's own maximum if that is known
     to be less."""
-    freeze: tuple[str, ...] = ()
+    freeze: list[str] = Field(default_factory=list)
     """Parameters that are not trained: patterns of their names, such as ``transformer.wte.*``."""
 
     @model_validator(mode="before")
@@ -58,13 +58,6 @@ class PretrainedOptions(llmforge.Options):
         if longest is None or longest >= DEFAULT_CONTEXT:
             return values
         return {**values, "context": longest}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _freeze_is_a_list(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and isinstance(values.get("freeze"), list):
-            return {**values, "freeze": tuple(values["freeze"])}
-        return values
 
 
 def source_problems(options: PretrainedOptions, run: RunContext, *, key: str) -> list[Problem]:
