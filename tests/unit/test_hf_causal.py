@@ -128,6 +128,15 @@ def test_the_loss_never_holds_the_logits_of_all_positions(
     assert largest <= 32  # a weight's gradient is [257, 32] or its transpose; logits are 8 rows
 
 
+def test_the_chunked_loss_compiles_for_batches_of_any_length() -> None:
+    compiled = torch.compile(_cross_entropy.linear_cross_entropy, backend="aot_eager")
+    for length in (48, 64, 80):  # the second length makes it symbolic
+        hidden, weight = torch.randn(length, 8, requires_grad=True), torch.randn(50, 8)
+        targets = torch.randint(50, (length,))
+        expected = functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+        torch.testing.assert_close(compiled(hidden, weight, targets), expected)
+
+
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_packed_row_is_its_examples_alone(
