@@ -319,7 +319,7 @@ def _require_shards(source: Source, index: Path) -> None:
 
 def _check_weights(found: Mapping[str, Any], folder: Path) -> None:
     """Refuse weights that are not those of the model; ``found`` is what transformers tells."""
-    mismatched = [str(entry[0]) for entry in found.get("mismatched_keys", ())]
+    mismatched = sorted(str(entry[0]) for entry in found.get("mismatched_keys", ()))
     missing = sorted(str(key) for key in found.get("missing_keys", ()))
     wrong = [
         f"{what}: {_few(names)}"
