@@ -18,6 +18,7 @@ from hf_models import (
     reference,
     save,
 )
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from llmforge.errors import ForgeError, RecipeError
@@ -126,6 +127,18 @@ def test_the_loss_never_holds_the_logits_of_all_positions(
     with Watch():
         model.loss({"inputs": ids(3, 20), "targets": ids(3, 20)})[0].backward()
     assert largest <= 32  # a weight's gradient is [257, 32] or its transpose; logits are 8 rows
+
+
+def test_the_chunked_loss_can_be_traced_for_batches_of_any_length() -> None:
+    hidden, weight = torch.randn(48, 8), torch.randn(50, 8)
+    targets = torch.randint(50, (48,))
+    logits, scored = hidden @ weight.t(), targets != IGNORE_INDEX
+    part = _cross_entropy._loss_and_gradient_
+    traced = make_fx(part, tracing_mode="symbolic")(logits.clone(), targets, scored)
+    torch.testing.assert_close(
+        traced(logits.clone(), targets, scored),
+        functional.cross_entropy(logits, targets, reduction="sum"),
+    )
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])

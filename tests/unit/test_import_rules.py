@@ -140,3 +140,20 @@ def test_importing_it_loads_no_heavy_package(modules: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_only_components_over_hugging_face_models_import_transformers() -> None:
+    known = sources()
+    graph = {name: imports(source, known) for name, source in known.items()}
+    using = {
+        name
+        for name, targets in graph.items()
+        if "transformers" in {target.split(".")[0] for target in targets}
+    }
+    halves = {name.rpartition(".")[2] for name in using}
+    assert {"_hf_load", "_hf_cache", "_from_model"} <= halves
+    assert all(half.startswith("_") for half in halves)
+    for name, targets in graph.items():
+        component = name.rpartition(".")[2]
+        if targets & using and not component.startswith("_"):
+            assert component.startswith("hf_") or component == "from_model", name

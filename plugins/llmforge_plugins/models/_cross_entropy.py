@@ -87,7 +87,7 @@ def _loss_and_gradient_(logits: Tensor, targets: Tensor, scored: Tensor) -> Tens
     for narrow, label, found in zip(*pieces, strict=True):
         wide = narrow.to(dtype)
         torch.softmax(wide, 1, out=wide)
-        torch.gather(wide, 1, label, out=found)
+        found.copy_(wide.gather(1, label))  # with out= it cannot be compiled for any length
         wide.scatter_(1, label, found - 1.0)
         if wide is not narrow:
             narrow.copy_(wide)

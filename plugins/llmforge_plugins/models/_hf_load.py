@@ -329,7 +329,7 @@ def _require_shards(source: Source, index: Path) -> None:
 
 def _check_weights(found: Mapping[str, Any], folder: Path, *, new: Sequence[str]) -> None:
     """Refuse weights that are not those of the model; ``found`` is what transformers tells."""
-    mismatched = [str(entry[0]) for entry in found.get("mismatched_keys", ())]
+    mismatched = sorted(str(entry[0]) for entry in found.get("mismatched_keys", ()))
     absent = sorted(str(key) for key in found.get("missing_keys", ()))
     missing = [key for key in absent if key.partition(".")[0] not in new]
     wrong = [

@@ -17,7 +17,7 @@ from llmforge_plugins.tokenizers._saved import read_json
 _TOKENIZER = "tokenizer.json"
 _OLDER = ("vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "vocab.txt")
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_NAMED = ("eos_token", "bos_token")
+_NAMED = ("eos_token", "bos_token", "mask_token")
 
 
 def model_table(run: RunContext) -> Mapping[str, Any] | None:
