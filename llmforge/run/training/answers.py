@@ -19,6 +19,7 @@ from llmforge.interfaces import (
     Generator,
     LanguageModel,
     Metric,
+    Needs,
     RunContext,
     Tokenizer,
 )
@@ -29,7 +30,7 @@ from llmforge.recipe.measured import selected_metrics
 from llmforge.recipe.schema import MetricKeys
 from llmforge.run.signals import StopNow, StopSignals
 
-ANSWERS = "answers"
+ANSWERS: Needs = "answers"
 """What a metric needs that is measured here."""
 
 _AT_ONCE = 16
@@ -106,7 +107,7 @@ class AnswerMetrics:
             )
             return measure_answers(
                 generator,
-                answer_metrics(self._recipe, self._manager, self._run),
+                build_metrics(self._recipe, self._manager, self._run, needs=ANSWERS),
                 self._split,
                 tokenizer=self._tokenizer,
                 keys=self._recipe.metric,
@@ -119,13 +120,13 @@ class AnswerMetrics:
             model.train()
 
 
-def answer_metrics(
-    recipe: Recipe, manager: pluggy.PluginManager, run: RunContext
+def build_metrics(
+    recipe: Recipe, manager: pluggy.PluginManager, run: RunContext, *, needs: Needs
 ) -> dict[str, Metric]:
-    """Return new metrics of answers by name, those that ``recipe`` selects."""
+    """Return new metrics by name: those that ``recipe`` selects and that compare ``needs``."""
     built: dict[str, Metric] = call_each_factory(manager, "forge_build_metric", run=run)
     selected = selected_metrics(recipe.selections)
-    return {name: built[name] for name, item in selected.items() if item.needs == ANSWERS}
+    return {name: built[name] for name, item in selected.items() if item.needs == needs}
 
 
 def measure_answers(
