@@ -20,7 +20,7 @@ from llmforge.interfaces import Batch
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe.measured import selected_metrics
 from llmforge.run.setup.build import open_data, prepare_splits
-from llmforge.run.training.answers import ANSWERS, build_metrics, measure_answers, measures_answers
+from llmforge.run.training.answers import answer_metrics, measure_answers, measures_answers
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.rundir import RunDirectory, RunRecord, read_record
 from llmforge.rundir.atomic import write_json
@@ -173,7 +173,7 @@ def _answers(loaded: LoadedModel, split: ExampleSplit, *, name: str) -> dict[str
         raise RecipeError(problems, source=str(recipe.source))
     values = measure_answers(
         build_generator(loaded, recipe.selected("generation")),
-        build_metrics(recipe, build_manager(components), loaded.run, needs=ANSWERS),
+        answer_metrics(recipe, build_manager(components), loaded.run),
         split,
         tokenizer=loaded.tokenizer,
         keys=recipe.metric,

@@ -19,7 +19,6 @@ from llmforge.interfaces import (
     Generator,
     LanguageModel,
     Metric,
-    Needs,
     RunContext,
     Tokenizer,
 )
@@ -30,7 +29,7 @@ from llmforge.recipe.measured import selected_metrics
 from llmforge.recipe.schema import MetricKeys
 from llmforge.run.signals import StopNow, StopSignals
 
-ANSWERS: Needs = "answers"
+ANSWERS = "answers"
 """What a metric needs that is measured here."""
 
 _AT_ONCE = 16
@@ -107,7 +106,7 @@ class AnswerMetrics:
             )
             return measure_answers(
                 generator,
-                build_metrics(self._recipe, self._manager, self._run, needs=ANSWERS),
+                answer_metrics(self._recipe, self._manager, self._run),
                 self._split,
                 tokenizer=self._tokenizer,
                 keys=self._recipe.metric,
@@ -120,13 +119,13 @@ class AnswerMetrics:
             model.train()
 
 
-def build_metrics(
-    recipe: Recipe, manager: pluggy.PluginManager, run: RunContext, *, needs: Needs
+def answer_metrics(
+    recipe: Recipe, manager: pluggy.PluginManager, run: RunContext
 ) -> dict[str, Metric]:
-    """Return new metrics by name: those that ``recipe`` selects and that compare ``needs``."""
+    """Return new metrics of answers by name, those that ``recipe`` selects."""
     built: dict[str, Metric] = call_each_factory(manager, "forge_build_metric", run=run)
     selected = selected_metrics(recipe.selections)
-    return {name: built[name] for name, item in selected.items() if item.needs == needs}
+    return {name: built[name] for name, item in selected.items() if item.needs == ANSWERS}
 
 
 def measure_answers(
