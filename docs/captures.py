@@ -24,6 +24,25 @@ DOCS = Path(__file__).parent
 CAPTURED = DOCS / "captured"
 FORGE = Path(sys.executable).with_name("forge")
 
+TESTS = "--tests prompts.jsonl"
+CHAT = """extends = "alpaca_custom_tiny"
+[run]
+id = "chat"
+[model.transformer]
+preset = "nano"
+context = 128
+[train]
+max_steps = 300
+[optimizer.adamw]
+lr = 2e-3
+[metric]
+names = ["chrf", "exact_match"]
+max_new_tokens = 40
+[generation]
+prompts = []
+tests = "prompts.jsonl"
+"""
+
 COLOURS = 48
 """Of a picture's palette: enough for lines, their soft edges and the scale of a colour bar."""
 
@@ -126,25 +145,17 @@ def plugin(cwd: Path) -> None:
 
 
 def answers(cwd: Path) -> None:
-    """Fine-tune with metrics and tests, and compare two checkpoints."""
+    """Fine-tune a small model with metrics and tests, and compare two checkpoints."""
     page = (DOCS / "how-to" / "metrics-and-tests.md").read_text(encoding="utf-8")
     (tests,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     (cwd / "prompts.jsonl").write_text(tests, encoding="utf-8")
-    (cwd / "chat.toml").write_text(
-        'extends = "alpaca_custom_tiny"\n[run]\nid = "chat"\n[metric]\n'
-        'names = ["chrf", "exact_match"]\nmax_new_tokens = 40\n[generation]\nprompts = []\n'
-        'tests = "prompts.jsonl"\n',
-        encoding="utf-8",
-    )
-    trained = run("forge train chat.toml --profile development", cwd=cwd).splitlines()
+    (cwd / "chat.toml").write_text(CHAT, encoding="utf-8")
+    trained = run("forge train chat.toml", cwd=cwd).splitlines()
     end = next(number for number, line in enumerate(trained) if line.startswith("chat: "))
     shown = [line for line in trained[:end] if line.startswith("evaluation at")]
-    keep(
-        "answers.txt",
-        "\n".join([*shown, "…", *trained[end : trained.index("  run:      runs/chat")]]),
-    )
-    compared = run("forge generate --compare chat@100 chat@last --tests prompts.jsonl", cwd=cwd)
-    keep("compare.txt", compared)
+    told = trained[end : trained.index("  run:      runs/chat")]
+    keep("answers.txt", "\n".join([*shown, "…", *told]))
+    keep("compare.txt", run(f"forge generate --compare chat@100 chat@300 {TESTS}", cwd=cwd))
 
 
 PARTS = {"training": training, "answers": answers, "sweep": sweep, "plugin": plugin}
