@@ -90,8 +90,10 @@ class ExampleBatches:
             micro: rows of a micro-batch.
         """
         filled = self._split.inputs[self.order.windows(0, self.n_windows)]
-        turns = np.split(filled, range(micro, len(filled), micro))
-        positions = sum(len(rows) * _length(int(rows.max()), self.context) for rows in turns)
+        turns = np.arange(0, len(filled), micro)
+        counts = np.diff(np.append(turns, len(filled)))
+        longest = np.maximum.reduceat(filled, turns)
+        positions = int((counts * _length(longest, self.context)).sum())
         return 1 - int(filled.sum()) / positions
 
     def batch(self, position: int, count: int) -> Batch:
@@ -125,7 +127,7 @@ def as_batch(split: ExampleSplit, rows: NDArray[np.int64], *, context: int, pin:
     are bins, and the batch says which positions are of which example; padding is a segment of its
     own, after the others.
     """
-    length = _length(int(split.inputs[rows].max()), context)
+    length = int(_length(split.inputs[rows].max(), context))
     inputs = np.zeros((len(rows), length), np.int64)
     targets = np.full((len(rows), length), IGNORE_INDEX, np.int64)
     if split.bins is None:
@@ -156,5 +158,6 @@ def as_batch(split: ExampleSplit, rows: NDArray[np.int64], *, context: int, pin:
     return {name: tensor.pin_memory() for name, tensor in tensors.items()} if pin else tensors
 
 
-def _length(longest: int, context: int) -> int:
-    return min(-(-longest // _MULTIPLE) * _MULTIPLE, context)
+def _length(longest: Any, context: int) -> Any:
+    """Return how long batches are whose longest rows have ``longest`` inputs."""
+    return np.minimum(-(-longest // _MULTIPLE) * _MULTIPLE, context)

@@ -30,6 +30,7 @@ from llmforge_plugins.models._attention import (
     explicit_attention,
     explicit_attention_backward,
     explicit_is_faster,
+    later_positions,
     rotate,
 )
 
@@ -192,13 +193,19 @@ class _BlockAttention(torch.autograd.Function):
     ) -> Tensor:
         """Return the mixed values [tokens, heads · size] of [tokens, maps, size]."""
         output = qkv.new_empty(qkv.shape[0], heads * qkv.shape[-1])
+        longest = max(block.length for block in blocks)
+        mask = later_positions(qkv, longest)
         saved: list[Tensor] = []
         start = 0
         for block in blocks:
             part = slice(start, start + block.tokens)
             start += block.tokens
             mixed, kept = explicit_attention(
-                block.fill(qkv[part]), _head(cos, block), _head(sin, block), heads
+                block.fill(qkv[part]),
+                _head(cos, block),
+                _head(sin, block),
+                heads,
+                mask=mask[: block.length, : block.length],
             )
             output[part] = block.take(mixed)
             saved += kept

@@ -1,7 +1,8 @@
 """The transformer itself: embedding, blocks of attention and feed-forward, output, loss.
 
 What makes it fast is beside it: ``_linear`` (matrix products), ``_attention``, ``_segments``
-(examples that share rows), ``_norm`` and ``_cross_entropy``; ``_cache`` holds keys and values for generation.
+(examples that share rows), ``_norm`` and ``_cross_entropy``; ``_cache`` holds keys and values for
+generation.
 """
 
 from __future__ import annotations
