@@ -52,7 +52,6 @@ class ExampleBatches:
         self.n_windows = split.sequences
         self.packed = split.bins is not None
         self.context = context
-        self.batch_size = batch_size
         self.epochs = Epochs(n_windows=self.n_windows, batch_size=batch_size)
         self._tokens, self._targets = split.lengths, split.targets
         self.order: SampleOrder

@@ -18,8 +18,12 @@ from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.order import LengthOrder
 from llmforge.data.packing import first_fit_decreasing
 from llmforge.interfaces import IGNORE_INDEX, Batch
+from llmforge.run.setup.build import PreparedData, packing_line, packs_examples
 from llmforge.run.training.evaluation import evaluate
+from llmforge.testing.context import run_context
 from llmforge_plugins.models._transformer import TransformerModel
+from llmforge_plugins.models.transformer import Transformer
+from llmforge_plugins.tokenizers.bytes import ByteTokenizer
 
 CONTEXT = 32
 
@@ -204,3 +208,44 @@ def test_neighbours_differ_from_epoch_to_epoch() -> None:
         for epoch in range(2)
     ]
     assert len(epochs[0] & epochs[1]) < 6
+
+
+# Whether to pack --------------------------------------------------------------------------------
+
+
+def test_only_a_model_that_keeps_examples_apart_is_given_packed_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Examples((2, 3))
+    run = replace(run_context(tmp_path), config={"model": {"name": "transformer"}})
+    assert packs_examples(data, run)
+    assert packs_examples(data, replace(run, resolved={"packed": True, "device": "cpu"}))
+    for started in ({"packed": False}, {"device": "cpu"}):  # the second is from before packing
+        assert not packs_examples(data, replace(run, resolved=started))
+    data.layout = replace(data.layout, packing=False)
+    assert not packs_examples(data, run)
+    data.layout = replace(data.layout, packing="auto")
+    monkeypatch.setattr(Transformer, "supports", frozenset({"kv_cache"}))
+    assert not packs_examples(data, run)
+
+
+def test_a_run_says_how_examples_are_in_rows(
+    tmp_path: Path, split: ExampleSplit, packed: ExampleSplit
+) -> None:
+    data = Examples((2, 3))
+    run = replace(run_context(tmp_path, context=CONTEXT), config={"model": {"name": "mine"}})
+
+    def line(rows: ExampleSplit) -> str | None:
+        batches = ExampleBatches(rows, context=CONTEXT, batch_size=4, seed=2)
+        prepared = PreparedData(
+            data=data, tokenizer=ByteTokenizer(), splits={"train": rows}, batches=batches
+        )
+        return packing_line(prepared, run, micro=4)
+
+    share = 1 - int((split.lengths - 1).sum()) / (packed.sequences * CONTEXT)
+    assert line(packed) == (
+        f"train: 37 examples in {packed.sequences} packed rows of 32, {share:.0%} padding"
+    )
+    assert "in rows of their own (model 'mine' does not keep packed ones apart)" in str(line(split))
+    data.layout = replace(data.layout, packing=False)
+    assert "in rows of their own (packing = false), those of like" in str(line(split))

@@ -310,24 +310,29 @@ class _Masked(Segments):
         return mixed.transpose(1, 2).flatten(2)
 
 
-class _Sequences(_Masked):
+class _Sequences(Segments):
     """Sequences of any length, one after the other, by PyTorch's kernel for them.
 
-    It is for half precision without dropout; anything else goes under the mask.
+    It is for half precision without dropout; anything else goes under the mask. Finding out where
+    the examples begin waits for the GPU once a micro-batch.
     """
 
     def __init__(self, segments: Tensor, positions: Tensor) -> None:
-        super().__init__(segments, positions)
+        self.positions, self.longest = positions, positions.shape[1]
         starts = _starts(segments, segments)
         end = starts.new_tensor([segments.numel()])
         self.ends = torch.cat([starts, end]).to(torch.int32)
+        self._segments = segments
+        self._masked: _Masked | None = None
 
     def attention(
         self, qkv: Tensor, heads: int, rotary: Rotary | None, *, dropout: float
     ) -> Tensor:
         kernel = _variable_length()
         if kernel is None or dropout or qkv.dtype not in (torch.float16, torch.bfloat16):
-            return super().attention(qkv, heads, rotary, dropout=dropout)
+            if self._masked is None:
+                self._masked = _Masked(self._segments, self.positions)
+            return self._masked.attention(qkv, heads, rotary, dropout=dropout)
         queries, keys, values = (part.flatten(0, 1) for part in _heads(qkv, heads, rotary))
         grouped = {"enable_gqa": True} if keys.shape[1] != heads else {}
         mixed = kernel(
