@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.order import Epochs, LengthOrder, SampleOrder
 from llmforge.interfaces import IGNORE_INDEX, Batch
-from llmforge.interfaces.objective import padded_length
+from llmforge.interfaces.objective import MULTIPLE
 
 _CORE = "next_token"
 """The form whose batches are made here; an objective makes those of others itself."""
@@ -57,7 +57,6 @@ class ExampleBatches:
         self.n_windows = split.sequences
         self.packed = split.bins is not None
         self.context = context
-        self.batch_size = batch_size
         self.epochs = Epochs(n_windows=self.n_windows, batch_size=batch_size)
         self._tokens, self._targets = split.lengths, split.targets
         self.order: SampleOrder
@@ -95,10 +94,10 @@ class ExampleBatches:
             micro: rows of a micro-batch.
         """
         filled = self._split.inputs[self.order.windows(0, self.n_windows)]
-        turns = np.split(filled, range(micro, len(filled), micro))
-        positions = sum(
-            len(rows) * padded_length([int(rows.max())], self.context) for rows in turns
-        )
+        turns = np.arange(0, len(filled), micro)
+        counts = np.diff(np.append(turns, len(filled)))
+        longest = np.maximum.reduceat(filled, turns)
+        positions = int((counts * _length(longest, self.context)).sum())
         return 1 - int(filled.sum()) / positions
 
     def batch(self, position: int, count: int) -> Batch:
@@ -144,7 +143,7 @@ def as_batch(
     if split.objective.form != _CORE:
         found = [split.row(int(row)) for row in rows]
         return _tensors(split.objective.batch(found, context=context, seeds=seeds), pin=pin)
-    length = padded_length([int(split.inputs[rows].max())], context)
+    length = int(_length(split.inputs[rows].max(), context))
     inputs = np.zeros((len(rows), length), np.int64)
     targets = np.full((len(rows), length), IGNORE_INDEX, np.int64)
     if split.bins is None:
@@ -177,6 +176,11 @@ def as_batch(
 def _tensors(arrays: Mapping[str, NDArray[Any]], *, pin: bool) -> Batch:
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return {name: tensor.pin_memory() for name, tensor in tensors.items()} if pin else tensors
+
+
+def _length(longest: Any, context: int) -> Any:
+    """Return how long batches are whose longest rows have ``longest`` inputs."""
+    return np.minimum(-(-longest // MULTIPLE) * MULTIPLE, context)
 
 
 def _seeds(seed: int, places: NDArray[np.int64]) -> list[int]:

@@ -129,11 +129,13 @@ class LengthOrder(SampleOrder):
         super().__init__(len(lengths), seed=seed)
         self._lengths = lengths
         self._batch_size = batch_size
+        self._kept: dict[int, NDArray[np.int64]] = {}  # two epochs at most: a batch may have both
 
     def _permuted(self, epoch: int) -> NDArray[np.int64]:
-        if epoch != self._epoch:
-            self._permutation = self._grouped(super()._permuted(epoch), epoch)
-        return self._permutation
+        if epoch not in self._kept:
+            near = {one: rows for one, rows in self._kept.items() if one == epoch - 1}
+            self._kept = {**near, epoch: self._grouped(super()._permuted(epoch), epoch)}
+        return self._kept[epoch]
 
     def _grouped(self, shuffled: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         size, n_rows = self._batch_size, self.n_windows

@@ -178,3 +178,11 @@ def test_bf16_packs_too() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, expected = learned(model, packed_batch())[0], alone(model)[0]
     assert found == pytest.approx(expected, rel=2e-2)
+
+
+def test_a_compiler_sees_fixed_shapes() -> None:
+    model = small_model()
+    compiled = torch.compile(model.loss, backend="eager", fullgraph=True)
+    found, count = compiled(packed_batch())
+    assert found.item() == pytest.approx(alone(model)[0], rel=1e-5)
+    assert int(count) == sum(length - length // 2 for length in ALONE)

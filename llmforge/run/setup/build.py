@@ -214,6 +214,17 @@ def packing_line(prepared: PreparedData, run: RunContext, *, micro: int) -> str 
     return f"train: {rows.rows:,} examples {how}, {batches.padding(micro):.0%} padding"
 
 
+def rows_in_numbers(prepared: PreparedData, *, micro: int) -> dict[str, Any]:
+    """Return what :func:`packing_line` says of examples, as numbers."""
+    batches = prepared.batches
+    assert isinstance(batches, ExampleBatches)
+    return {
+        "packed": batches.packed,
+        "count": batches.n_windows,
+        "padding": round(batches.padding(micro), 4),
+    }
+
+
 def _train_batches(
     split: TokenSplit | ExampleSplit, run: RunContext
 ) -> TrainBatches | ExampleBatches:

@@ -98,13 +98,24 @@ class _ExplicitAttention(torch.autograd.Function):
 Kept = tuple[Tensor, ...]  # queries, keys, values and probabilities, as the backward pass has them
 
 
+def later_positions(like: Tensor, positions: int) -> Tensor:
+    """Return what is added to scores: minus infinity for later positions, else nothing."""
+    return like.new_full((positions, positions), float("-inf")).triu_(1)
+
+
 def explicit_attention(
-    qkv: Tensor, cos: Tensor | None, sin: Tensor | None, heads: int
+    qkv: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Kept]:
     """Return causal attention [rows, positions, heads · size], and what its gradient needs.
 
     Query heads that share a key head are stacked along the positions, so that grouped queries
-    are the same batched product with more rows and nothing is repeated.
+    are the same batched product with more rows and nothing is repeated. A ``mask`` is that of
+    :func:`later_positions`, for those who need it often.
     """
     rows, positions, maps, size = qkv.shape
     kv_heads = (maps - heads) // 2
@@ -114,7 +125,7 @@ def explicit_attention(
     values = _heads_first(qkv[:, :, heads + kv_heads :], None, None).view(batch)
     scores = _scaled_product(queries, keys.transpose(1, 2), size**-0.5)
     square = scores.view(-1, positions, positions)
-    square += torch.full_like(square[0], float("-inf")).triu_(1)
+    square += later_positions(scores, positions) if mask is None else mask
     probabilities = torch.softmax(scores, dim=-1, out=scores)
     mixed = torch.bmm(probabilities, values)
     output = _positions_first(mixed, rows, heads).reshape(rows, positions, heads * size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from llmforge.interfaces import IGNORE_INDEX, Batch, RunContext
 from llmforge_plugins.models._cross_entropy import linear_cross_entropy
 from llmforge_plugins.models._hf_cache import HuggingFaceCache
 from llmforge_plugins.models._hf_load import load
+from llmforge_plugins.models._hf_module import HuggingFaceModule
 
 _OWN_CODE = "transformers."
 
@@ -23,51 +23,15 @@ def build(options: Any, run: RunContext, *, vocab_size: int, name: str) -> Causa
     return CausalModel(loaded.model, context=options.context, resolution=loaded.resolution)
 
 
-class CausalModel(nn.Module):
-    """Implements :class:`llmforge.interfaces.LanguageModel`.
-
-    It has the very children, parameters and buffers of the model it wraps, under their own names.
-
-    Args:
-        inner: the model of ``transformers``.
-        context: longest sequence in tokens.
-        resolution: where it came from.
-
-    Attributes:
-        inner: the model it wraps.
-        resolution: what a run records of it.
-    """
-
-    inner: Any
+class CausalModel(HuggingFaceModule):
+    """Implements :class:`llmforge.interfaces.LanguageModel`."""
 
     def __init__(self, inner: Any, *, context: int, resolution: dict[str, Any]) -> None:
-        super().__init__()
-        # shared, not copied: what is replaced in the one is replaced in the other
-        for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
-            self.__dict__[part] = inner.__dict__[part]
-        self.__dict__["inner"] = inner  # no child, or every name would begin with it
-        self.context = context
-        self.resolution = resolution
+        super().__init__(inner, context=context, resolution=resolution)
         self.window = _window(inner.config)
         self._logit_scale = _logit_scale(inner)
         if not self._attends_freely():
             self.new_cache = None  # type: ignore[assignment, method-assign]
-
-    @property
-    def config(self) -> Any:
-        """The configuration of ``transformers``."""
-        return self.inner.config
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """The configuration as JSON, from which the model can be built again."""
-        found: dict[str, Any] = json.loads(self.config.to_json_string(use_diff=False))
-        return {key: value for key, value in found.items() if value is not None}
-
-    def train(self, mode: bool = True) -> CausalModel:
-        """Switch between training and evaluation behaviour."""
-        self.inner.training = mode
-        return super().train(mode)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the summed cross-entropy in nats and the number of scored targets.
@@ -120,20 +84,12 @@ class CausalModel(nn.Module):
     def flops_per_token(self) -> float:
         """Return the floating-point operations of forward and backward for one token.
 
-        Two per weight of a matrix forward and four backward, two less where it is frozen;
-        attention over the whole context added (Chowdhery et al., "PaLM", 2022, appendix B).
+        Attention over the whole context is added to those of the matrices (Chowdhery et al.,
+        "PaLM", 2022, appendix B).
         """
-        looked_up = {
-            id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)
-        }
-        head = self.inner.get_output_embeddings()
-        output = None if head is None else head.weight
-        total = 0.0
-        for parameter in self.parameters():
-            if parameter.dim() > 1 and (id(parameter) not in looked_up or parameter is output):
-                total += parameter.numel() * (6.0 if parameter.requires_grad else 4.0)
         text = self.config.get_text_config()
-        return total + 12.0 * text.num_hidden_layers * text.hidden_size * self.context
+        attention = 12.0 * text.num_hidden_layers * text.hidden_size * self.context
+        return self.matrix_flops() + attention
 
     def _plain_head(self) -> nn.Linear | None:
         """Return the output matrix if logits are its product with the last hidden states."""

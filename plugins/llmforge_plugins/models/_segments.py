@@ -30,6 +30,7 @@ from llmforge_plugins.models._attention import (
     explicit_attention,
     explicit_attention_backward,
     explicit_is_faster,
+    later_positions,
     rotate,
 )
 
@@ -192,13 +193,19 @@ class _BlockAttention(torch.autograd.Function):
     ) -> Tensor:
         """Return the mixed values [tokens, heads · size] of [tokens, maps, size]."""
         output = qkv.new_empty(qkv.shape[0], heads * qkv.shape[-1])
+        longest = max(block.length for block in blocks)
+        mask = later_positions(qkv, longest)
         saved: list[Tensor] = []
         start = 0
         for block in blocks:
             part = slice(start, start + block.tokens)
             start += block.tokens
             mixed, kept = explicit_attention(
-                block.fill(qkv[part]), _head(cos, block), _head(sin, block), heads
+                block.fill(qkv[part]),
+                _head(cos, block),
+                _head(sin, block),
+                heads,
+                mask=mask[: block.length, : block.length],
             )
             output[part] = block.take(mixed)
             saved += kept
@@ -303,24 +310,29 @@ class _Masked(Segments):
         return mixed.transpose(1, 2).flatten(2)
 
 
-class _Sequences(_Masked):
+class _Sequences(Segments):
     """Sequences of any length, one after the other, by PyTorch's kernel for them.
 
-    It is for half precision without dropout; anything else goes under the mask.
+    It is for half precision without dropout; anything else goes under the mask. Finding out where
+    the examples begin waits for the GPU once a micro-batch.
     """
 
     def __init__(self, segments: Tensor, positions: Tensor) -> None:
-        super().__init__(segments, positions)
+        self.positions, self.longest = positions, positions.shape[1]
         starts = _starts(segments, segments)
         end = starts.new_tensor([segments.numel()])
         self.ends = torch.cat([starts, end]).to(torch.int32)
+        self._segments = segments
+        self._masked: _Masked | None = None
 
     def attention(
         self, qkv: Tensor, heads: int, rotary: Rotary | None, *, dropout: float
     ) -> Tensor:
         kernel = _variable_length()
         if kernel is None or dropout or qkv.dtype not in (torch.float16, torch.bfloat16):
-            return super().attention(qkv, heads, rotary, dropout=dropout)
+            if self._masked is None:
+                self._masked = _Masked(self._segments, self.positions)
+            return self._masked.attention(qkv, heads, rotary, dropout=dropout)
         queries, keys, values = (part.flatten(0, 1) for part in _heads(qkv, heads, rotary))
         grouped = {"enable_gqa": True} if keys.shape[1] != heads else {}
         mixed = kernel(

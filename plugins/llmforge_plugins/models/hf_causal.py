@@ -19,7 +19,7 @@ class HfCausal(Component, kind="model"):
     """
 
     requires = ("transformers", "huggingface_hub")
-    supports = frozenset({"kv_cache"})
+    supports = frozenset({"kv_cache", "segments"})
 
     class Options(PretrainedOptions):
         """Options of ``[model.hf-causal]``."""
