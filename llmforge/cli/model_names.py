@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from llmforge.recipe import Override, Recipe
 
 _FLAG = "--model"
+_OBJECTIVES = ("next_token", "seq2seq", "mlm", "classify")
+"""Objectives by what they ask of data, the least first; each is called as the form it trains."""
 _NOT_FACTS = ("name", "settings", "own_tokenizer")
 
 
@@ -112,7 +114,21 @@ def _other_component(item: NamedModel, recipe: Recipe) -> list[Override]:
     follows = "from_model" in load("tokenizer", recipe.selected("tokenizer").name).supports
     if item.own_tokenizer and follows:
         settings["tokenizer.name"] = item.own_tokenizer
+    if objective := _another_objective(item.component, recipe):
+        settings.setdefault("objective.name", objective)
     return [_override(key, value) for key, value in settings.items()]
+
+
+def _another_objective(component: str, recipe: Recipe) -> str | None:
+    """Return the objective to choose where the recipe's is not for such models, else None."""
+    from llmforge.interfaces import FORMS
+    from llmforge.plugins import load
+
+    supports = load("model", component).supports
+    made_for = supports & FORMS or {_OBJECTIVES[0]}
+    if load("objective", recipe.selected("objective").name).supports & (made_for | supports):
+        return None
+    return next((name for name in _OBJECTIVES if name in made_for), None)
 
 
 def _override(key: str, value: Any) -> Override:

@@ -336,6 +336,31 @@ def test_code_that_comes_with_weights_is_not_run_unasked(tmp_path: Path, gpt2: P
     assert "trust_remote_code = true" in said
 
 
+def test_code_that_comes_with_weights_runs_when_trusted(
+    tmp_path: Path, gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("dynamic_module_utils", "utils.hub", "utils"):
+        name = f"transformers.{place}.HF_MODULES_CACHE"
+        monkeypatch.setattr(name, str(tmp_path / "modules"), raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    (gpt2 / "modeling.py").write_text(
+        "from transformers import GPT2LMHeadModel\n"
+        "class Louder(GPT2LMHeadModel):\n"
+        "    def forward(self, *arguments, **keywords):\n"
+        "        out = super().forward(*arguments, **keywords)\n"
+        "        out.logits = out.logits * 2\n"
+        "        return out\n"
+    )
+    plain = built(tmp_path, gpt2).eval()
+    edit(gpt2 / "config.json", auto_map={"AutoModelForCausalLM": "modeling.Louder"})
+    assert torch.equal(built(tmp_path, gpt2).eval()(ids(1, 5)), plain(ids(1, 5)))
+    model = built(tmp_path, gpt2, trust_remote_code=True).eval()
+    assert torch.equal(model(ids(1, 5)), plain(ids(1, 5)) * 2)
+    loss, _ = model.loss({"inputs": ids(1, 5), "targets": ids(1, 5)})
+    expected = functional.cross_entropy(model(ids(1, 5))[0], ids(1, 5)[0], reduction="sum")
+    torch.testing.assert_close(loss, expected)
+
+
 def test_a_missing_shard_is_named(tmp_path: Path, gpt2: Path) -> None:
     model = reference(gpt2)
     (gpt2 / "model.safetensors").unlink()

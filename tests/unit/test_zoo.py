@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from llmforge.cli.models import app
 from llmforge.cli.options import recipe_overrides
-from llmforge.errors import UsageError
+from llmforge.errors import RecipeError, UsageError
 from llmforge.recipe import load_recipe
 from llmforge_plugins._zoo import ZOO, ZooModel, presets_of
 
@@ -86,13 +86,35 @@ def chosen(recipe: str, name: str, **changes: Any) -> Mapping[str, Any]:
     return load_recipe(recipe, overrides=recipe_overrides(recipe, preset=name, **changes)).tables
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if ZOO[name].component == "hf-causal"])
+def objective(tables: Mapping[str, Any]) -> str:
+    """Return the objective of a recipe; the one that needs no table is next_token."""
+    return str(tables.get("objective", {}).get("name", "next_token"))
+
+
+OBJECTIVES = {"hf-causal": "next_token", "hf-seq2seq": "seq2seq"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if ZOO[name].component != "hf-encoder"])
 @pytest.mark.parametrize("recipe", ["alpaca_custom_tiny", "alpaca_gpt2"])
 def test_one_word_puts_a_pre_trained_model_into_a_recipe(recipe: str, name: str) -> None:
     tables = chosen(recipe, name)
-    assert tables["model"]["name"] == "hf-causal"
-    assert tables["model"]["hf-causal"]["path"] == name
+    component = ZOO[name].component
+    assert tables["model"]["name"] == component
+    assert tables["model"][component]["path"] == name
     assert tables["tokenizer"]["name"] == "from-model"
+    assert objective(tables) == OBJECTIVES[component]
+
+
+def test_an_encoder_is_for_recipes_that_generate_nothing() -> None:
+    with pytest.raises(RecipeError, match="trained for 'mlm' does not write"):
+        chosen("alpaca_gpt2", "codebert-base")
+    tables = chosen("alpaca_gpt2", "codebert-base", assignments=["generation.prompts=[]"])
+    assert (tables["model"]["name"], objective(tables)) == ("hf-encoder", "mlm")
+    assert objective(chosen("codebert_classify", "codebert-base")) == "classify"
+
+
+def test_one_word_changes_the_objective_back() -> None:
+    assert objective(chosen("codebert_mlm", "gpt2-small")) == "next_token"
 
 
 @pytest.mark.parametrize("name", [*CUSTOM, "neox-1.2b"])
