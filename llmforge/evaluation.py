@@ -18,7 +18,7 @@ from llmforge.errors import RunError, UsageError
 from llmforge.generation import LoadedModel, load_checkpoint
 from llmforge.interfaces import Batch
 from llmforge.plugins import build_manager, call_factory, load
-from llmforge.run.setup.build import open_data, prepare_splits
+from llmforge.run.setup.build import open_data, packs_examples, prepare_splits
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.rundir import RunDirectory, RunRecord, read_record
 from llmforge.rundir.atomic import write_json
@@ -138,14 +138,16 @@ def _tokens(
         )
     if record.fingerprints.get("data", data.fingerprint) != data.fingerprint:
         notice("the data is not what the run was trained on: it has changed since")
+    objective = call_factory(manager, "forge_build_objective", run=loaded.run)
     splits = prepare_splits(
         data,
         loaded.tokenizer,
-        objective=call_factory(manager, "forge_build_objective", run=loaded.run),
+        objective=objective,
         context=loaded.recipe.context,
         cache=loaded.run.cache,
         notice=notice,
         check_stop=lambda: None,
+        packed=packs_examples(data, loaded.run, objective),
     )
     return splits[split]
 

@@ -79,11 +79,11 @@ def show(
     from llmforge.data.example_rows import ExampleSplit
     from llmforge.errors import UsageError
     from llmforge.recipe import load_recipe
-    from llmforge.run.setup.build import data_ahead
+    from llmforge.run.setup.build import data_ahead, packing_line, rows_in_numbers
 
     overrides = options.recipe_overrides(recipe, profile=profile, assignments=assignments)
     loaded = load_recipe(recipe, profile=profile, overrides=overrides)
-    with data_ahead(loaded, notice=error_console().print) as (_, prepared):
+    with data_ahead(loaded, notice=error_console().print) as (run, prepared):
         splits = {
             name: found
             for name, found in prepared.splits.items()
@@ -98,9 +98,13 @@ def show(
             raise UsageError(f"the data has no split '{split}'", remedy=" or ".join(splits))
         audits = audit(splits)
         if as_json:
-            emit_json({name: found.as_json() for name, found in audits.items()})
+            shown = {name: found.as_json() for name, found in audits.items()}
+            shown["train"]["rows"] = rows_in_numbers(prepared, micro=run.train.batch_size)
+            emit_json(shown)
             return
         out = console()
         out.print(prepared.data.description)
         print_splits(out, audits)
+        if packing := packing_line(prepared, run, micro=run.train.batch_size):
+            out.print(packing)
         print_examples(out, prepared.tokenizer, splits[split], count=count)

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from llmforge.data.cache_entry import Meta, StoredFile, cached, mapped
 from llmforge.data.chat_template import chat_template
 from llmforge.data.encoder import Encoder
+from llmforge.data.packing import Bins, first_fit_decreasing
 from llmforge.errors import DataError
 from llmforge.interfaces import ChatTokenizer, ExampleData, Objective, Row, Tokenizer
 from llmforge.progress import track
@@ -76,6 +77,7 @@ class ExampleSplit:
         tally: what became of the examples.
         template: SHA-256 of the template they were laid out with.
         objective: what made them, and makes batches of them.
+        bins: which of them are packed together; None when each is on its own.
     """
 
     ids: NDArray[Any]
@@ -84,6 +86,7 @@ class ExampleSplit:
     tally: Tally
     template: str
     objective: Objective = field(default_factory=Objective)
+    bins: Bins | None = None
 
     shards = ()
     n_bytes = None
@@ -108,6 +111,16 @@ class ExampleSplit:
         """Tokens of each row."""
         return np.diff(self.starts)
 
+    @property
+    def sequences(self) -> int:
+        """Number of rows as a batch counts them: of bins when there are any."""
+        return self.rows if self.bins is None else self.bins.count
+
+    @cached_property
+    def inputs(self) -> NDArray[np.int64]:
+        """Inputs of each of ``sequences``: of every example one fewer than it has tokens."""
+        return self.lengths - 1 if self.bins is None else self.bins.sums(self.lengths - 1)
+
     @cached_property
     def targets(self) -> NDArray[np.int64]:
         """What is learned of each row, in tokens; the first of a row never is."""
@@ -129,6 +142,7 @@ def prepare_examples(
     notice: Callable[[str], None],
     check_stop: Callable[[], None],
     objective: Objective | None = None,
+    packed: bool = False,
 ) -> dict[str, ExampleSplit]:
     """Return every split of ``data`` as rows, from the cache or made now.
 
@@ -140,6 +154,8 @@ def prepare_examples(
         notice: told what became of examples that are not used as they are.
         check_stop: called every few hundred examples.
         objective: what makes rows of examples; next-token prediction when absent.
+        packed: put several rows into one of ``context`` inputs. Which ones takes a second for a
+            million rows and is not kept.
 
     Raises:
         DataError: an example cannot be laid out, nothing of a split is learned, or the cache cannot
@@ -195,7 +211,11 @@ def prepare_examples(
         _require_rows(data, name, split, context)
         if text := _tally_text(split.tally):
             notice(f"{name}: {text}")
-    return found
+    return {name: _packed(split, context) for name, split in found.items()} if packed else found
+
+
+def _packed(split: ExampleSplit, context: int) -> ExampleSplit:
+    return replace(split, bins=first_fit_decreasing(split.lengths - 1, context))
 
 
 def _laid_out(

@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 
 _WORD = (1 << 64) - 1
 
+_GROUP = 50
+"""Global batches that are sorted by length together, at most; more would leave less padding, but
+this many leave a few percent."""
+_FEWEST_GROUPS = 4
+"""Groups of an epoch at least, if it has so many batches: its rows should meet others each time."""
+
 
 @dataclass(frozen=True)
 class ShardProgress:
@@ -93,6 +99,60 @@ class SampleOrder:
             self._permutation = np.lexsort((raw, np.repeat(rank, self._sizes)))
             self._epoch = epoch
         return self._permutation
+
+
+class LengthOrder(SampleOrder):
+    """An order in which rows of like length meet in a batch, so that little of it is padding.
+
+    An epoch is shuffled as by :class:`SampleOrder` and cut into groups of many global batches.
+    A group is sorted by length and cut into its batches, whose order is then drawn at random. The
+    rows of one batch are sorted, the longest first, so that micro-batches and ranks, which are
+    neighbours in it, have like lengths too. Batches begin at
+    multiples of ``batch_size`` of the global position. One that takes the last rows of an epoch and
+    the first of the next gets them as they were shuffled; they are sorted on either side.
+
+    Is the gradient still a fair one? Every row is drawn once an epoch; its batch is at any place of
+    the epoch with the same chance, and its group, so its neighbours, differ from epoch to epoch.
+    No length is learned before another, and the expected step is the same all along. What does
+    shift is the weight of a token: the loss of a step is the mean over the learned tokens of its
+    global batch, so that one of a batch with few of them counts for more. That is so in any batches
+    of unequal size; grouping by length makes them differ more, which weighs rows a little more
+    alike than their tokens. Packed rows, all of one size, do not have this.
+
+    Args:
+        lengths: of the rows.
+        batch_size: rows of a global batch.
+        seed: the run's seed.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], *, batch_size: int, seed: int) -> None:
+        super().__init__(len(lengths), seed=seed)
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._kept: dict[int, NDArray[np.int64]] = {}  # two epochs at most: a batch may have both
+
+    def _permuted(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._kept:
+            near = {one: rows for one, rows in self._kept.items() if one == epoch - 1}
+            self._kept = {**near, epoch: self._grouped(super()._permuted(epoch), epoch)}
+        return self._kept[epoch]
+
+    def _grouped(self, shuffled: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        size, n_rows = self._batch_size, self.n_windows
+        begun = min(-epoch * n_rows % size, n_rows)  # rows that complete the last epoch's batch
+        n_batches = (n_rows - begun) // size
+        end = begun + n_batches * size
+        head, body, tail = shuffled[:begun], shuffled[begun:end], shuffled[end:]
+        group = size * min(_GROUP, max(1, n_batches // _FEWEST_GROUPS))
+        places = np.lexsort((-self._lengths[body], np.arange(len(body)) // group))
+        batches = body[places].reshape(n_batches, size)
+        # another part of the stream than that which shuffles: its counter starts far away
+        key = np.array([self.seed & _WORD, epoch], dtype=np.uint64)
+        generator = np.random.Philox(key=key, counter=np.array([0, 0, 0, 1], dtype=np.uint64))
+        drawn = np.argsort(generator.random_raw(n_batches), kind="stable")
+        tail = tail[np.argsort(-self._lengths[tail], kind="stable")]
+        head = head[np.argsort(self._lengths[head], kind="stable")]  # the short ones meet
+        return np.concatenate([head, batches[drawn].reshape(-1), tail])
 
 
 class Epochs:

@@ -84,11 +84,14 @@ class ExampleLayout:
             ``all``.
         truncate: what becomes of an example longer than the context: ``drop``, ``left`` or
             ``right`` (the side that is cut off), or ``split``.
+        packing: ``auto`` puts several examples into one row of the context when the model keeps
+            them apart (its component says ``supports = {"segments"}``); False never does.
     """
 
     template: str | None = "auto"
     train_on: Literal["responses", "last_response", "all"] = "responses"
     truncate: Literal["drop", "left", "right", "split"] = "drop"
+    packing: Literal["auto", False] = "auto"
 
 
 @runtime_checkable

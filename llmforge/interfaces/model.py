@@ -14,7 +14,16 @@ IGNORE_INDEX = -100
 
 Batch = Mapping[str, "Tensor"]
 """Tensors by name. Language modelling has ``inputs`` and ``targets``, int64 of shape
-[sequences, context]; ``targets`` are the inputs shifted by one, ``IGNORE_INDEX`` where unscored."""
+[sequences, length]; ``targets`` are the inputs shifted by one, ``IGNORE_INDEX`` where unscored.
+``length`` is the context, or less where all sequences are shorter.
+
+Sequences that several examples were packed into come with two more tensors of that shape. Only a
+model whose component says ``supports = {"segments"}`` is given them. No position may see another
+segment than its own:
+
+* ``segments``, int64: the number of the example within its sequence: 0, 1 and so on, never falling.
+  What is left at the end is padding, a segment with the next number, in which nothing is scored.
+* ``positions``, int64: the position within the segment, from 0 on in each."""
 
 
 class Cache(Protocol):

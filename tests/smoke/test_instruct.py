@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,10 @@ document = "line"
 path = "rows.jsonl"
 truncate = "right"
 """,
-).replace("context = 32", "context = 48")
+).replace("context = 32", "context = 128")
+
+
+SHOW = ("data", "show", "recipe.toml")
 
 
 def workplace(path: Path, **settings: str) -> Workplace:
@@ -46,7 +50,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     found = workplace(tmp_path_factory.mktemp("whole"))
     output = found.train_here()
     assert "examples, train: 114 examples" in output
+    assert packed_rows(output) < 114
     return found
+
+
+def packed_rows(output: str) -> int:
+    """Return the rows that a run says it packed 114 examples into."""
+    found = re.search(r"train: 114 examples in (\d+) packed rows of 128, \d+% padding", output)
+    assert found, output
+    return int(found[1])
 
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, undisturbed: Workplace) -> None:
@@ -74,9 +86,27 @@ def test_the_loss_falls_and_epochs_end_at_their_steps(undisturbed: Workplace) ->
     losses = [row["val/loss"] for row in undisturbed.rows if "val/loss" in row]
     assert losses[-1] < losses[0] - 0.5
     ends = [row["step"] for row in undisturbed.rows if "train/loss_epoch" in row]
-    assert ends == [-(-epoch * 114 // 8) for epoch in range(1, 5)]
-    assert undisturbed.rows[-1]["epoch"] == round(60 * 8 / 114, 6)
+    rows = packed_rows((undisturbed.run.path / "log.txt").read_text())
+    assert ends == [step for step in epoch_ends(rows) if step <= 60]
+    assert undisturbed.rows[-1]["epoch"] == round(60 * 8 / rows, 6)
     assert "val/bits_per_byte" not in undisturbed.record["metrics"]
+
+
+def epoch_ends(rows: int) -> list[int]:
+    """Return the steps of 8 rows at which epochs end."""
+    return [-(-epoch * rows // 8) for epoch in range(1, 100)]
+
+
+def test_rows_that_are_not_packed_resume_from_the_same_place(tmp_path: Path) -> None:
+    settings = {"data__instruct__packing": "false", "train__max_steps": "20"}
+    whole, stopped = (workplace(tmp_path / name, **settings) for name in ("whole", "stopped"))
+    output = whole.train_here()
+    assert "train: 114 examples in rows of their own (packing = false)" in output
+    ends = [row["step"] for row in whole.rows if "train/loss_epoch" in row]
+    assert ends == [step for step in (-(-epoch * 114 // 8) for epoch in (1, 2)) if step <= 20]
+    stopped.train_here("--set", "train.stop_at=11")
+    assert "resuming from step 11" in stopped.train_here()
+    assert stopped.result() == whole.result()
 
 
 def test_two_ranks_and_other_micro_batches_train_alike(tmp_path: Path) -> None:
@@ -93,16 +123,20 @@ def test_two_ranks_and_other_micro_batches_train_alike(tmp_path: Path) -> None:
 
 
 def test_what_is_learned_can_be_looked_at(undisturbed: Workplace) -> None:
-    output = undisturbed.forge_here("data", "show", "recipe.toml", "-n", "2")
+    output = undisturbed.forge_here(*SHOW, "-n", "2")
     assert "120 examples (alpaca) in 1 file (rows.jsonl)" in output
     assert "train            114   114" in output
     assert "[### Instruction:\nTurn them round.\n\n### Input:\n" in output
     assert "### Response:\n]" in output
     assert output.count("<|endoftext|>") == 2
-    output = undisturbed.forge_here("data", "show", "recipe.toml", "--json")
+    rows = packed_rows(output)
+    assert rows < 114
+    output = undisturbed.forge_here(*SHOW, "--json")
     shown = json.loads(output[output.index("{") :])
     assert 0.05 < shown["train"]["share"] < 0.6
     assert sum(count for _, count in shown["train"]["lengths"]) == 114
+    assert shown["train"]["rows"]["packed"]
+    assert shown["train"]["rows"]["count"] == rows
 
 
 def test_a_checkpoint_is_evaluated_on_examples(undisturbed: Workplace) -> None:

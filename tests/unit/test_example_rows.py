@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from chat_styles import tokenizer
+from example_parts import Examples, prepare
 
 from llmforge.data.audit import audit, audit_lines, audit_warnings
 from llmforge.data.example_batches import ExampleBatches, example_evaluation_batches
@@ -18,49 +19,12 @@ from llmforge.errors import DataError
 from llmforge.interfaces import (
     IGNORE_INDEX,
     Conversation,
-    ExampleData,
     ExampleLayout,
     Message,
 )
 from llmforge_plugins.tokenizers.bytes import ByteTokenizer
 
 END = 256
-
-
-class Examples:
-    """Prompts and answers of given lengths in bytes."""
-
-    def __init__(self, *lengths: tuple[int, int], **layout: Any) -> None:
-        self._lengths = lengths
-        self.splits = ("train",)
-        self.fingerprint = f"{lengths}"
-        self.description = "made up"
-        self.layout = ExampleLayout(template="plain", **layout)
-        self.read = 0
-
-    def examples(self, split: str) -> Iterator[Conversation]:
-        assert split == "train"
-        self.read += 1
-        for number, (asked, answered) in enumerate(self._lengths):
-            yield Conversation(
-                messages=(
-                    Message(role="user", content="u" * asked),
-                    Message(role="assistant", content=chr(97 + number % 20) * answered),
-                ),
-                source=f"x.jsonl:{number + 1}",
-            )
-
-
-def prepare(data: Examples, cache: Path, *, context: int = 16) -> ExampleSplit:
-    assert isinstance(data, ExampleData)
-    return prepare_examples(
-        data,
-        ByteTokenizer(),
-        context=context,
-        cache=cache,
-        notice=print,
-        check_stop=lambda: None,
-    )["train"]
 
 
 def rows(split: ExampleSplit) -> list[tuple[list[int], list[int]]]:

@@ -14,6 +14,7 @@ import torch
 from llmforge.checkpoint import CheckpointWriter
 from llmforge.data.audit import SplitAudit, audit, audit_lines, audit_warnings
 from llmforge.data.chat_prompts import chosen, save_template
+from llmforge.data.example_batches import ExampleBatches
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.labels import save_labels
 from llmforge.distributed import Team, leader_first
@@ -29,6 +30,7 @@ from llmforge.run.reporting.samples import Sampling
 from llmforge.run.setup.build import (
     PreparedData,
     check_fingerprints,
+    packing_line,
     prepare_data,
     prepare_engine,
     run_length,
@@ -127,7 +129,7 @@ class TrainingSetup:
 
     def resolved(self) -> dict[str, Any]:
         """Return what ``auto`` became, for the run's record."""
-        found = self.engine.resolution
+        found, batches = self.engine.resolution, self.prepared.batches
         speed = self.run.matmul_speed
         return {
             "device": found.device,
@@ -138,6 +140,7 @@ class TrainingSetup:
             **({} if speed is None else {_MATMUL_SPEED: asdict(speed)}),
             "micro_batch_size": self.division.micro,
             "eval_batch_size": self.evaluation_rows,
+            "packed": isinstance(batches, ExampleBatches) and batches.packed,
             "data": getattr(self.prepared.data, "resolution", {}),
         }
 
@@ -164,7 +167,10 @@ class TrainingSetup:
         ]
 
     def _examples(self) -> list[str]:
-        return [f"examples, {line}" for line in audit_lines(_audited(self.prepared))]
+        lines = [f"examples, {line}" for line in audit_lines(_audited(self.prepared))]
+        if packing := packing_line(self.prepared, self.run, micro=self.division.micro):
+            lines.append(packing)
+        return lines
 
     def started(self, plan: Plan, record: RunRecord) -> RunStarted:
         """Return the event that tells trackers and callbacks all about this start."""

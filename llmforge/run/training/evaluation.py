@@ -92,7 +92,10 @@ def evaluate(
     Returns:
         The metrics, or None when ``stop`` said so.
     """
-    windows = -(-(split.n_tokens - 1) // context) if isinstance(split, TokenSplit) else split.rows
+    if isinstance(split, TokenSplit):
+        windows = -(-(split.n_tokens - 1) // context)
+    else:
+        windows = split.sequences
     batch_size = min(batch_size, windows)
     while True:
         batches = _batches(split, context=context, batch_size=batch_size, team=team)

@@ -167,6 +167,31 @@ class ModelContract(Contract):
         assert math.isfinite(cost)
         assert cost > 0
 
+    def test_examples_that_share_a_row_are_learned_as_if_alone(
+        self, plugin: Component, model: Any
+    ) -> None:
+        if "segments" not in plugin.supports:
+            return
+        length = min(model.context, 10)
+        first = length // 2
+        tokens = _tokens(1, length)
+        targets = _tokens(1, length).flip(1)
+        targets[0, -1] = IGNORE_INDEX  # padding
+        lengths = (first, length - 1 - first, 1)
+        packed = {
+            "inputs": tokens,
+            "targets": targets,
+            "segments": torch.arange(3).repeat_interleave(torch.tensor(lengths))[None],
+            "positions": torch.cat([torch.arange(size) for size in lengths])[None],
+        }
+        whole, count = model.loss(packed)
+        parts = [
+            model.loss({"inputs": tokens[:, place], "targets": targets[:, place]})
+            for place in (slice(0, first), slice(first, length - 1))
+        ]
+        torch.testing.assert_close(sum(loss for loss, _ in parts), whole, rtol=1e-4, atol=1e-3)
+        assert int(count) == length - 1
+
     def test_a_cache_gives_the_logits_of_the_whole_sequence(
         self, plugin: Component, model: Any
     ) -> None:

@@ -31,7 +31,10 @@ class InstructData(ExampleFiles):
         """Return how conversations become rows of tokens."""
         options = self._options
         return ExampleLayout(
-            template=options.template, train_on=options.train_on, truncate=options.truncate
+            template=options.template,
+            train_on=options.train_on,
+            truncate=options.truncate,
+            packing=options.packing,
         )
 
     def convert(self, row: Any, place: str, split: str) -> Conversation:

@@ -55,6 +55,9 @@ class Instruct(Component, kind="data"):
         """What is learned."""
         truncate: Literal["drop", "left", "right", "split"] = "drop"
         """What becomes of an example longer than the context."""
+        packing: Literal["auto", False] = "auto"
+        """Put several examples into one row of the context, which is then what ``batch_size``
+        counts: ``auto`` does where the model keeps them apart, ``false`` never."""
 
         @field_validator("columns")
         @classmethod

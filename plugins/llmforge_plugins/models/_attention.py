@@ -53,7 +53,7 @@ def causal_attention(
     """
     rows, positions, maps, size = qkv.shape
     kv_heads = (maps - heads) // 2
-    if qkv.device.type == "cpu" and positions <= _LONGEST_EXPLICIT and not dropout:
+    if explicit_is_faster(qkv, positions, dropout):
         cos, sin = rotary or (None, None)
         mixed: Tensor = _ExplicitAttention.apply(qkv, cos, sin, heads)
         return mixed
@@ -71,58 +71,91 @@ def causal_attention(
     return output.transpose(1, 2).reshape(rows, positions, heads * size)
 
 
-class _ExplicitAttention(torch.autograd.Function):
-    """Attention as matrix products around a softmax, with its gradient written out.
+def explicit_is_faster(qkv: Tensor, positions: int, dropout: float) -> bool:
+    """Return whether attention over ``positions`` is best written out as matrix products."""
+    return qkv.device.type == "cpu" and positions <= _LONGEST_EXPLICIT and not dropout
 
-    Query heads that share a key head are stacked along the positions, so that grouped queries
-    are the same batched product with more rows and nothing is repeated.
-    """
+
+class _ExplicitAttention(torch.autograd.Function):
+    """Attention as matrix products around a softmax, with its gradient written out."""
 
     @staticmethod
     def forward(
         ctx: Any, qkv: Tensor, cos: Tensor | None, sin: Tensor | None, heads: int
     ) -> Tensor:
         """Return the mixed values; keeps queries, keys, values and probabilities."""
-        rows, positions, maps, size = qkv.shape
-        kv_heads = (maps - heads) // 2
-        batch = (rows * kv_heads, -1, size)
-        queries = _heads_first(qkv[:, :, :heads], cos, sin).view(batch)
-        keys = _heads_first(qkv[:, :, heads : heads + kv_heads], cos, sin).view(batch)
-        values = _heads_first(qkv[:, :, heads + kv_heads :], None, None).view(batch)
-        scores = _scaled_product(queries, keys.transpose(1, 2), size**-0.5)
-        square = scores.view(-1, positions, positions)
-        square += torch.full_like(square[0], float("-inf")).triu_(1)
-        probabilities = torch.softmax(scores, dim=-1, out=scores)
-        mixed = torch.bmm(probabilities, values)
-        ctx.save_for_backward(queries, keys, values, probabilities, cos, sin)
-        ctx.shape = qkv.shape
-        return _positions_first(mixed, rows, heads).reshape(rows, positions, heads * size)
+        mixed, kept = explicit_attention(qkv, cos, sin, heads)
+        ctx.save_for_backward(*kept, cos, sin)
+        return mixed
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         """Return the gradient of ``qkv``."""
-        queries, keys, values, probabilities, cos, sin = ctx.saved_tensors
-        rows, positions, maps, size = ctx.shape
-        heads = grad.shape[-1] // size
-        kv_heads = (maps - heads) // 2
-        mixed = _heads_first(grad.view(rows, positions, heads, size), None, None)
-        mixed = mixed.view(queries.shape)
-        of_probabilities = torch.bmm(mixed, values.transpose(1, 2))
-        scores = torch._softmax_backward_data(
-            of_probabilities, probabilities, -1, probabilities.dtype
-        )
-        scale = size**-0.5
-        of_qkv = grad.new_empty(ctx.shape)
-        of_queries, of_keys, of_values = of_qkv.split((heads, kv_heads, kv_heads), dim=2)
-        of_values.copy_(
-            _positions_first(torch.bmm(probabilities.transpose(1, 2), mixed), rows, kv_heads)
-        )
-        for target, product in (
-            (of_queries, _scaled_product(scores, keys, scale)),
-            (of_keys, _scaled_product(scores.transpose(1, 2), queries, scale)),
-        ):
-            _turn(_positions_first(product, rows, target.shape[2]), cos, sin, target, back=True)
-        return of_qkv, None, None, None
+        *kept, cos, sin = ctx.saved_tensors
+        return explicit_attention_backward(grad, tuple(kept), cos, sin), None, None, None
+
+
+Kept = tuple[Tensor, ...]  # queries, keys, values and probabilities, as the backward pass has them
+
+
+def later_positions(like: Tensor, positions: int) -> Tensor:
+    """Return what is added to scores: minus infinity for later positions, else nothing."""
+    return like.new_full((positions, positions), float("-inf")).triu_(1)
+
+
+def explicit_attention(
+    qkv: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Kept]:
+    """Return causal attention [rows, positions, heads · size], and what its gradient needs.
+
+    Query heads that share a key head are stacked along the positions, so that grouped queries
+    are the same batched product with more rows and nothing is repeated. A ``mask`` is that of
+    :func:`later_positions`, for those who need it often.
+    """
+    rows, positions, maps, size = qkv.shape
+    kv_heads = (maps - heads) // 2
+    batch = (rows * kv_heads, -1, size)
+    queries = _heads_first(qkv[:, :, :heads], cos, sin).view(batch)
+    keys = _heads_first(qkv[:, :, heads : heads + kv_heads], cos, sin).view(batch)
+    values = _heads_first(qkv[:, :, heads + kv_heads :], None, None).view(batch)
+    scores = _scaled_product(queries, keys.transpose(1, 2), size**-0.5)
+    square = scores.view(-1, positions, positions)
+    square += later_positions(scores, positions) if mask is None else mask
+    probabilities = torch.softmax(scores, dim=-1, out=scores)
+    mixed = torch.bmm(probabilities, values)
+    output = _positions_first(mixed, rows, heads).reshape(rows, positions, heads * size)
+    return output, (queries, keys, values, probabilities)
+
+
+def explicit_attention_backward(
+    grad: Tensor, kept: Kept, cos: Tensor | None, sin: Tensor | None
+) -> Tensor:
+    """Return the gradient of ``qkv`` for that of the output, both in their shapes."""
+    queries, keys, values, probabilities = kept
+    rows, positions, width = grad.shape
+    size = queries.shape[-1]
+    heads, kv_heads = width // size, queries.shape[0] // rows
+    mixed = _heads_first(grad.view(rows, positions, heads, size), None, None)
+    mixed = mixed.view(queries.shape)
+    of_probabilities = torch.bmm(mixed, values.transpose(1, 2))
+    scores = torch._softmax_backward_data(of_probabilities, probabilities, -1, probabilities.dtype)
+    scale = size**-0.5
+    of_qkv = grad.new_empty(rows, positions, heads + 2 * kv_heads, size)
+    of_queries, of_keys, of_values = of_qkv.split((heads, kv_heads, kv_heads), dim=2)
+    of_values.copy_(
+        _positions_first(torch.bmm(probabilities.transpose(1, 2), mixed), rows, kv_heads)
+    )
+    for target, product in (
+        (of_queries, _scaled_product(scores, keys, scale)),
+        (of_keys, _scaled_product(scores.transpose(1, 2), queries, scale)),
+    ):
+        _turn(_positions_first(product, rows, target.shape[2]), cos, sin, target, back=True)
+    return of_qkv
 
 
 def _heads_first(heads: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:

@@ -1,13 +1,15 @@
 """The transformer itself: embedding, blocks of attention and feed-forward, output, loss.
 
-What makes it fast is beside it: ``_linear`` (matrix products), ``_attention``, ``_norm``
-and ``_cross_entropy``; ``_cache`` holds keys and values for generation.
+What makes it fast is beside it: ``_linear`` (matrix products), ``_attention``, ``_segments``
+(examples that share rows), ``_norm`` and ``_cross_entropy``; ``_cache`` holds keys and values for
+generation.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from llmforge_plugins.models._cross_entropy import linear_cross_entropy
 from llmforge_plugins.models._linear import Linear, linear
 from llmforge_plugins.models._norm import RmsNorm
 from llmforge_plugins.models._packed import PackedWeights
+from llmforge_plugins.models._segments import Segments, can_be_looked_at, find_segments
 from llmforge_plugins.models._shape import Shape
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines of the positions at hand
@@ -39,14 +42,21 @@ class Attention(nn.Module):
         self.qkv = Linear(shape.width, shape.qkv_width, bias=shape.bias)
         self.out = Linear(shape.width, shape.width, bias=shape.bias)
 
-    def forward(self, x: Tensor, angles: Angles | None, step: CacheStep | None) -> Tensor:
-        """Mix each position of [rows, positions, width] with those before it."""
+    def forward(
+        self,
+        x: Tensor,
+        angles: Angles | None,
+        step: CacheStep | None,
+        segments: Segments | None = None,
+    ) -> Tensor:
+        """Mix each position of [rows, positions, width] with those before it in its segment."""
         packed = None if step is None else step.cache.weights
         qkv = self.qkv(x, packed).view(*x.shape[:2], self.heads + 2 * self.kv_heads, self.size)
         if step is not None:
             return self.out(self._cached(qkv, angles, step), packed)
         dropout = self.dropout if self.training else 0.0
-        return self.out(causal_attention(qkv, self.heads, angles, dropout=dropout))
+        attention = causal_attention if segments is None else segments.attention
+        return self.out(attention(qkv, self.heads, angles, dropout=dropout))
 
     def _cached(self, qkv: Tensor, angles: Angles | None, step: CacheStep) -> Tensor:
         queries, keys, values = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
@@ -96,10 +106,16 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(shape)
         self.drop = nn.Dropout(shape.dropout)
 
-    def forward(self, x: Tensor, angles: Angles | None, step: CacheStep | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Angles | None,
+        step: CacheStep | None,
+        segments: Segments | None = None,
+    ) -> Tensor:
         """Return the residual stream [rows, positions, width] after this layer."""
         packed = None if step is None else step.cache.weights
-        mixed = x + self.drop(self.attention(self.attention_norm(x), angles, step))
+        mixed = x + self.drop(self.attention(self.attention_norm(x), angles, step, segments))
         mapped = x if self.parallel else mixed
         return mixed + self.drop(self.feed_forward(self.feed_forward_norm(mapped), packed))
 
@@ -133,13 +149,21 @@ class TransformerModel(nn.Module):
         self._initialise()
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the summed cross-entropy in nats and the number of scored targets."""
-        targets = batch["targets"].flatten()
-        hidden = self._hidden(batch["inputs"], None).flatten(0, 1)
-        return (
-            linear_cross_entropy(hidden, self._output_weight(), targets),
-            (targets != IGNORE_INDEX).sum(),
-        )
+        """Return the summed cross-entropy in nats and the number of scored targets.
+
+        Positions see those of their own segment only; padding is left out where that is faster.
+        """
+        segments = find_segments(batch)
+        inputs, targets = batch["inputs"], batch["targets"].flatten()
+        if segments is not None and segments.index is not None:
+            inputs, targets = inputs.flatten()[segments.index][None], targets[segments.index]
+        hidden = self._hidden(inputs, None, segments).flatten(0, 1)
+        scored = targets != IGNORE_INDEX
+        count = scored.sum()
+        if can_be_looked_at(hidden):
+            # the logits of other positions are of no use; elsewhere counting them would wait
+            hidden, targets = _only(scored, count, hidden, targets)
+        return linear_cross_entropy(hidden, self._output_weight(), targets), count
 
     def forward(self, inputs: Tensor, *, cache: KeyValueCache | None = None) -> Tensor:
         """Return logits [rows, positions, vocabulary]; with a cache, extend it."""
@@ -167,8 +191,10 @@ class TransformerModel(nn.Module):
         """Return the floating-point operations of forward and backward for one token."""
         return self.shape.flops_per_token(self.vocab_size)
 
-    def _hidden(self, inputs: Tensor, cache: KeyValueCache | None) -> Tensor:
-        length = inputs.shape[1]
+    def _hidden(
+        self, inputs: Tensor, cache: KeyValueCache | None, segments: Segments | None = None
+    ) -> Tensor:
+        length = inputs.shape[1] if segments is None else segments.longest
         if length > self.context:
             raise ValueError(f"{length} positions exceed the model's context of {self.context}")
         step = None
@@ -176,18 +202,30 @@ class TransformerModel(nn.Module):
         if cache is not None:
             step = cache.begin(length, context=self.context, device=inputs.device)
             positions = step.positions
+        elif segments is not None:
+            positions = segments.positions
         x = self.embedding(inputs)
         angles = None
         if self.shape.positions == "learned":
-            x = x + self.positions.weight[positions]
+            x = x + self._learned(positions)
         else:
             dtype = _compute_dtype(x)
-            angles = self.cos[positions].to(dtype), self.sin[positions].to(dtype)
+            cos, sin = self.cos.to(dtype), self.sin.to(dtype)
+            if segments is None:
+                angles = cos[positions], sin[positions]
+            else:
+                angles = segments.angles(cos, sin)
         x = self.drop(x)
         for block in self.blocks:
-            x = block(x, angles, step)
+            x = block(x, angles, step, segments)
         hidden: Tensor = self.norm(x)
         return hidden
+
+    def _learned(self, positions: Tensor | slice) -> Tensor:
+        table = self.positions.weight
+        if isinstance(positions, slice):
+            return table[positions]
+        return functional.embedding(positions, table)  # its gradient is much faster
 
     def _output_weight(self) -> Tensor:
         return self.embedding.weight if self.shape.tie_embeddings else self.head.weight
@@ -205,6 +243,14 @@ class TransformerModel(nn.Module):
             elif parameter.dim() > 1:
                 scale = math.sqrt(2 * self.shape.layers) if name.endswith(into_residual) else 1.0
                 nn.init.normal_(parameter, std=_INIT_STD / scale)
+
+
+def _only(scored: Tensor, count: Tensor, *values: Tensor) -> Sequence[Tensor]:
+    """Return of ``values`` [positions, …] those of scored positions, unless all or none is."""
+    if int(count) in (0, len(scored)):
+        return values
+    index = scored.nonzero().squeeze(1)
+    return [value.index_select(0, index) for value in values]
 
 
 def _norm(shape: Shape) -> nn.Module:
