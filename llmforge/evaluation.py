@@ -18,7 +18,8 @@ from llmforge.errors import RunError, UsageError
 from llmforge.generation import LoadedModel, load_checkpoint
 from llmforge.interfaces import Batch
 from llmforge.plugins import build_manager, call_factory, load
-from llmforge.run.setup.build import open_data, packs_examples, prepare_splits
+from llmforge.run.setup.build import open_data, prepare_splits
+from llmforge.run.setup.example_packing import packs_examples
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.rundir import RunDirectory, RunRecord, read_record
 from llmforge.rundir.atomic import write_json

@@ -18,7 +18,8 @@ from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.order import LengthOrder
 from llmforge.data.packing import first_fit_decreasing
 from llmforge.interfaces import IGNORE_INDEX, Batch, Objective
-from llmforge.run.setup.build import PreparedData, packing_line, packs_examples
+from llmforge.run.setup.build import PreparedData
+from llmforge.run.setup.example_packing import packing_line, packs_examples
 from llmforge.run.training.evaluation import evaluate
 from llmforge.testing.context import run_context
 from llmforge_plugins.models._transformer import TransformerModel
