@@ -22,7 +22,8 @@ from llmforge.interfaces import Batch, Objective
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Recipe
 from llmforge.recipe.measured import selected_metrics
-from llmforge.run.setup.build import open_data, packs_examples, prepare_splits
+from llmforge.run.setup.build import open_data, prepare_splits
+from llmforge.run.setup.example_packing import packs_examples
 from llmforge.run.training.answers import ANSWERS, measure_answers, measures, metrics_that_need
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.run.training.label_metrics import LABELS, measure_labels
@@ -156,6 +157,7 @@ def _tokens(
         )
     if record.fingerprints.get("data", data.fingerprint) != data.fingerprint:
         notice("the data is not what the run was trained on: it has changed since")
+    objective = call_factory(manager, "forge_build_objective", run=loaded.run)
     splits = prepare_splits(
         data,
         loaded.tokenizer,

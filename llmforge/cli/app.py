@@ -52,13 +52,13 @@ OWN = {
         Command(
             "generate",
             "llmforge.cli.generate:generate",
-            "Continue prompts with a trained model.",
+            "Continue or answer prompts with a trained model.",
             _EXPERIMENTS,
         ),
         Command(
             "evaluate",
             "llmforge.cli.evaluate:evaluate",
-            "Measure loss, perplexity and bits per byte over a whole split.",
+            "Measure a checkpoint over a whole split: loss, and the recipe's metrics.",
             _EXPERIMENTS,
         ),
         Command(
@@ -101,7 +101,7 @@ OWN = {
             "Say what RECIPE needs: parameters, memory by backend, what fits.",
             _PREPARING,
         ),
-        Command("models", "llmforge.cli.models:app", "Models and their presets.", _PREPARING),
+        Command("models", "llmforge.cli.models:app", "Models by name, and the presets of components.", _PREPARING),
         Command(
             "plugins", "llmforge.cli.plugins:app", "List, explain and create plugins.", _PREPARING
         ),

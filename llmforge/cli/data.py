@@ -79,7 +79,8 @@ def show(
     from llmforge.data.example_rows import ExampleSplit
     from llmforge.errors import UsageError
     from llmforge.recipe import load_recipe
-    from llmforge.run.setup.build import data_ahead, packing_line, rows_in_numbers
+    from llmforge.run.setup.build import data_ahead
+    from llmforge.run.setup.example_packing import packing_line, rows_in_numbers
 
     overrides = options.recipe_overrides(recipe, profile=profile, assignments=assignments)
     loaded = load_recipe(recipe, profile=profile, overrides=overrides)
@@ -105,5 +106,6 @@ def show(
         out = console()
         out.print(prepared.data.description)
         print_splits(out, audits)
-        out.print(packing_line(prepared, run, micro=run.train.batch_size))
+        if packing := packing_line(prepared, run, micro=run.train.batch_size):
+            out.print(packing)
         print_examples(out, prepared.tokenizer, splits[split], count=count)

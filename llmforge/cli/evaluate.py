@@ -21,7 +21,7 @@ def evaluate(
     as_json: options.AsJson = False,
     root: options.Root = None,
 ) -> None:
-    """Measure loss, perplexity and bits per byte over a whole split, and the recipe's metrics.
+    """Measure a checkpoint over a whole split: loss, and the recipe's metrics.
 
     The result is also saved in the run's evaluation.json, unless --weights replaced its weights.
     """

@@ -131,7 +131,7 @@ def generate(
     as_json: AsJson = False,
     stream: Stream = True,
 ) -> None:
-    """Continue prompts with a trained model, or answer them.
+    """Continue or answer prompts with a trained model.
 
     Text that is piped in is the prompt. Without any it is an interactive session on a terminal,
     else the recipe's own prompts.

@@ -5,7 +5,7 @@ A row of a batch is one example, or a bin of several when the split is packed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.order import Epochs, LengthOrder, SampleOrder
 from llmforge.interfaces import IGNORE_INDEX, Batch
-from llmforge.interfaces.objective import MULTIPLE
+from llmforge.interfaces.objective import MULTIPLE, padded_length
 
 _CORE = "next_token"
 """The form whose batches are made here; an objective makes those of others itself."""
@@ -96,8 +96,8 @@ class ExampleBatches:
         filled = self._split.inputs[self.order.windows(0, self.n_windows)]
         turns = np.arange(0, len(filled), micro)
         counts = np.diff(np.append(turns, len(filled)))
-        longest = np.maximum.reduceat(filled, turns)
-        positions = int((counts * _length(longest, self.context)).sum())
+        longest = -(-np.maximum.reduceat(filled, turns) // MULTIPLE) * MULTIPLE
+        positions = int((counts * np.minimum(longest, self.context)).sum())
         return 1 - int(filled.sum()) / positions
 
     def batch(self, position: int, count: int) -> Batch:
@@ -107,8 +107,10 @@ class ExampleBatches:
         ``positions`` of packed rows.
         """
         rows = self.order.windows(position, count)
+        if self._split.objective.form == _CORE:
+            return as_batch(self._split, rows, context=self.context, pin=self._pin)
         seeds = _seeds(self.order.seed, np.arange(position, position + count))
-        return as_batch(self._split, rows, context=self.context, seeds=seeds, pin=self._pin)
+        return _made(self._split, rows, context=self.context, seeds=seeds, pin=self._pin)
 
 
 def example_evaluation_batches(
@@ -121,29 +123,23 @@ def example_evaluation_batches(
     order = np.argsort(-split.inputs, kind="stable")
     turns = -(-split.sequences // (batch_size * ranks))
     for rows in np.array_split(order, turns * ranks):
-        if len(rows):
+        if not len(rows):
+            continue
+        if split.objective.form == _CORE:
+            yield as_batch(split, rows, context=context, pin=False)
+        else:
             seeds = _seeds(_EVALUATION, rows)
-            yield as_batch(split, rows, context=context, seeds=seeds, pin=False)
+            yield _made(split, rows, context=context, seeds=seeds, pin=False)
 
 
-def as_batch(
-    split: ExampleSplit,
-    rows: NDArray[np.int64],
-    *,
-    context: int,
-    seeds: Sequence[int],
-    pin: bool,
-) -> Batch:
+def as_batch(split: ExampleSplit, rows: NDArray[np.int64], *, context: int, pin: bool) -> Batch:
     """Return rows as a batch; beyond the end of a row inputs are 0 and nothing is learned.
 
     Positions after a row never change it: attention goes backwards only. Of a packed split rows
     are bins, and the batch says which positions are of which example; padding is a segment of its
     own, after the others.
     """
-    if split.objective.form != _CORE:
-        found = [split.row(int(row)) for row in rows]
-        return _tensors(split.objective.batch(found, context=context, seeds=seeds), pin=pin)
-    length = int(_length(split.inputs[rows].max(), context))
+    length = padded_length([int(split.inputs[rows].max())], context)
     inputs = np.zeros((len(rows), length), np.int64)
     targets = np.full((len(rows), length), IGNORE_INDEX, np.int64)
     if split.bins is None:
@@ -173,14 +169,22 @@ def as_batch(
     return _tensors(arrays, pin=pin)
 
 
+def _made(
+    split: ExampleSplit,
+    rows: NDArray[np.int64],
+    *,
+    context: int,
+    seeds: list[int],
+    pin: bool,
+) -> Batch:
+    """Return rows as the batch that the objective makes of them."""
+    found = [split.row(int(row)) for row in rows]
+    return _tensors(split.objective.batch(found, context=context, seeds=seeds), pin=pin)
+
+
 def _tensors(arrays: Mapping[str, NDArray[Any]], *, pin: bool) -> Batch:
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return {name: tensor.pin_memory() for name, tensor in tensors.items()} if pin else tensors
-
-
-def _length(longest: Any, context: int) -> Any:
-    """Return how long batches are whose longest rows have ``longest`` inputs."""
-    return np.minimum(-(-longest // MULTIPLE) * MULTIPLE, context)
 
 
 def _seeds(seed: int, places: NDArray[np.int64]) -> list[int]:

@@ -59,6 +59,8 @@ def converse(*lines: Line) -> tuple[list[str], str]:
         None,  # type: ignore[arg-type]
         selection,
         seed=5,
+        chat=None,
+        system=None,
         read=read,
         write=written.append,
         begin=lambda prompt: written.append(f"<{prompt}>"),

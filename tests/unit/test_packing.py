@@ -17,8 +17,9 @@ from llmforge.data.example_batches import ExampleBatches, example_evaluation_bat
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.order import LengthOrder
 from llmforge.data.packing import first_fit_decreasing
-from llmforge.interfaces import IGNORE_INDEX, Batch
-from llmforge.run.setup.build import PreparedData, packing_line, packs_examples
+from llmforge.interfaces import IGNORE_INDEX, Batch, Objective
+from llmforge.run.setup.build import PreparedData
+from llmforge.run.setup.example_packing import packing_line, packs_examples
 from llmforge.run.training.evaluation import evaluate
 from llmforge.testing.context import run_context
 from llmforge_plugins.models._transformer import TransformerModel
@@ -218,15 +219,17 @@ def test_only_a_model_that_keeps_examples_apart_is_given_packed_rows(
 ) -> None:
     data = Examples((2, 3))
     run = replace(run_context(tmp_path), config={"model": {"name": "transformer"}})
-    assert packs_examples(data, run)
-    assert packs_examples(data, replace(run, resolved={"packed": True, "device": "cpu"}))
+    assert packs_examples(data, run, Objective())
+    assert packs_examples(
+        data, replace(run, resolved={"packed": True, "device": "cpu"}), Objective()
+    )
     for started in ({"packed": False}, {"device": "cpu"}):  # the second is from before packing
-        assert not packs_examples(data, replace(run, resolved=started))
+        assert not packs_examples(data, replace(run, resolved=started), Objective())
     data.layout = replace(data.layout, packing=False)
-    assert not packs_examples(data, run)
+    assert not packs_examples(data, run, Objective())
     data.layout = replace(data.layout, packing="auto")
     monkeypatch.setattr(Transformer, "supports", frozenset({"kv_cache"}))
-    assert not packs_examples(data, run)
+    assert not packs_examples(data, run, Objective())
 
 
 def test_a_run_says_how_examples_are_in_rows(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformer_parts import VARIANTS, VOCABULARY, small_model, tokens
 
 from llmforge.interfaces import IGNORE_INDEX, Batch
@@ -186,3 +188,36 @@ def test_a_compiler_sees_fixed_shapes() -> None:
     found, count = compiled(packed_batch())
     assert found.item() == pytest.approx(alone(model)[0], rel=1e-5)
     assert int(count) == sum(length - length // 2 for length in ALONE)
+
+
+def kernel_for_any_length(
+    queries: Tensor, keys: Tensor, values: Tensor, ends: Tensor, *_: Any, enable_gqa: bool = False
+) -> Tensor:
+    """Compute what PyTorch's kernel on a GPU is documented to, sequence by sequence."""
+    parts = []
+    for start, end in itertools.pairwise(ends.tolist()):
+        heads = (part[start:end].transpose(0, 1) for part in (queries, keys, values))
+        mixed = functional.scaled_dot_product_attention(
+            *heads, is_causal=True, enable_gqa=enable_gqa
+        )
+        parts.append(mixed.transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_a_kernel_for_any_length_is_told_where_examples_begin(
+    kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_segments, "_variable_length", lambda: kernel_for_any_length)
+    batch = packed_batch()
+    where = (batch["segments"], batch["positions"])
+    sequences, masked = _segments._Sequences(*where), _segments._Masked(*where)
+    assert sequences.ends.dtype == torch.int32
+    qkv = torch.randn(len(ROWS), 12, 4 + 2 * kv_heads, 8, dtype=torch.bfloat16)
+    cos, sin = _attention.rotary_tables(8, 12, 10_000.0)
+    rotary = sequences.angles(cos.bfloat16(), sin.bfloat16())
+    found = sequences.attention(qkv, 4, rotary, dropout=0.0)
+    expected = masked.attention(qkv, 4, rotary, dropout=0.0)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    in_fp32 = sequences.attention(qkv.float(), 4, None, dropout=0.0)  # which the kernel has not
+    torch.testing.assert_close(in_fp32, masked.attention(qkv.float(), 4, None, dropout=0.0))

@@ -45,13 +45,11 @@ from llmforge.recipe.schema import parse_interval
 from llmforge.recipe.toml import dotted
 from llmforge.run.plan import make_plan
 from llmforge.run.seeds import MODEL, derive
+from llmforge.run.setup.example_packing import packs_examples
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import sync_directory
 
 AnyData = Data | TokenData | ExampleData
-
-_SEGMENTS = "segments"
-"""What a model supports that keeps the examples of one row apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,52 +175,6 @@ def prepare_splits(
             packed=packed,
         )
     return prepare_tokens(data, tokenizer, cache=cache, notice=notice, check_stop=check_stop)
-
-
-def packs_examples(data: AnyData, run: RunContext, objective: Objective) -> bool:
-    """Return whether examples share rows: as the run was started, else as its parts have it.
-
-    It decides which examples make a batch, so a model that learns to keep examples apart later does
-    not change a run that has started.
-    """
-    if not isinstance(data, ExampleData) or data.layout.packing is False or not objective.packs:
-        return False
-    kept = run.resolved.get("packed", not run.resolved)
-    return bool(kept) and _SEGMENTS in load("model", run.config["model"]["name"]).supports
-
-
-def packing_line(prepared: PreparedData, run: RunContext, *, micro: int) -> str | None:
-    """Return how training examples are in rows, and the share of padding; None for text.
-
-    Args:
-        prepared: the data.
-        run: whose context the rows have, and whose model decides.
-        micro: rows of a micro-batch, which are padded to the longest of them.
-    """
-    batches, data = prepared.batches, prepared.data
-    if not isinstance(batches, ExampleBatches) or not isinstance(data, ExampleData):
-        return None
-    rows = prepared.splits["train"]
-    assert isinstance(rows, ExampleSplit)
-    if batches.packed:
-        how = f"in {batches.n_windows:,} packed rows of {run.context}"
-    elif data.layout.packing is False:
-        how = "in rows of their own (packing = false), those of like length together"
-    else:
-        model = run.config["model"]["name"]
-        how = f"in rows of their own (model '{model}' does not keep packed ones apart)"
-    return f"train: {rows.rows:,} examples {how}, {batches.padding(micro):.0%} padding"
-
-
-def rows_in_numbers(prepared: PreparedData, *, micro: int) -> dict[str, Any]:
-    """Return what :func:`packing_line` says of examples, as numbers."""
-    batches = prepared.batches
-    assert isinstance(batches, ExampleBatches)
-    return {
-        "packed": batches.packed,
-        "count": batches.n_windows,
-        "padding": round(batches.padding(micro), 4),
-    }
 
 
 def _train_batches(

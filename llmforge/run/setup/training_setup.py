@@ -30,12 +30,12 @@ from llmforge.run.reporting.samples import Sampling
 from llmforge.run.setup.build import (
     PreparedData,
     check_fingerprints,
-    packing_line,
     prepare_data,
     prepare_engine,
     run_length,
     with_steps,
 )
+from llmforge.run.setup.example_packing import packing_line
 from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_point
 from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
