@@ -74,7 +74,7 @@ class ModelSizes:
     """What of a model does not depend on the batch.
 
     Attributes:
-        parameters: trainable weights, shared ones once.
+        parameters: weights, frozen ones too, shared ones once.
         largest_block: those of its largest repeated layer, 0 without one.
         outside_blocks: those in no repeated layer: embeddings, output, last normalisation.
         weight_bytes: of parameters and buffers.
@@ -112,11 +112,12 @@ class FakeTraining:
                 self.model = build_model(recipe, vocabulary)
             _recompute(self.module, recipe.train.activation_checkpointing)
             self.module.train()
-            self.optimizer = build_optimizer(recipe, list(self.model.named_parameters()))
+            trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+            self.optimizer = build_optimizer(recipe, trained)
         self._ledger = MemoryLedger(vocabulary=vocabulary)
         self._ledger.assign(self.module.parameters(), ledger.WEIGHTS)
         self._ledger.assign(self.module.buffers(), ledger.WEIGHTS)
-        for parameter in self.module.parameters():
+        for _, parameter in trained:
             parameter.register_post_accumulate_grad_hook(self._put_down_gradient)
         with self._fake():
             self._of_optimizer = self._first_steps()
@@ -180,7 +181,8 @@ class FakeTraining:
 
     def _set_gradients(self, *, present: bool) -> None:
         for parameter in self.module.parameters():
-            parameter.grad = torch.zeros_like(parameter) if present else None
+            wanted = present and parameter.requires_grad
+            parameter.grad = torch.zeros_like(parameter) if wanted else None
             if parameter.grad is not None:
                 self._ledger.assign([parameter.grad], ledger.GRADIENTS)
 
