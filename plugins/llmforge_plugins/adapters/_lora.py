@@ -85,21 +85,23 @@ class LoraAdapter:
                 self._refuse("targets", "the model has no linear maps to adapt")
             return inside
         matched = self._matched("targets", wanted, module)
-        if not pretrained and (outside := [name for name in matched if name not in inside]):
-            # what reads such a weight by itself would pass by the matrices beside it
+        # what reads such a weight by itself would pass by the matrices beside it
+        read_alone = _output_name(module) if pretrained else None
+        wrong = [name for name in matched if name == read_alone]
+        if not pretrained:
+            wrong = [name for name in matched if name not in inside]
+        if wrong:
             self._refuse(
                 "targets",
-                f"'{outside[0]}' is no linear map of the model's blocks",
+                f"'{wrong[0]}' is no linear map inside the model's blocks",
                 f"name some of {_few(_endings(inside))}; modules_to_save trains others whole",
             )
         return list(wanted)
 
     def _modules_to_save(self, module: nn.Module) -> list[str] | None:
         wanted = self._options.modules_to_save
-        if not wanted:
-            return None
         self._matched("modules_to_save", wanted, module)
-        return list(wanted)
+        return [*wanted, *(name for name in _new_head(module) if name not in wanted)] or None
 
     def _matched(self, option: str, wanted: Collection[str], module: nn.Module) -> list[str]:
         """Return the modules whose names are or end in a name of ``wanted``."""
@@ -145,6 +147,23 @@ def _linear_in_blocks(module: nn.Module) -> list[str]:
         name
         for name, part in module.named_modules()
         if isinstance(part, nn.Linear) and (not inside or part in inside)
+    ]
+
+
+def _output_name(module: Any) -> str | None:
+    """Return the name of a pre-trained model's output matrix, None when it has none."""
+    output = module.get_output_embeddings()
+    return next((name for name, part in module.named_modules() if part is output), None)
+
+
+def _new_head(module: Any) -> list[str]:
+    """Return the modules of a classifier that no pre-training has trained: all beside the base."""
+    if not type(module).__name__.endswith("ForSequenceClassification"):
+        return []
+    return [
+        name
+        for name, child in module.named_children()
+        if name != module.base_model_prefix and any(True for _ in child.parameters())
     ]
 
 
