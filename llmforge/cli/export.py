@@ -39,7 +39,7 @@ def export(
     merge: Annotated[
         bool,
         typer.Option(
-            "--merge", help="Write frozen weights too, those of an adapter added to the model's own."
+            "--merge", help="Write the whole model, with the weights of an adapter added to it."
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,

@@ -212,7 +212,7 @@ def test_an_output_that_is_read_by_itself_is_not_adapted() -> None:
 
 def test_an_architecture_that_peft_has_no_targets_for_says_what_to_do() -> None:
     model = transformers.AutoModelForCausalLM.from_config(config("cohere"))
-    with pytest.raises(RecipeError, match='peft knows no targets .*targets = "all-linear"'):
+    with pytest.raises(RecipeError, match=r'peft knows no targets .*targets = "all-linear"'):
         lora().apply(model)
 
 
