@@ -17,11 +17,9 @@ LORA = {"lora_rank": 3, "dropout": 0.1}
 RECOMPUTED = {"activation_checkpointing": "full"}
 SETUPS = {
     "ddp": Setup("ddp", model=LORA),
-    "fsdp": Setup("fsdp", model=LORA),
     "fsdp, recomputed": Setup("fsdp", model=LORA, train=RECOMPUTED),
     "fsdp, bf16": Setup("fsdp", precision="bf16", model=LORA),
     "zero 2": Setup("deepspeed", {"stage": 2}, model=LORA),
-    "zero 3": Setup("deepspeed", {"stage": 3}, model=LORA),
     "zero 3, recomputed": Setup("deepspeed", {"stage": 3}, model=LORA, train=RECOMPUTED),
     "zero 3, bf16": Setup("deepspeed", {"stage": 3}, "bf16", model=LORA),
 }
@@ -30,10 +28,7 @@ TOLERANCE = {"fp32": 2e-5, "bf16": 5e-3}
 
 
 def work(rank: int, directory: Path) -> None:
-    found = {}
-    for name, setup in SETUPS.items():
-        curve = train(make_engine(setup, directory), range(STEPS))
-        found[name] = {"all": curve, **resumed(setup, directory)}
+    found = {name: resumed(setup, directory) for name, setup in SETUPS.items()}
     torch.save(found, directory / f"found-{rank}.pt")
 
 
@@ -69,7 +64,7 @@ def test_it_trains_to_the_losses_of_one_device(
 ) -> None:
     precision = SETUPS[name].precision
     for rank in found:
-        for mine, theirs in zip(rank[name]["all"], single[precision][0], strict=True):
+        for mine, theirs in zip(rank[name]["curve"], single[precision][0][2:], strict=True):
             assert mine == pytest.approx(theirs, rel=TOLERANCE[precision])
 
 

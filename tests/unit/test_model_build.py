@@ -78,7 +78,7 @@ def scale(**options: Any) -> Scale:
 def test_forge_build_adapter_is_asked_for_what_changes_the_model(tmp_path: Path) -> None:
     adapter = scale()
     model: Any = builder(tmp_path, adapter=adapter)()
-    assert adapter.asked is not None
+    assert adapter.asked is not None, "forge_build_adapter was not called"
     assert adapter.asked.id == "test-run"
     trained = [name for name, value in model.named_parameters() if value.requires_grad]
     assert trained == ["scale"]
