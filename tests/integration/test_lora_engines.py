@@ -23,8 +23,8 @@ SETUPS = {
     "zero 3, recomputed": Setup("deepspeed", {"stage": 3}, model=LORA, train=RECOMPUTED),
     "zero 3, bf16": Setup("deepspeed", {"stage": 3}, "bf16", model=LORA),
 }
-TOLERANCE = {"fp32": 2e-5, "bf16": 5e-3}
-"""Largest relative difference of loss and gradient norm from one device's."""
+TOLERANCE = {"fp32": 2e-5, "bf16": 2e-2}
+"""Largest relative difference of loss and gradient norm from one device's, whose norms are fp32."""
 
 
 def work(rank: int, directory: Path) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from checkpoint_drafts import save
 from torch import nn
 
-from llmforge.checkpoint import FrozenWeights
+from llmforge.checkpoint import (
+    CheckpointWriter,
+    FrozenWeights,
+    Retention,
+    SaveRequest,
+    SelfDescription,
+    open_checkpoint,
+)
 from llmforge.checkpoint.frozen_weights import (
     frozen_parameters,
     hash_tensors,
@@ -18,6 +26,10 @@ from llmforge.checkpoint.frozen_weights import (
 )
 from llmforge.checkpoint.manifest import decode_manifest, encode_manifest
 from llmforge.errors import CheckpointError
+from llmforge.interfaces import EngineState
+from llmforge.run.setup.model_build import BuiltModel
+from llmforge.run.setup.resume_point import StartingPoint, load_into
+from llmforge.run.trainer_state import TrainerState
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(1, dtype=torch.int64)}
 FROZEN = FrozenWeights(sha256="ab" * 32, parameters=7, source="gpt2 (folder /models/gpt2), seed 1")
@@ -89,3 +101,50 @@ def test_a_manifest_names_them_and_is_not_for_those_who_do_not_know_them(tmp_pat
     adapted = dataclasses.replace(plain, frozen=FROZEN)
     read = decode_manifest(encode_manifest(adapted), saved.path)
     assert (read.frozen, read.format_version, read.files) == (FROZEN, 2, plain.files)
+
+
+class Engine:
+    """Takes over what it is given."""
+
+    state: EngineState
+
+    def load_state(self, state: EngineState) -> None:
+        """Keep it."""
+        self.state = state
+
+
+def older_checkpoint(directory: Path, weights: dict[str, torch.Tensor]) -> StartingPoint:
+    """Return where a run resumes whose checkpoint has all weights, as they once had."""
+    with CheckpointWriter(
+        directory,
+        description=SelfDescription(recipe="", recipe_hash="0" * 64),
+        retention=Retention(keep_last=1, keep_best=0),
+        on_saved=lambda _: None,
+    ) as writer:
+        writer.submit(
+            SaveRequest(step=1, model=weights, optimizer={}, trainer={}, metadata={}, required=True)
+        )
+    checkpoint = open_checkpoint(directory / "step-00000001")
+    return StartingPoint(state=TrainerState(), engine_values={}, checkpoint=checkpoint)
+
+
+def test_an_older_checkpoint_with_all_weights_resumes_over_the_same(tmp_path: Path) -> None:
+    tmp_path.joinpath("run").mkdir()
+    weights = {"trained": torch.ones(2), "fixed": torch.arange(3.0)}
+    point = older_checkpoint(tmp_path / "run", weights)
+    frozen = FrozenWeights(
+        sha256=hash_tensors({"fixed": torch.arange(3.0)}), parameters=3, source="here"
+    )
+    built = BuiltModel(
+        parameters=5,
+        trainable=2,
+        adapter=None,
+        frozen=frozen,
+        frozen_names=frozenset({"fixed"}),
+    )
+    engine: Any = Engine()
+    load_into(engine, point, built=built)
+    assert set(engine.state.model) == {"trained"}
+    other = dataclasses.replace(built, frozen=dataclasses.replace(frozen, sha256="0" * 64))
+    with pytest.raises(CheckpointError, match="other frozen weights"):
+        load_into(engine, point, built=other)
