@@ -30,6 +30,7 @@ class Kind:
         scope: what selecting another component means for an existing run.
         options: option names every component of this kind must offer.
         also: further hooks a component of this kind must implement.
+        optional: whether a recipe may leave the kind out altogether.
     """
 
     name: str
@@ -39,12 +40,14 @@ class Kind:
     scope: Scope = IDENTITY
     options: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    optional: bool = False
 
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("model", "llmforge.models", "forge_build_model", options=("context",)),
+        Kind("adapter", "llmforge.adapters", "forge_build_adapter", optional=True),
         Kind(
             "tokenizer",
             "llmforge.tokenizers",
@@ -58,7 +61,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("backend", "llmforge.backends", "forge_build_backend", scope=MACHINE),
         Kind("tracker", "llmforge.trackers", None, many=True, scope=SAFE),
         Kind("storage", "llmforge.storage", "forge_open_storage", scope=SAFE),
-        Kind("sweep", "llmforge.sweep", "forge_build_sweeper", scope=SAFE),
+        Kind("sweep", "llmforge.sweep", "forge_build_sweeper", scope=SAFE, optional=True),
         Kind("generation", "llmforge.generation", "forge_build_generator", scope=SAFE),
         Kind("metric", "llmforge.metrics", "forge_build_metric", many=True, scope=SAFE),
         Kind("callback", "llmforge.callbacks", None, many=True, scope=SAFE),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmforge import events
     from llmforge.errors import Problem
     from llmforge.interfaces import (
+        Adapter,
         Backend,
         Data,
         Direction,
@@ -93,6 +94,17 @@ def forge_build_model(run: RunContext, tokenizer: Tokenizer) -> LanguageModel | 
 
 
 @hookspec(firstresult=True)
+def forge_build_adapter(run: RunContext) -> Adapter | None:
+    """Build what changes the model before it is trained (kind ``adapter``).
+
+    Called after ``forge_build_model``, wherever a model is built. The ``apply(model)`` of the
+    result changes the model in place and says by ``requires_grad`` which parameters train; the
+    core has seeded torch's generator before it, and may call it on the meta device. See
+    :class:`llmforge.interfaces.Adapter`.
+    """
+
+
+@hookspec(firstresult=True)
 def forge_build_objective(run: RunContext) -> Objective | None:
     """Build what decides how examples are learned from (kind ``objective``).
 
@@ -105,7 +117,7 @@ def forge_build_objective(run: RunContext) -> Objective | None:
 def forge_build_optimizer(
     run: RunContext, parameters: list[tuple[str, torch.nn.Parameter]]
 ) -> torch.optim.Optimizer | None:
-    """Build the optimizer over the named ``parameters`` (kind ``optimizer``).
+    """Build the optimizer over the named ``parameters`` (kind ``optimizer``): those that train.
 
     Set ``initial_lr`` of every group: the core writes ``lr = initial_lr * schedule(step)``
     before each step. All state must live in ``optimizer.state[parameter]`` as tensors or

@@ -14,6 +14,7 @@ from llmforge.checkpoint.format import (
     unpin,
     verify,
 )
+from llmforge.checkpoint.frozen_weights import FrozenWeights
 from llmforge.checkpoint.hashed_files import size_text
 from llmforge.checkpoint.lazy_tensors import StoredTensors
 from llmforge.checkpoint.manifest import Manifest, NewerFormatError
@@ -30,6 +31,7 @@ __all__ = [
     "CheckpointWriter",
     "Crew",
     "CrewLostError",
+    "FrozenWeights",
     "Manifest",
     "NewerFormatError",
     "Restored",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,11 @@ class StoredTensors(Mapping[str, "Tensor"]):
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def without(self, names: Collection[str]) -> StoredTensors:
+        """Return these tensors without those of ``names``."""
+        kept = {name: item for name, item in self._index.items() if name not in names}
+        return StoredTensors(self._folder, kept)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of the whole tensor ``name``, reading nothing."""

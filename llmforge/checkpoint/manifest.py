@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from llmforge.checkpoint.frozen_weights import FrozenWeights
 from llmforge.checkpoint.hashed_files import FileEntry
 from llmforge.errors import CheckpointError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read. One that leaves out frozen weights is written as 2, any other as 1."""
+_WITH_ALL_WEIGHTS = 1
 MANIFEST = "manifest.json"
 
 
@@ -36,6 +39,7 @@ class Manifest:
         created: time in UTC, ISO 8601.
         is_best: whether its evaluation was the best so far.
         files: every file by its relative name, the manifest excepted.
+        frozen: the weights that belong to it and are not in it; None when it has all.
     """
 
     step: int
@@ -45,7 +49,8 @@ class Manifest:
     created: str
     is_best: bool
     files: Mapping[str, FileEntry]
-    format_version: int = FORMAT_VERSION
+    frozen: FrozenWeights | None = None
+    format_version: int = _WITH_ALL_WEIGHTS
 
     @property
     def size(self) -> int:
@@ -55,14 +60,16 @@ class Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return ``manifest`` as sealed JSON."""
+    frozen = {} if manifest.frozen is None else {"frozen": asdict(manifest.frozen)}
     body: dict[str, Any] = {
-        "format_version": manifest.format_version,
+        "format_version": FORMAT_VERSION if frozen else manifest.format_version,
         "step": manifest.step,
         "recipe_hash": manifest.recipe_hash,
         "world_size": manifest.world_size,
         "parent": manifest.parent,
         "created": manifest.created,
         "is_best": manifest.is_best,
+        **frozen,
         "files": {
             name: {"size": entry.size, "sha256": entry.sha256}
             for name, entry in sorted(manifest.files.items())
@@ -128,7 +135,8 @@ def _decode(path: Path, body: Mapping[str, Any]) -> Manifest:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts:
             raise CheckpointError(f"{path} names a file outside its checkpoint: {name}")
-    return Manifest(**{**body, "files": files})
+    frozen = FrozenWeights(**body["frozen"]) if "frozen" in body else None
+    return Manifest(**{**body, "files": files, "frozen": frozen})
 
 
 def seal(body: Mapping[str, Any]) -> str:

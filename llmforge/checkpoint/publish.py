@@ -27,6 +27,7 @@ from llmforge.checkpoint.format import (
     tensor_files,
     verify,
 )
+from llmforge.checkpoint.frozen_weights import FrozenWeights
 from llmforge.checkpoint.hashed_files import FileEntry, size_text, write_file
 from llmforge.checkpoint.manifest import (
     MANIFEST,
@@ -62,6 +63,7 @@ class Draft:
     world_size: int = 1
     parent: int | None = None
     is_best: bool = False
+    frozen: FrozenWeights | None = None
 
 
 def publish(directory: Path, *, draft: Draft, crew: Crew | None = None) -> Checkpoint:
@@ -134,6 +136,7 @@ def _complete(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         is_best=draft.is_best or old.is_best_with(files),
         files=files,
+        frozen=draft.frozen,
     )
     if old.pinned:
         (temporary / PINNED).touch()

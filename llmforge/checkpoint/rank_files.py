@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.checkpoint.format import PARTS, RECIPE, TOKENIZER, Part, index_file, tensor_file
+from llmforge.checkpoint.frozen_weights import FrozenWeights
 from llmforge.checkpoint.hashed_files import FileEntry, read_chunks, write_file
 from llmforge.checkpoint.publish import FileWriter, preflight_space
 from llmforge.checkpoint.rank_group import LEADER, Crew, everyone, led
@@ -26,12 +27,14 @@ class SelfDescription:
         recipe_hash: its identity.
         tokenizer: directory whose files are copied into each checkpoint, or None.
         world_size: number of processes that train.
+        frozen: the weights that are in no checkpoint, or None.
     """
 
     recipe: str
     recipe_hash: str
     tokenizer: Path | None = None
     world_size: int = 1
+    frozen: FrozenWeights | None = None
 
 
 def contents(

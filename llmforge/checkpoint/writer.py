@@ -266,6 +266,7 @@ class CheckpointWriter:
                 parent=self._parent,
                 is_best=snapshot.is_best,
                 files=files,
+                frozen=self._description.frozen,
             ),
             crew=self._crew,
         )

@@ -101,7 +101,12 @@ OWN = {
             "Say what RECIPE needs: parameters, memory by backend, what fits.",
             _PREPARING,
         ),
-        Command("models", "llmforge.cli.models:app", "Models by name, and the presets of components.", _PREPARING),
+        Command(
+            "models",
+            "llmforge.cli.models:app",
+            "Models by name, and the presets of components.",
+            _PREPARING,
+        ),
         Command(
             "plugins", "llmforge.cli.plugins:app", "List, explain and create plugins.", _PREPARING
         ),

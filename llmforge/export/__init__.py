@@ -1,5 +1,5 @@
 """Checkpoints in forms that others read."""
 
-from llmforge.export.weights import export_weights
+from llmforge.export.weights import export_merged, export_weights
 
-__all__ = ["export_weights"]
+__all__ = ["export_merged", "export_weights"]

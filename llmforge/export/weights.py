@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from llmforge.checkpoint import Checkpoint, StoredTensors, load_tensors
 from llmforge.checkpoint.hashed_files import CHUNK, FileEntry, write_file
 from llmforge.checkpoint.safetensors_header import ITEM_SIZES, Place, encode_header, lay_out
 from llmforge.errors import CheckpointError, UsageError
+from llmforge.interfaces import Adapter
+from llmforge.plugins import build_manager, call_factory, load
 from llmforge.rundir.atomic import sync_directory
 
 _SUFFIX = ".safetensors"
@@ -18,7 +21,8 @@ _SUFFIX = ".safetensors"
 def export_weights(checkpoint: Checkpoint, target: Path, *, overwrite: bool = False) -> FileEntry:
     """Write the weights of ``checkpoint`` to the safetensors file ``target``, whole or not at all.
 
-    The checkpoint's files are verified first. A few megabytes at a time are in memory. Equal
+    Those that do not train are in no checkpoint, and not in the file. The checkpoint's files are
+    verified first. A few megabytes at a time are in memory. Equal
     weights give equal files, whatever backend and number of ranks wrote them.
 
     Raises:
@@ -28,10 +32,52 @@ def export_weights(checkpoint: Checkpoint, target: Path, *, overwrite: bool = Fa
     _check_target(target, overwrite=overwrite)
     tensors = load_tensors(checkpoint.path, "model")
     places = lay_out({name: (tensors.dtype(name), tensors.shape(name)) for name in tensors})
+    return _write(target, _chunks(places, tensors))
+
+
+def export_merged(
+    checkpoint: Checkpoint,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    notice: Callable[[str], None] | None = None,
+) -> FileEntry:
+    """Write all weights of ``checkpoint`` to ``target``, frozen ones too, its adapter merged.
+
+    They have the names that the model has without the adapter. The model is in memory as a whole.
+
+    Raises:
+        UsageError: ``target`` is there already, or cannot be such a file.
+        CheckpointError: the checkpoint is damaged, belongs to other frozen weights, or the disk
+            does not take the file.
+    """
+    from safetensors.torch import save
+
+    from llmforge.generation import load_checkpoint
+    from llmforge.run.setup.model_build import adapter_name
+
+    _check_target(target, overwrite=overwrite)
+    loaded = load_checkpoint(checkpoint, device="cpu", dtype="fp32", notice=notice)
+    model: Any = loaded.model
+    if adapter_name(loaded.run) is not None:
+        selection = loaded.recipe.selected("adapter")
+        component = load(selection.kind, selection.name)(selection.options)
+        adapter: Adapter = call_factory(
+            build_manager([component]), "forge_build_adapter", run=loaded.run
+        )
+        adapter.merge(model)
+    kept = model.state_dict().keys()
+    tensors = {name: value.detach() for name, value in model.named_parameters()}
+    tensors |= {name: value for name, value in model.named_buffers() if name in kept}
+    content = save({name: value.contiguous() for name, value in sorted(tensors.items())})
+    return _write(target, [content])
+
+
+def _write(target: Path, chunks: Iterable[bytes | memoryview]) -> FileEntry:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)
-        entry = write_file(temporary, _chunks(places, tensors))
+        entry = write_file(temporary, chunks)
         temporary.replace(target)
         sync_directory(target.parent)
     except OSError as error:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmforge.checkpoint import Checkpoint, load_tensors
 from llmforge.checkpoint.format import RECIPE, TOKENIZER, read_metadata
+from llmforge.checkpoint.frozen_weights import frozen_parameters, require_same_weights
 from llmforge.component import Component
 from llmforge.data.labels import load_labels
 from llmforge.data.prompts import PromptLayout, load_prompts
@@ -25,6 +26,7 @@ from llmforge.rundir import RunDirectory
 from llmforge.rundir.context import run_context
 
 if TYPE_CHECKING:
+    import pluggy
     import torch
 
 __all__ = ["LoadedModel", "load_checkpoint", "load_legacy_weights", "open_checkpoint"]
@@ -124,9 +126,9 @@ def load_checkpoint(
         tokenizer: Tokenizer = call_factory(
             manager, "forge_load_tokenizer", run=run, directory=checkpoint.path / TOKENIZER
         )
-        model = call_factory(manager, "forge_build_model", run=run, tokenizer=tokenizer)
+    model, frozen = _built(checkpoint, manager, run, tokenizer, place=place)
     source, tensors = _weights(checkpoint, weights)
-    fill(model, tensors, source=source)
+    fill(model, tensors, source=source, built_in=frozen)
     model = model.to(device=place, dtype=torch_dtype(number_format)).eval()
     return LoadedModel(
         model=model,
@@ -143,6 +145,36 @@ def load_checkpoint(
         device=place,
         dtype=number_format,
     )
+
+
+def _built(
+    checkpoint: Checkpoint,
+    manager: pluggy.PluginManager,
+    run: RunContext,
+    tokenizer: Tokenizer,
+    *,
+    place: str,
+) -> tuple[Any, Collection[str]]:
+    """Return the model, and the names of its weights that are right as they were built.
+
+    Raises:
+        CheckpointError: it was built with other frozen weights than the checkpoint belongs to.
+    """
+    import torch
+
+    from llmforge.run.setup.model_build import adapted, frozen_weights, seeded_model
+
+    expected = checkpoint.manifest.frozen
+    if expected is None:
+        with torch.device(place):
+            model = call_factory(manager, "forge_build_model", run=run, tokenizer=tokenizer)
+            return adapted(manager, run, model), ()
+    # as in training: on the host, whose random numbers differ from those of another device
+    with torch.random.fork_rng(devices=[]):
+        model = seeded_model(manager, run, tokenizer)
+    owner = f"checkpoint {checkpoint.path}"
+    require_same_weights(expected, frozen_weights(model, run), owner=owner)
+    return model, frozen_parameters(model).keys()
 
 
 def require_device(device: str, dtype: str) -> None:
@@ -200,7 +232,8 @@ def torch_dtype(dtype: str) -> torch.dtype:
 
 
 def _components(recipe: Recipe) -> list[Component]:
-    selections = [recipe.selected(kind) for kind in ("model", "tokenizer", "objective")]
+    kinds = ("model", "adapter", "tokenizer", "objective")
+    selections = [item for kind in kinds for item in recipe.selections.get(kind, ())]
     components = [load(item.kind, item.name)(item.options) for item in selections]
     problems = [problem for item in components for problem in item.missing_packages()]
     if problems:
@@ -215,12 +248,12 @@ def _context(
     directory = RunDirectory(checkpoint.path.parents[1] if inside else checkpoint.path)
     told = {} if notice is None else {"notice": notice}
     model = read_metadata(checkpoint.path).get("model", {})
-    # what an adapter leaves as it was is not in a checkpoint
+    # what is frozen is not in a checkpoint
     return run_context(
         directory,
         recipe,
         resolved={"model": model} if model else {},
-        filled=not recipe.selections.get("adapter"),
+        filled=checkpoint.manifest.frozen is None,
         **told,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +63,13 @@ def load_legacy_weights(path: Path) -> dict[str, Tensor]:
     return {_bare(name): tensor for name, tensor in found.items()}
 
 
-def fill(model: Any, tensors: Mapping[str, Tensor], *, source: Path) -> None:
+def fill(
+    model: Any, tensors: Mapping[str, Tensor], *, source: Path, built_in: Collection[str] = ()
+) -> None:
     """Copy ``tensors`` into the parameters and buffers of ``model`` by name.
 
-    Every parameter and persistent buffer must be there; of shared ones one name is enough.
+    Every parameter and persistent buffer must be there; of shared ones one name is enough. Those
+    of ``built_in`` the model has already: they may be left out.
 
     Raises:
         CheckpointError: names or shapes do not fit; nothing was copied.
@@ -74,7 +77,7 @@ def fill(model: Any, tensors: Mapping[str, Tensor], *, source: Path) -> None:
     import torch
 
     own: dict[str, Tensor] = model.state_dict()
-    given = {own[name].data_ptr() for name in tensors if name in own}
+    given = {own[name].data_ptr() for name in (*tensors, *built_in) if name in own}
     missing = [
         name for name, item in own.items() if name not in tensors and item.data_ptr() not in given
     ]

@@ -3,6 +3,7 @@
 Nothing here imports torch or a plugin at run time.
 """
 
+from llmforge.interfaces.adapter import Adapter
 from llmforge.interfaces.backend import (
     Backend,
     Engine,
@@ -52,6 +53,7 @@ __all__ = [
     "FORMS",
     "IGNORE_INDEX",
     "READING",
+    "Adapter",
     "Backend",
     "Batch",
     "Cache",

@@ -68,7 +68,8 @@ class EngineState:
     """Everything an engine needs to continue, by parameter name.
 
     Attributes:
-        model: weights by name.
+        model: weights that train, by name, and persistent buffers; frozen weights are not part of
+            the state.
         optimizer: optimizer tensors as ``<parameter>/<key>``, for example ``wte/exp_avg``.
         values: JSON-serialisable rest (loss scaler); the same on every rank.
         slices: for each tensor of ``model`` or ``optimizer`` that is only part of a whole, which
@@ -213,5 +214,8 @@ class Backend(Protocol):
         optimizer_factory: Callable[[list[tuple[str, Any]]], Any],
         schedule: Callable[[int], float],
     ) -> Engine:
-        """Build model and optimizer where they shall live and return the engine."""
+        """Build model and optimizer where they shall live and return the engine.
+
+        The optimizer is built over the parameters that require a gradient, and no others.
+        """
         ...

@@ -54,6 +54,10 @@ class LanguageModel(Protocol):
     have a ``resolution``, a JSON-serialisable mapping that says where it came from, such as a
     commit; its component finds it in ``run.resolved["model"]`` at every later start, and with the
     ``architecture`` in it where a checkpoint is loaded.
+
+    Parameters with ``requires_grad`` false are frozen: they are neither optimised nor saved, and
+    must be the same whenever the model is built. A model that only wraps another library's, with
+    the very same children, may offer that one as ``inner``.
     """
 
     context: int

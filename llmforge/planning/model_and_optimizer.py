@@ -12,6 +12,7 @@ from llmforge.interfaces import LanguageModel, RunContext
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Recipe
 from llmforge.run.plan import make_plan
+from llmforge.run.setup.model_build import adapted
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,14 @@ def vocabulary_size(recipe: Recipe) -> int:
 
 
 def build_model(recipe: Recipe, vocabulary: int) -> LanguageModel:
-    """Return the recipe's model over ``vocabulary`` tokens."""
-    model: LanguageModel = _built(
-        recipe, "model", "forge_build_model", tokenizer=_Vocabulary(vocabulary)
+    """Return the recipe's model over ``vocabulary`` tokens, with its adapter."""
+    chosen = [recipe.selected("model"), *recipe.selections.get("adapter", ())]
+    manager = build_manager([load(item.kind, item.name)(item.options) for item in chosen])
+    run = _context(recipe)
+    model: LanguageModel = call_factory(
+        manager, "forge_build_model", run=run, tokenizer=_Vocabulary(vocabulary)
     )
-    return model
+    return adapted(manager, run, model)
 
 
 def build_optimizer(recipe: Recipe, parameters: Sequence[tuple[str, Any]]) -> Any:

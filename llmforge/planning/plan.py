@@ -142,7 +142,7 @@ def plan_memory(
         precision=precision,
         device=device,
         memory_limit=memory_limit,
-        checkpoint_bytes=sizes.weight_bytes + sizes.optimizer_bytes,
+        checkpoint_bytes=sizes.weight_bytes - sizes.frozen_bytes + sizes.optimizer_bytes,
         rows=rows,
     )
 

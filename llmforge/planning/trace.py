@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils.checkpoint import checkpoint
 
 from llmforge.errors import RunError
-from llmforge.interfaces import model_blocks
+from llmforge.interfaces import LanguageModel, model_blocks
 from llmforge.planning import tensor_memory as ledger
 from llmforge.planning.model_and_optimizer import build_model, build_optimizer
 from llmforge.planning.tensor_memory import MemoryLedger
@@ -74,10 +74,11 @@ class ModelSizes:
     """What of a model does not depend on the batch.
 
     Attributes:
-        parameters: trainable weights, shared ones once.
+        parameters: weights, frozen ones too, shared ones once.
         largest_block: those of its largest repeated layer, 0 without one.
         outside_blocks: those in no repeated layer: embeddings, output, last normalisation.
         weight_bytes: of parameters and buffers.
+        frozen_bytes: of parameters that do not train, which no checkpoint has.
         optimizer_bytes: of the optimizer's state.
         flops_per_token: forward and backward.
     """
@@ -88,6 +89,7 @@ class ModelSizes:
     weight_bytes: int
     optimizer_bytes: int
     flops_per_token: float
+    frozen_bytes: int = 0
 
 
 class FakeTraining:
@@ -107,19 +109,31 @@ class FakeTraining:
         self._recipe, self._vocabulary = recipe, vocabulary
         self._dtype, self._device = DTYPES.get(precision), device
         self._mode = FakeTensorMode()
+        self.model = self._built()
         with self._fake():
-            with torch.device(device):
-                self.model = build_model(recipe, vocabulary)
             _recompute(self.module, recipe.train.activation_checkpointing)
             self.module.train()
-            self.optimizer = build_optimizer(recipe, list(self.model.named_parameters()))
+            trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+            self.optimizer = build_optimizer(recipe, trained)
         self._ledger = MemoryLedger(vocabulary=vocabulary)
         self._ledger.assign(self.module.parameters(), ledger.WEIGHTS)
         self._ledger.assign(self.module.buffers(), ledger.WEIGHTS)
-        for parameter in self.module.parameters():
+        for _, parameter in trained:
             parameter.register_post_accumulate_grad_hook(self._put_down_gradient)
         with self._fake():
             self._of_optimizer = self._first_steps()
+
+    def _built(self) -> LanguageModel:
+        """Return the model, of fake tensors."""
+        if not self._recipe.selections.get("adapter"):
+            with self._fake(), torch.device(self._device):
+                return build_model(self._recipe, self._vocabulary)
+        # an adapter promises to take a model in outline, but may not know fake tensors
+        with torch.device("meta"):
+            model = build_model(self._recipe, self._vocabulary)
+        with self._fake():
+            _out_of_outline(cast("nn.Module", model), device=self._device)
+        return model
 
     @property
     def module(self) -> nn.Module:
@@ -138,6 +152,7 @@ class FakeTraining:
             weight_bytes=self._ledger.live[ledger.WEIGHTS],
             optimizer_bytes=self._ledger.live[ledger.OPTIMIZER],
             flops_per_token=self.model.flops_per_token(),
+            frozen_bytes=sum(p.nbytes for p in self.module.parameters() if not p.requires_grad),
         )
 
     def step(self, micro_batch: int, *, accumulates: bool) -> StepMemory:
@@ -180,7 +195,8 @@ class FakeTraining:
 
     def _set_gradients(self, *, present: bool) -> None:
         for parameter in self.module.parameters():
-            parameter.grad = torch.zeros_like(parameter) if present else None
+            wanted = present and parameter.requires_grad
+            parameter.grad = torch.zeros_like(parameter) if wanted else None
             if parameter.grad is not None:
                 self._ledger.assign([parameter.grad], ledger.GRADIENTS)
 
@@ -203,6 +219,19 @@ class FakeTraining:
                 f"a step of this recipe cannot be planned, because it looks at values: {error}",
                 remedy="measure it: forge train with train.max_steps = 2",
             ) from error
+
+
+def _out_of_outline(model: nn.Module, *, device: str) -> None:
+    """Replace all tensors by ones without content on ``device``, shared ones by shared ones."""
+    made: dict[int, torch.Tensor] = {}
+    for part in model.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            if id(parameter) not in made:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+                made[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            part._parameters[name] = cast("nn.Parameter", made[id(parameter)])
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
 
 
 def _recompute(model: nn.Module, asked: Literal["none", "full"] | int) -> None:

@@ -29,7 +29,7 @@ _SELECTORS = ("name", "names")
 BY_URL = "storage"
 """The one kind whose component is picked by something else than its name."""
 SWEEP, METRIC = "sweep", "metric"
-"""Kinds that a recipe may leave out altogether."""
+_UNNAMED = {SWEEP: "a sweep must name a sweeper", "adapter": "a recipe must name its adapter"}
 
 
 class Check:
@@ -160,9 +160,9 @@ class Check:
         if kind.name in ("model", "data") and self._complete:
             listed = ", ".join(sorted(self._entries(kind.name))) or "none installed"
             self._add((kind.name, "name"), "a recipe must name one", f"available: {listed}")
-        if kind.name == SWEEP and SWEEP in self._values:
-            listed = ", ".join(sorted(self._entries(SWEEP))) or "none installed"
-            self._add((SWEEP, "name"), "a sweep must name a sweeper", f"available: {listed}")
+        if kind.optional and kind.name in self._values:
+            listed = ", ".join(sorted(self._entries(kind.name))) or "none installed"
+            self._add((kind.name, "name"), _UNNAMED[kind.name], f"available: {listed}")
         return list(default or ())
 
     def _load_classes(self, kind: Kind, names: list[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from llmforge.component import KINDS
 from llmforge.errors import Problem, RecipeError
 from llmforge.options import Options, closest
-from llmforge.recipe.check import BY_URL, METRIC, SWEEP, Check, leaves
+from llmforge.recipe.check import BY_URL, METRIC, Check, leaves
 from llmforge.recipe.files import Document, read_documents
 from llmforge.recipe.overrides import Layers, Override, as_overrides
 from llmforge.recipe.resolved import Origin, Recipe, Selection
@@ -42,6 +42,7 @@ Overrides = Sequence[Override | str] | Mapping[str, Any]
 _ORDER = (
     "run",
     "model",
+    "adapter",
     "tokenizer",
     "data",
     "objective",
@@ -241,7 +242,7 @@ def _resolved(check: Check) -> dict[str, Any]:
 
 def _kind_table(name: str, check: Check) -> dict[str, Any]:
     chosen = check.selections.get(name, ())
-    if name == SWEEP and not chosen:
+    if KINDS[name].optional and not chosen:
         return {}
     if name == METRIC and not chosen and check.tables[name] == KIND_KEYS[name]():
         return {}

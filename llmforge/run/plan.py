@@ -24,6 +24,7 @@ _ALONE = Place()
 
 IN_PROCESS_KINDS = (
     "model",
+    "adapter",
     "tokenizer",
     "data",
     "objective",

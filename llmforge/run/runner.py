@@ -233,7 +233,7 @@ class _Start:
         recorder.step = self._first_step = setup.point.state.step
         recorder.update(
             resolved=setup.resolved(),
-            fingerprints=setup.prepared.fingerprints,
+            fingerprints=setup.fingerprints(),
             metrics=with_best(recorder.record.metrics, setup.point.state),
             total_steps=setup.last_step,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 MODEL = "model"
+ADAPTER = "adapter"
 TRAINING = "training"
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmforge.testing.context import make_component, run_context
+    from llmforge.testing.contracts.adapter import AdapterContract
     from llmforge.testing.contracts.backend import BackendContract
     from llmforge.testing.contracts.callback import CallbackContract
     from llmforge.testing.contracts.data import DataContract, TokenDataContract
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from llmforge.testing.tiny_model import TinyModel
 
 _HOMES = {
+    "AdapterContract": "contracts.adapter",
     "BackendContract": "contracts.backend",
     "CallbackContract": "contracts.callback",
     "DataContract": "contracts.data",
@@ -69,6 +71,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdapterContract",
     "BackendContract",
     "CallbackContract",
     "DataContract",

@@ -32,12 +32,15 @@ def resumed(setup: Setup, directory: Path) -> dict[str, Any]:
     loaded = differing(whole_state(other), middle)
     again = train(other, range(2, STEPS))
     last = whole_state(other)
+    with other.gathered() as model:
+        weights = {name: value.detach().clone() for name, value in model.named_parameters()}
     return {
         "curve": curve,
         "again": again,
         "loaded": loaded,
         "end": differing(last, whole_state(whole)),
-        "embedding": last.model["embedding.weight"],
+        "saved": set(last.model),
+        "weights": weights,
     }
 
 

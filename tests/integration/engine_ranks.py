@@ -71,8 +71,16 @@ class Setup:
         return self.backend + "".join(f"-{value}" for value in self.options.values())
 
 
-def make_model(*, frozen: tuple[str, ...] = (), **changes: Any) -> TransformerModel:
-    """Return a transformer whose parameters do not divide evenly among ranks, some ``frozen``."""
+def make_model(
+    *, frozen: tuple[str, ...] = (), lora_rank: int | None = None, **changes: Any
+) -> TransformerModel:
+    """Return a transformer whose parameters do not divide evenly among ranks.
+
+    Args:
+        frozen: parameters that do not train.
+        lora_rank: of ``lora`` matrices beside its linear maps; nothing else trains then.
+        changes: fields of its shape.
+    """
     fields: dict[str, Any] = {"layers": 3, "width": 20, "heads": 2, "kv_heads": 2}
     fields |= {"context": CONTEXT, **changes}
     fields.setdefault(
@@ -86,6 +94,12 @@ def make_model(*, frozen: tuple[str, ...] = (), **changes: Any) -> TransformerMo
                 parameter.mul_(4.0)
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
+    if lora_rank is not None:
+        # a start whose first step changes both matrices
+        options = {"r": lora_rank, "init": "gaussian", "modules_to_save": ["norm"]}
+        adapter: Any = make_component(load("adapter", "lora"), options)
+        torch.manual_seed(2)
+        adapter.forge_build_adapter().apply(model)
     return model
 
 

@@ -16,6 +16,7 @@ from llmforge.installed import DISTRIBUTION
 from llmforge.interfaces import TextExample
 from llmforge.plugins import Entry, listed, load
 from llmforge.testing import (
+    AdapterContract,
     BackendContract,
     DataContract,
     GenerationContract,
@@ -41,6 +42,7 @@ OPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
         "kv_heads": 2,
         "context": 16,
     },
+    ("adapter", "lora"): {"r": 4},
     ("tokenizer", "bpe"): {"vocab_size": 300},
     ("optimizer", "adamw"): {"lr": 0.02},
     ("optimizer", "muon"): {"lr": 0.02, "adamw_lr": 0.02},
@@ -82,6 +84,11 @@ class BuiltIn(Contract):
 @named("model", but=("hf-causal",))  # tests/unit/test_hf_causal.py
 class TestModels(BuiltIn, ModelContract):
     kind = "model"
+
+
+@named("adapter")
+class TestAdapters(BuiltIn, AdapterContract):
+    kind = "adapter"
 
 
 @named("tokenizer", but=("ids", "from-model"))  # tests/unit/test_from_model.py

@@ -122,6 +122,19 @@ def test_one_name_of_a_shared_weight_is_enough(name: str) -> None:
     assert target.output.weight is target.embedding.weight
 
 
+def test_weights_that_the_model_was_built_with_may_be_left_out() -> None:
+    source, target = Tied(), Tied()
+    before = target.embedding.weight.detach().clone()
+    tensors = weights_of(source)
+    del tensors["embedding.weight"]
+    fill(target, tensors, source=Path("here"), built_in={"embedding.weight"})
+    assert torch.equal(target.output.weight, before)
+    assert torch.equal(target.norm.weight, source.norm.weight)
+    del tensors["norm.bias"]
+    with pytest.raises(CheckpointError, match=r"missing: norm\.bias$"):
+        fill(target, tensors, source=Path("here"), built_in={"embedding.weight"})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

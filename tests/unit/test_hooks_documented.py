@@ -33,6 +33,9 @@ TESTED_BY: Mapping[str, str] = {
         f"{_IN_A_RUN}::test_a_resumed_run_reads_its_tokenizer_back_instead_of_making_it_again"
     ),
     "forge_build_model": f"{_IN_A_RUN}::test_factories_are_given_what_was_built_before",
+    "forge_build_adapter": (
+        "tests/unit/test_model_build.py::test_forge_build_adapter_is_asked_for_what_changes_the_model"
+    ),
     "forge_build_optimizer": f"{_IN_A_RUN}::test_factories_are_given_what_was_built_before",
     "forge_build_schedule": f"{_IN_A_RUN}::test_every_part_is_built_once_from_data_to_optimizer",
     "forge_build_backend": f"{_IN_A_RUN}::test_every_part_is_built_once_from_data_to_optimizer",

@@ -104,6 +104,17 @@ def test_weights_gradients_and_moments_are_what_the_optimizer_holds() -> None:
     assert sizes.largest_block * 3 == sizes.parameters - sizes.outside_blocks
 
 
+def test_under_an_adapter_only_what_trains_has_gradients_and_moments() -> None:
+    training = traced(recipe(adapter__name="lora"))
+    trained = sum(p.numel() for p in training.module.parameters() if p.requires_grad)
+    sizes, step = training.sizes(), training.step(2, accumulates=True)
+    assert 0 < trained < sizes.parameters / 2
+    assert sizes.parameters == sum(p.numel() for p in training.module.parameters())
+    assert step.gradients == trained * 4
+    assert trained * 8 <= step.optimizer < trained * 8 + 1000
+    assert not any(tensor.is_meta for tensor in training.module.state_dict().values())
+
+
 def test_autocast_keeps_copies_of_the_weights_and_halves_activations() -> None:
     wide, narrow = (traced(recipe(), name).step(8, accumulates=True) for name in ("fp32", "bf16"))
     assert 0 < narrow.copies <= narrow.weights / 2

@@ -52,6 +52,20 @@ def test_chunked_cross_entropy_equals_the_plain_one_in_fp32(
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("trained", ["hidden", "weight"])
+def test_a_frozen_input_of_cross_entropy_costs_no_gradient(trained: str) -> None:
+    hidden, weight, targets = _problem(torch.float32)
+    expected = linear_cross_entropy(hidden, weight, targets)
+    alone = {"hidden": hidden, "weight": weight}[trained]
+    (whole,) = _gradients(expected, alone)
+    for frozen in (hidden, weight):
+        if frozen is not alone:
+            frozen.requires_grad_(False)
+    loss = linear_cross_entropy(hidden, weight, targets)
+    assert torch.equal(loss, expected)
+    assert torch.equal(_gradients(loss, alone)[0], whole)
+
+
 def test_chunked_cross_entropy_is_exact_in_double_precision() -> None:
     hidden, weight, targets = _problem(torch.float64)
     loss = linear_cross_entropy(hidden, weight, targets)

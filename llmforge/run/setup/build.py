@@ -32,7 +32,6 @@ from llmforge.interfaces import (
     Data,
     Engine,
     ExampleData,
-    LanguageModel,
     Objective,
     RunContext,
     TokenData,
@@ -44,8 +43,8 @@ from llmforge.recipe.rules import length_findings
 from llmforge.recipe.schema import parse_interval
 from llmforge.recipe.toml import dotted
 from llmforge.run.plan import make_plan
-from llmforge.run.seeds import MODEL, derive
 from llmforge.run.setup.example_packing import packs_examples
+from llmforge.run.setup.model_build import BuiltModel, ModelBuilder
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import sync_directory
 
@@ -270,23 +269,23 @@ def run_length(recipe: Recipe, epochs: Epochs) -> tuple[int, int]:
     return planned, extended or planned
 
 
-def prepare_engine(manager: pluggy.PluginManager, run: RunContext, tokenizer: Tokenizer) -> Engine:
-    """Build model, optimizer and schedule through the backend."""
+def prepare_engine(
+    manager: pluggy.PluginManager, run: RunContext, tokenizer: Tokenizer
+) -> tuple[Engine, BuiltModel]:
+    """Build model, optimizer and schedule through the backend; say what of the model trains.
 
-    def model_factory() -> LanguageModel:
-        torch.manual_seed(derive(run.seed, MODEL))
-        model: LanguageModel = call_factory(
-            manager, "forge_build_model", run=run, tokenizer=tokenizer
-        )
-        return model
+    One rank of each machine hashes what is frozen.
+    """
+    builder = ModelBuilder(manager, run, tokenizer, hashes=run.local_rank == 0)
 
     def optimizer_factory(parameters: list[tuple[str, Any]]) -> Any:
         return call_factory(manager, "forge_build_optimizer", run=run, parameters=parameters)
 
     schedule = call_factory(manager, "forge_build_schedule", run=run)
     backend = call_factory(manager, "forge_build_backend", run=run)
-    engine: Engine = backend.prepare(model_factory, optimizer_factory, schedule)
-    return engine
+    engine: Engine = backend.prepare(builder, optimizer_factory, schedule)
+    assert builder.built is not None, "the backend built no model"
+    return engine, builder.built
 
 
 def with_steps(run: RunContext, *, total_steps: int) -> RunContext:

@@ -59,6 +59,7 @@ def open_writer(
             recipe_hash=plan.identity.hash,
             tokenizer=directory.tokenizer,
             world_size=team.place.world_size,
+            frozen=setup.built.frozen,
         ),
         retention=_retention(recipe),
         on_saved=_teller(directory, telemetry),

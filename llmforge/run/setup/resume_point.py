@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmforge.checkpoint import (
     Checkpoint,
+    StoredTensors,
     load_tensors,
     newest_valid,
     open_checkpoint,
@@ -15,9 +16,11 @@ from llmforge.checkpoint import (
     rewind,
     verify,
 )
+from llmforge.checkpoint.frozen_weights import hash_stored, require_same_weights
 from llmforge.errors import CheckpointError
 from llmforge.interfaces import Engine, EngineState
 from llmforge.run.plan import Plan
+from llmforge.run.setup.model_build import BuiltModel
 from llmforge.run.setup.resume_from_storage import go_back
 from llmforge.run.trainer_state import TrainerState
 from llmforge.rundir import withdraw_completion
@@ -59,22 +62,36 @@ def starting_point(plan: Plan, *, resume: Path | None) -> StartingPoint:
     return _from(restored.checkpoint, restored.warnings)
 
 
-def load_into(engine: Engine, point: StartingPoint) -> None:
+def load_into(engine: Engine, point: StartingPoint, *, built: BuiltModel) -> None:
     """Put the checkpoint's weights and optimizer state into ``engine``.
 
     Raises:
-        CheckpointError: a tensor does not fit the model.
+        CheckpointError: a tensor does not fit the model, or the checkpoint belongs to other frozen
+            weights than the model was built with.
     """
     if point.checkpoint is None:
         return
     path = point.checkpoint.path  # verified where it was chosen
+    require_same_weights(
+        point.checkpoint.manifest.frozen, built.frozen, owner=f"checkpoint {path.name}"
+    )
     engine.load_state(
         EngineState(
-            model=load_tensors(path, "model", verified=True),
+            model=_what_trains(load_tensors(path, "model", verified=True), path, built),
             optimizer=load_tensors(path, "optimizer", verified=True),
             values=point.engine_values,
         )
     )
+
+
+def _what_trains(weights: StoredTensors, path: Path, built: BuiltModel) -> StoredTensors:
+    """Return ``weights`` without frozen ones, which checkpoints once had too."""
+    own = built.frozen_names
+    if built.frozen is None or not own <= weights.keys():
+        return weights
+    saved = replace(built.frozen, sha256=hash_stored(weights, own), source=f"those in {path}")
+    require_same_weights(saved, built.frozen, owner=f"checkpoint {path.name}")
+    return weights.without(own)
 
 
 def _chosen(plan: Plan, path: Path) -> Checkpoint:

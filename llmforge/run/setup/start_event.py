@@ -11,12 +11,14 @@ import torch
 from llmforge.interfaces import LanguageModel, Resolution
 from llmforge.recipe import Recipe
 from llmforge.run.setup.build import PreparedData
+from llmforge.run.setup.model_build import BuiltModel
 
 
 def run_facts(
     recipe: Recipe,
     *,
     model: LanguageModel,
+    built: BuiltModel,
     prepared: PreparedData,
     resolution: Resolution,
     last_step: int,
@@ -30,6 +32,7 @@ def run_facts(
     flops = model.flops_per_token()
     return {
         **parameter_counts(model),
+        **({"trainable_parameters": built.trainable} if built.frozen_names else {}),
         "architecture": architecture(model, recipe),
         "vocab_size": prepared.tokenizer.vocab_size,
         "flops_per_token": flops,
@@ -44,7 +47,7 @@ def run_facts(
 
 
 def parameter_counts(model: LanguageModel) -> dict[str, Any]:
-    """Return trainable weights: all, those of each part of the model, those of no embedding.
+    """Return numbers of weights: all, those of each part of the model, those of no embedding.
 
     A part is the first word of a parameter's name. Shared weights are counted once, where they
     are first named.

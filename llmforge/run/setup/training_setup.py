@@ -11,7 +11,8 @@ from typing import Any
 import pluggy
 import torch
 
-from llmforge.checkpoint import CheckpointWriter
+from llmforge.checkpoint import CheckpointWriter, FrozenWeights
+from llmforge.checkpoint.frozen_weights import require_same_weights
 from llmforge.data.audit import SplitAudit, audit, audit_lines, audit_warnings
 from llmforge.data.example_batches import ExampleBatches
 from llmforge.data.example_rows import ExampleSplit
@@ -36,6 +37,7 @@ from llmforge.run.setup.build import (
     with_steps,
 )
 from llmforge.run.setup.example_packing import packing_line
+from llmforge.run.setup.model_build import BuiltModel, agreed
 from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_point
 from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
@@ -47,6 +49,9 @@ from llmforge.run.training.loop import TaskMetrics, TrainingLoop
 from llmforge.run.training.loop_outputs import LoopOutputs
 from llmforge.run.training.throughput import peak_flops
 from llmforge.rundir import RunDirectory, RunRecord
+
+FROZEN = "frozen_weights"
+"""Where the record's ``fingerprints`` have the hash of what does not train."""
 
 _MATMUL_SPEED = "matmul_speed"
 """Where the record's ``resolved`` has what was measured for bf16."""
@@ -60,6 +65,7 @@ class TrainingSetup:
         run: the run as components see it, its length known.
         prepared: tokens and batches.
         engine: model and optimizer, restored.
+        built: what of the model trains.
         point: the state to resume from.
         last_step: where the run ends, extended or not.
         division: how the batch is computed.
@@ -70,6 +76,7 @@ class TrainingSetup:
     run: RunContext
     prepared: PreparedData
     engine: Engine
+    built: BuiltModel
     point: StartingPoint
     last_step: int
     division: Division
@@ -166,6 +173,12 @@ class TrainingSetup:
             team=team,
         )
 
+    def fingerprints(self) -> dict[str, str]:
+        """Return what a resume must find again: of the data, and of what does not train."""
+        frozen = self.built.frozen
+        own = self.prepared.fingerprints
+        return own if frozen is None else {**own, FROZEN: frozen.sha256}
+
     def resolved(self) -> dict[str, Any]:
         """Return what ``auto`` became, for the run's record."""
         found, batches = self.engine.resolution, self.prepared.batches
@@ -207,6 +220,7 @@ class TrainingSetup:
             *self._examples(),
             f"model: {self.facts['parameters']:,} parameters, "
             f"vocabulary {self.facts['vocab_size']:,}",
+            *self.built.lines(),
             f"{division}; {self.prepared.batches.tokens_per_step:,} tokens a step, "
             f"at most {self.evaluation_rows * plan.recipe.context:,} at once in evaluation",
         ]
@@ -287,10 +301,12 @@ def set_up(
     if plan.recipe.train.extend_to is not None:
         point.state.reopen(until=last_step)
     run = with_matmul_speed(run, team=team)
-    engine = prepare_engine(components.manager, run, prepared.tokenizer)
+    engine, built = prepare_engine(components.manager, run, prepared.tokenizer)
+    built = agreed(built, team)
+    _require_same_base(record, built)
     if team.place.is_leader and (warning := slow_bf16(run, engine.resolution)):
         notice(warning)
-    load_into(engine, point)
+    load_into(engine, point, built=built)
     components.restore(point.state.components)
     division = divide_batch(
         plan.recipe,
@@ -303,6 +319,7 @@ def set_up(
         run=run,
         prepared=prepared,
         engine=engine,
+        built=built,
         point=point,
         last_step=last_step,
         division=division,
@@ -310,6 +327,7 @@ def set_up(
         facts=run_facts(
             plan.recipe,
             model=engine.model,
+            built=built,
             prepared=prepared,
             resolution=engine.resolution,
             last_step=last_step,
@@ -347,6 +365,17 @@ def slow_bf16(run: RunContext, resolution: Resolution) -> str | None:
 def _audited(prepared: PreparedData) -> dict[str, SplitAudit]:
     splits = prepared.splits
     return audit({name: found for name, found in splits.items() if isinstance(found, ExampleSplit)})
+
+
+def _require_same_base(record: RunRecord, built: BuiltModel) -> None:
+    """Refuse to resume over other frozen weights than the run was started with."""
+    kept = record.fingerprints.get(FROZEN)
+    if kept is not None:
+        parameters = built.parameters - built.trainable
+        expected = FrozenWeights(
+            sha256=kept, parameters=parameters, source="those of its first start"
+        )
+        require_same_weights(expected, built.frozen, owner=f"run {record.run_id}")
 
 
 def _shared_point(team: Team, plan: Plan, *, resume: Path | None) -> StartingPoint:

@@ -161,6 +161,27 @@ class BackendContract(Contract):
         assert set(state.model) == names
         assert {name.rpartition("/")[0] for name in state.optimizer} == names
 
+    def test_frozen_parameters_stay_as_they_are_and_out_of_its_state(
+        self, plugin: Component, run: RunContext
+    ) -> None:
+        backend = build(plugin, "forge_build_backend", run=run)
+        engine, other = (
+            backend.prepare(lambda: _partly_frozen(_model()), _optimizer, _schedule)
+            for _ in range(2)
+        )
+        _train(engine, range(2))
+        state = _copied(engine.state())
+        assert set(state.model) == {"mix.weight", "mix.bias"}
+        assert {name.rpartition("/")[0] for name in state.optimizer} == set(state.model)
+        with engine.gathered() as model:
+            found = _cloned(dict(model.named_parameters()))
+        for name, value in _model().named_parameters():
+            assert torch.equal(found[name], value) == (name not in state.model)
+        other.load_state(state)
+        _train(engine, range(2, 4))
+        _train(other, range(2, 4))
+        assert _equal(other.state(), engine.state())
+
     @pytest.mark.parametrize("damage", ["missing", "unknown", "shape"])
     def test_a_state_that_does_not_fit_is_refused(self, engine: Engine, damage: str) -> None:
         _train(engine, range(1))
@@ -190,6 +211,12 @@ class BackendContract(Contract):
 def _model(*, dropout: float = 0.0, seed: int = 1) -> TinyModel:
     torch.manual_seed(seed)
     return TinyModel(vocab_size=VOCABULARY, dropout=dropout)
+
+
+def _partly_frozen(model: TinyModel) -> TinyModel:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("mix"))
+    return model
 
 
 def _optimizer(parameters: list[tuple[str, Any]]) -> torch.optim.Optimizer:

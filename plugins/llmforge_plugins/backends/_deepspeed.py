@@ -17,6 +17,7 @@ from llmforge_plugins.backends._deepspeed_import import captured_output, import_
 from llmforge_plugins.backends._engine import compile_blocks, recompute
 from llmforge_plugins.backends._needs import STAGE_3_IS_EAGER, require_group
 from llmforge_plugins.backends._resolve import eager, explained, resolve, take_device
+from llmforge_plugins.backends._state import trainable
 
 _SHARED = (
     "each holds everything",
@@ -63,8 +64,7 @@ class DeepSpeedBackend:
         if resolution.compile:
             compile_blocks(cast("nn.Module", model))
         # DeepSpeed casts the weights before it takes its fp32 copy: the exact ones are put back
-        exact = {name: p.detach().clone() for name, p in model.named_parameters()}
-        optimized = {name for name, p in model.named_parameters() if p.requires_grad}
+        exact = {name: p.detach().clone() for name, p in trainable(model)}
         model.train()
         engine = self._initialize(deepspeed, model, optimizer_factory, resolution)
         common: dict[str, Any] = {
@@ -82,7 +82,6 @@ class DeepSpeedBackend:
             stage=self._options.stage,
             rank=run.rank,
             model_factory=model_factory,
-            frozen={name: exact[name] for name in exact.keys() - optimized},
             **common,
         )
         zero.set_weights(exact)
@@ -109,7 +108,7 @@ class DeepSpeedBackend:
 
         def optimizer(parameters: object) -> torch.optim.Optimizer:
             del parameters
-            made: torch.optim.Optimizer = optimizer_factory(list(model.named_parameters()))
+            made: torch.optim.Optimizer = optimizer_factory(trainable(model))
             return made
 
         module = _Loss(model)
@@ -119,7 +118,7 @@ class DeepSpeedBackend:
                 engine, *_ = deepspeed.initialize(
                     model=module,
                     optimizer=optimizer,
-                    model_parameters=list(module.parameters()),
+                    model_parameters=[p for p in module.parameters() if p.requires_grad],
                     config=config,
                     dist_init_required=False,
                 )

@@ -92,7 +92,6 @@ class ZeroEngine(PlainEngine):
         stage: 1, 2 or 3.
         rank: of this process.
         model_factory: builds the model again, for whole weights under stage 3.
-        frozen: exact weights of what no optimizer steps, by name, in host memory.
     """
 
     def __init__(
@@ -104,14 +103,12 @@ class ZeroEngine(PlainEngine):
         stage: int,
         rank: int,
         model_factory: Callable[[], LanguageModel],
-        frozen: dict[str, Tensor],
         **common: Any,
     ) -> None:
         super().__init__(model, optimizer, schedule, **common)
-        self._frozen = frozen
         self._model_factory = model_factory
         self._sharded_weights = stage == 3
-        parameters = dict(model.named_parameters())
+        parameters = dict(_state.trainable(model))
         wrapper = self._engine.optimizer
         self._zero: Fragments | Partitions = (
             Partitions(wrapper, parameters, rank=rank)
@@ -190,7 +187,6 @@ class ZeroEngine(PlainEngine):
         with torch.no_grad():
             for name, tensor in whole.items():
                 tensor.copy_(state.model[name])
-            self._set_frozen()
             for group, parts in self._groups.items():
                 with self._zero.flat(group, write=True) as flat:
                     self._load_group(flat, parts, keys, state.optimizer)
@@ -213,19 +209,10 @@ class ZeroEngine(PlainEngine):
         return norm.float().where(norm >= 0, torch.nan)
 
     def _whole(self) -> dict[str, Tensor]:
-        """Return what no optimizer steps and every rank holds: buffers and frozen weights."""
+        """Return what no optimizer steps and every rank holds: persistent buffers."""
         weights = {name for name, _ in self.model.named_parameters()}
         held = _state.model_state(self.model)
-        return self._frozen | {name: held[name] for name in held.keys() - weights}
-
-    def _set_frozen(self) -> None:
-        """Make the frozen weights of the model the exact ones. All ranks together."""
-        import deepspeed
-
-        own = dict(self.model.named_parameters())
-        for name, exact in self._frozen.items():
-            with deepspeed.zero.GatheredParameters([own[name]], modifier_rank=0):
-                own[name].data.copy_(exact)
+        return {name: held[name] for name in held.keys() - weights}
 
     def _put(
         self,

@@ -55,7 +55,7 @@ class SingleEngine:
             self.device.type, enabled=resolution.precision == "fp16"
         )
         self._loss = self._compiled(model.loss)
-        self._parameters = [parameter for _, parameter in model.named_parameters()]
+        self._parameters = [parameter for _, parameter in _state.trainable(model)]
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
         self._loss_sum = torch.zeros((), device=self.device)
 

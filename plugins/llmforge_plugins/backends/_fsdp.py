@@ -23,6 +23,7 @@ from llmforge_plugins.backends._engine import compile_blocks, recompute
 from llmforge_plugins.backends._fsdp_engine import FsdpEngine
 from llmforge_plugins.backends._needs import require_group
 from llmforge_plugins.backends._resolve import explained, resolve, take_device
+from llmforge_plugins.backends._state import trainable
 
 
 class FsdpBackend:
@@ -76,7 +77,7 @@ class FsdpBackend:
         whole = sum(p.numel() for _, p in model.named_parameters())
         return FsdpEngine(
             model,
-            optimizer_factory(list(model.named_parameters())),
+            optimizer_factory(trainable(model)),
             schedule,
             resolution=explained(
                 resolution,

@@ -10,6 +10,7 @@ from torch import nn
 from llmforge.interfaces import Engine, LanguageModel, RunContext
 from llmforge_plugins.backends._engine import SingleEngine, recompute
 from llmforge_plugins.backends._resolve import explained, resolve, take_device
+from llmforge_plugins.backends._state import trainable
 
 
 class SingleBackend:
@@ -47,7 +48,7 @@ class SingleBackend:
         model.train()
         return self.engine(
             model,
-            optimizer_factory(list(model.named_parameters())),
+            optimizer_factory(trainable(model)),
             schedule,
             resolution=explained(resolution, *self.reasons(), recomputed=recomputed),
             grad_clip=self._run.train.grad_clip,

@@ -17,12 +17,17 @@ STATELESS = "optimizer_stateless"
 _PYTHON = {"int": int, "float": float}
 
 
+def trainable(model: LanguageModel) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters that train, shared ones once."""
+    return [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+
+
 def model_state(model: LanguageModel) -> dict[str, Tensor]:
-    """Return parameters, shared ones once, and persistent buffers by name, as live references."""
+    """Return what trains, shared weights once, and persistent buffers, as live references."""
     module = cast("nn.Module", model)
     persistent = module.state_dict(keep_vars=True)
     buffers = {name: tensor for name, tensor in module.named_buffers() if name in persistent}
-    return {name: tensor.detach() for name, tensor in model.named_parameters()} | buffers
+    return {name: parameter.detach() for name, parameter in trainable(model)} | buffers
 
 
 def check_model_state(model: LanguageModel, saved: Mapping[str, Tensor]) -> None:
@@ -70,7 +75,7 @@ def optimizer_state(
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, str] = {}
     stateless = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in trainable(model):
         entries = optimizer.state.get(parameter, {})
         if not entries:
             stateless.append(name)
@@ -109,7 +114,7 @@ def load_optimizer_state(
         CheckpointError: a tensor belongs to no parameter or does not have its shape, or a
             parameter lacks a tensor.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(trainable(model))
     numbers = values.get(_NUMBERS, {})
     entries: dict[str, dict[str, Any]] = {}
     for full_name in saved:

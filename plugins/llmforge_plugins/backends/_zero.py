@@ -52,7 +52,7 @@ class Fragments:
 
     Args:
         optimizer: ``DeepSpeedZeroOptimizer`` or ``BF16_Optimizer``.
-        parameters: the model's, by name.
+        parameters: those that train, by name.
     """
 
     def __init__(self, optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -62,7 +62,6 @@ class Fragments:
         self.parts = [
             _fragment(name, parameter, group_of[id(parameter)])
             for name, parameter in parameters.items()
-            if id(parameter) in group_of
         ]
 
     @contextmanager
@@ -97,7 +96,7 @@ class Partitions:
 
     Args:
         optimizer: DeepSpeed's wrapper of the inner optimizer.
-        parameters: the model's, by name.
+        parameters: those that train, by name.
         rank: of this process.
     """
 
@@ -106,9 +105,7 @@ class Partitions:
     ) -> None:
         self._optimizer = optimizer
         self.parts = [
-            self._partition(name, parameter, rank)
-            for name, parameter in parameters.items()
-            if parameter.requires_grad
+            self._partition(name, parameter, rank) for name, parameter in parameters.items()
         ]
 
     def _partition(self, name: str, parameter: Any, rank: int) -> Part:

@@ -46,32 +46,38 @@ class _LinearCrossEntropy(torch.autograd.Function):
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
         chunk = _CHUNK_ON_CPU if device == "cpu" else _CHUNK_ELSEWHERE
-        wants_gradients = any(ctx.needs_input_grad)
+        wants_hidden, wants_weight, _ = ctx.needs_input_grad
         with torch.autocast(device, enabled=False):
             cast = weight.to(dtype)
             loss = hidden.new_zeros((), dtype=_wide(dtype))
-            grad_hidden, grad_weight = torch.empty_like(hidden), None
+            grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+            grad_weight = None
             for start in range(0, hidden.shape[0], chunk):
                 rows = slice(start, start + chunk)
                 part, scored = hidden[rows].to(dtype), targets[rows] != IGNORE_INDEX
                 logits = matmul_transposed(part, cast)
                 loss += _loss_and_gradient_(logits, targets[rows], scored)
-                if wants_gradients:
-                    column = scored[:, None].to(dtype)
+                column = scored[:, None].to(dtype)
+                if grad_hidden is not None:
                     grad_hidden[rows] = matmul_transposed(logits, cast.t()) * column
+                if wants_weight:
                     of_chunk = weight_gradient(logits, part * column)
                     grad_weight = _sum(grad_weight, of_chunk, _wide(weight.dtype))
         ctx.gradients = grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Scale the kept gradients, in place: they can be used once only."""
         if ctx.gradients is None:
             raise RuntimeError("the gradients of this loss are used up; compute the loss again")
         hidden, weight = ctx.gradients
         ctx.gradients = None
-        return hidden.mul_(grad), weight.mul_(grad), None
+        return (
+            None if hidden is None else hidden.mul_(grad),
+            None if weight is None else weight.mul_(grad),
+            None,
+        )
 
 
 def _loss_and_gradient_(logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class _RmsNorm(torch.autograd.Function):
         return (x * scale).mul_(weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         """Return the gradients of ``x`` and of the weight.
 
         LayerNorm's gradient, told that the mean is zero, is that of RMSNorm less ``scale`` times
@@ -47,8 +47,9 @@ class _RmsNorm(torch.autograd.Function):
         """
         x, weight, scale = ctx.saved_tensors
         width = x.shape[-1]
+        wanted = [True, ctx.needs_input_grad[1], False]
         of_x, of_weight, _ = torch.ops.aten.native_layer_norm_backward(
-            grad, x, [width], torch.zeros_like(scale), scale, weight, None, [True, True, False]
+            grad, x, [width], torch.zeros_like(scale), scale, weight, None, wanted
         )
         mean = (grad @ weight).div_(width).unsqueeze(-1)
         return of_x.addcmul_(mean, scale), of_weight, None

@@ -1,0 +1,176 @@
+"""LoRA in a model, by peft's injection: the model stays the object it was."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+from llmforge.errors import Problem, RecipeError
+from llmforge.interfaces import LanguageModel, model_blocks
+
+_ADAPTER = "default"
+_SHOWN = 4
+
+
+class LoraAdapter:
+    """Implements :class:`llmforge.interfaces.Adapter`.
+
+    Args:
+        options: of ``[adapter.lora]``.
+        key: of the option table, for messages.
+    """
+
+    def __init__(self, options: Any, *, key: str) -> None:
+        self._options = options
+        self._key = key
+
+    def apply(self, model: LanguageModel) -> None:
+        """Put the matrices beside the targets and freeze everything else.
+
+        Raises:
+            RecipeError: a name matches no module, or one that cannot be adapted.
+        """
+        module = _own_module(model)
+        options = self._options
+        config = LoraConfig(
+            r=options.r,
+            lora_alpha=options.alpha,
+            lora_dropout=options.dropout,
+            target_modules=self._targets(module),
+            use_rslora=options.rslora,
+            use_dora=options.dora,
+            init_lora_weights=self._init(module),
+            modules_to_save=self._modules_to_save(module),
+        )
+        with self._explained("targets"):
+            inject_adapter_in_model(config, module, adapter_name=_ADAPTER)
+
+    def merge(self, model: LanguageModel) -> None:
+        """Add the matrices to the weights they are beside, and put the plain modules back."""
+        root = _own_module(model)
+        for name, module in list(root.named_modules()):
+            plain: nn.Module | None = None
+            if isinstance(module, ModulesToSaveWrapper):
+                plain = module.modules_to_save[_ADAPTER]
+            elif isinstance(module, BaseTunerLayer):
+                module.merge()
+                plain = module.get_base_layer()
+            if plain is not None:
+                root.set_submodule(name, plain)
+
+    def _init(self, module: nn.Module) -> bool | str:
+        on_meta = any(parameter.is_meta for parameter in module.parameters())
+        # without values there is nothing to decompose
+        return True if self._options.init == "default" or on_meta else str(self._options.init)
+
+    def _targets(self, module: nn.Module) -> list[str] | str | None:
+        """Return what peft takes as its targets; None for its own choice."""
+        wanted = self._options.targets
+        pretrained = hasattr(getattr(module, "config", None), "model_type")
+        if wanted == "auto" and pretrained:
+            return None
+        if wanted == "all-linear" and pretrained:
+            return str(wanted)
+        inside = _linear_in_blocks(module)
+        if isinstance(wanted, str):
+            if not inside:
+                self._refuse("targets", "the model has no linear maps to adapt")
+            return inside
+        matched = self._matched("targets", wanted, module)
+        # what reads such a weight by itself would pass by the matrices beside it
+        read_alone = _output_name(module) if pretrained else None
+        wrong = [name for name in matched if name == read_alone]
+        if not pretrained:
+            wrong = [name for name in matched if name not in inside]
+        if wrong:
+            self._refuse(
+                "targets",
+                f"'{wrong[0]}' is no linear map inside the model's blocks",
+                f"name some of {_few(_endings(inside))}; modules_to_save trains others whole",
+            )
+        return list(wanted)
+
+    def _modules_to_save(self, module: nn.Module) -> list[str] | None:
+        wanted = self._options.modules_to_save
+        self._matched("modules_to_save", wanted, module)
+        return [*wanted, *(name for name in _new_head(module) if name not in wanted)] or None
+
+    def _matched(self, option: str, wanted: Collection[str], module: nn.Module) -> list[str]:
+        """Return the modules whose names are or end in a name of ``wanted``."""
+        names = [name for name, _ in module.named_modules() if name]
+        found = []
+        for pattern in wanted:
+            matched = [name for name in names if f".{name}".endswith(f".{pattern}")]
+            if not matched:
+                endings = _endings(names)
+                near = difflib.get_close_matches(pattern.rpartition(".")[2], endings, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"such as {_few(endings)}"
+                self._refuse(option, f"'{pattern}' matches no module of the model", hint)
+            found += matched
+        return found
+
+    @contextmanager
+    def _explained(self, option: str) -> Iterator[None]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what it puts right by itself
+                yield
+        except (ValueError, NotImplementedError, TypeError) as error:
+            text = str(error).strip().splitlines() or [type(error).__name__]
+            message = f"peft refuses it: {text[0]}"
+            if "specify `target_modules`" in text[0]:
+                message = "peft knows no targets for this architecture"
+            self._refuse(option, message, 'set targets = "all-linear", or name linear maps')
+
+    def _refuse(self, option: str, message: str, remedy: str = "") -> None:
+        problem = Problem(key=f"{self._key}.{option}", message=message, remedy=remedy)
+        raise RecipeError([problem]) from None
+
+
+def _own_module(model: LanguageModel) -> nn.Module:
+    """Return the module whose children are replaced: the wrapped one, which peft knows better."""
+    return cast("nn.Module", getattr(model, "inner", model))
+
+
+def _linear_in_blocks(module: nn.Module) -> list[str]:
+    """Return the linear maps of the blocks by name; of a model without blocks, all."""
+    inside = {part for block in model_blocks(module) for part in block.modules()}
+    return [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and (not inside or part in inside)
+    ]
+
+
+def _output_name(module: Any) -> str | None:
+    """Return the name of a pre-trained model's output matrix, None when it has none."""
+    output = module.get_output_embeddings()
+    return next((name for name, part in module.named_modules() if part is output), None)
+
+
+def _new_head(module: Any) -> list[str]:
+    """Return the modules of a classifier that no pre-training has trained: all beside the base."""
+    if not type(module).__name__.endswith("ForSequenceClassification"):
+        return []
+    return [
+        name
+        for name, child in module.named_children()
+        if name != module.base_model_prefix and any(True for _ in child.parameters())
+    ]
+
+
+def _endings(names: Collection[str]) -> list[str]:
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+
+
+def _few(names: Collection[str]) -> str:
+    shown: Mapping[str, None] = dict.fromkeys(list(names)[:_SHOWN])
+    return ", ".join(shown)
