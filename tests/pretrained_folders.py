@@ -22,6 +22,13 @@ _SIZES: dict[str, dict[str, Any]] = {
         "num_heads": 4,
         "decoder_start_token_id": PAD,
     },
+    "gpt2": {
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 256,
+        "bos_token_id": EOS,
+    },
     "roberta": {
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -31,16 +38,19 @@ _SIZES: dict[str, dict[str, Any]] = {
         "type_vocab_size": 1,
     },
 }
-_AUTO = {"t5": "AutoModelForSeq2SeqLM", "roberta": "AutoModelForMaskedLM"}
+_AUTO = {
+    "gpt2": "AutoModelForCausalLM",
+    "t5": "AutoModelForSeq2SeqLM",
+    "roberta": "AutoModelForMaskedLM",
+}
+_WHOLE = {"gpt2": ("$A", "$A $B"), "t5": ("$A </s>", "$A </s> $B </s>")}
+"""How a text, or two, are read; by RoBERTa as ``<s> text </s>``."""
 
 
 def save_pretrained(
     folder: Path, kind: str, texts: Sequence[str], *, vocab_size: int = 400, **changes: Any
 ) -> Path:
-    """Save a model of the type ``kind`` and a byte-level BPE of ``texts`` in ``folder``.
-
-    Texts are read as ``text </s>`` by T5 and as ``<s> text </s>`` by RoBERTa.
-    """
+    """Save a model of the type ``kind`` and a byte-level BPE of ``texts`` in ``folder``."""
     inner = tokenizers.Tokenizer(tokenizers.models.BPE())
     inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = tokenizers.decoders.ByteLevel()
@@ -51,10 +61,10 @@ def save_pretrained(
         show_progress=False,
     )
     inner.train_from_iterator(texts, trainer)
-    begin = "" if kind == "t5" else "<s> "
+    single, pair = _WHOLE.get(kind, ("<s> $A </s>", "<s> $A </s> $B </s>"))
     inner.post_processor = tokenizers.processors.TemplateProcessing(
-        single=f"{begin}$A </s>",
-        pair=f"{begin}$A </s> $B </s>",
+        single=single,
+        pair=pair,
         special_tokens=[("<s>", BOS), ("</s>", EOS)],
     )
     fast = transformers.PreTrainedTokenizerFast(
