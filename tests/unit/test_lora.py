@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 from llmforge.errors import RecipeError
 from llmforge.interfaces import Adapter
 from llmforge.plugins import load
+from llmforge.recipe import identity, load_recipe
 from llmforge.testing import TinyTokenizer, make_component
 
 SEED = 3
@@ -222,3 +224,28 @@ def test_an_architecture_that_peft_has_no_targets_for_says_what_to_do() -> None:
 def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         load("adapter", "lora").Options(**options)
+
+
+ADAPTED = {"adapter.name": "lora", "adapter.lora.targets": ["qkv"]}
+
+
+def test_a_recipe_may_do_without_and_is_then_the_run_it_was() -> None:
+    plain = load_recipe("wikitext_tiny")
+    assert plain.selections["adapter"] == ()
+    assert "adapter" not in plain.tables
+    assert not [key for key in identity(plain).keys if key.startswith("adapter")]
+    keys = identity(load_recipe("wikitext_tiny", overrides=ADAPTED)).keys
+    assert keys["adapter.name"] == "lora"
+    assert keys["adapter.lora.targets"] == ["qkv"]
+
+
+def test_options_without_a_name_are_no_adapter_that_is_silently_left_out() -> None:
+    with pytest.raises(RecipeError, match=r"adapter\.name: a recipe must name its adapter"):
+        load_recipe("wikitext_tiny", overrides={"adapter.lora.r": 8})
+
+
+def test_without_peft_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    (problem,) = make_component(load("adapter", "lora"), name="lora").missing_packages()
+    assert "adapter 'lora' needs the peft package" in str(problem)
+    assert "pip install" in problem.remedy
