@@ -26,7 +26,9 @@ def answer(self, run):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(PluginError, match="unknown kind 'trakcer'; known: model, tokenizer"):
+    with pytest.raises(
+        PluginError, match="unknown kind 'trakcer'; known: model, adapter, tokenizer"
+    ):
         define("trakcer")
 
 

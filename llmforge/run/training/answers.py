@@ -57,6 +57,8 @@ class AnswerMetrics:
         team: the ranks, which generate the same answers in lockstep and get the same values.
     """
 
+    phase = "answering"
+
     def __init__(
         self,
         recipe: Recipe,

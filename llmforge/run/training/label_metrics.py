@@ -34,6 +34,8 @@ class LabelMetrics:
         team: ranks that take turns at the batches and get the same values.
     """
 
+    phase = "labelling"
+
     def __init__(
         self,
         recipe: Recipe,

@@ -42,7 +42,13 @@ _MEMORY = "docs/troubleshooting.md#memory"
 
 
 class TaskMetrics(Protocol):
-    """Measures more than the loss at an evaluation."""
+    """Measures more than the loss at an evaluation.
+
+    Attributes:
+        phase: what it does, for the terminal: ``answering``.
+    """
+
+    phase: str
 
     def measure(self, stop: Callable[[], bool]) -> dict[str, float] | None:
         """Return values by name, or None when ``stop``, asked now and then, said so."""
@@ -333,7 +339,7 @@ class TrainingLoop:
             fewer=self._evaluate_fewer,
         )
         if values is not None and self._metrics is not None and self._metrics_wanted():
-            self._reporter.phase(f"measuring at step {self._state.step}")
+            self._reporter.phase(f"{self._metrics.phase} at step {self._state.step}")
             measured = self._metrics.measure(self._stopping.before_batch)
             values = None if measured is None else values | measured
         self._pace.lap("evaluation")

@@ -13,7 +13,7 @@ import torch
 from forge_process import Workplace, saving
 from hf_models import save, save_tokenizer
 from safetensors.torch import load_file, save_file
-from test_hf_causal import FINE_TUNE
+from test_pretrained import FINE_TUNE
 
 ADAPTER = """
 [adapter]
