@@ -100,6 +100,7 @@ def test_all_of_them_work_together_in_one_run_that_stops_and_goes_on(
     assert "threads 1: as the recipe says" in record["resolved"]["reasons"]
 
 
+@pytest.mark.slow
 def test_a_run_comes_back_from_the_new_storage(environment: Environment, packages: Path) -> None:
     place = packages / "elsewhere"
     place.mkdir()
@@ -126,6 +127,7 @@ def test_the_new_sweeper_searches(environment: Environment, packages: Path) -> N
     assert trials[0]["identity"]["hash"] != trials[1]["identity"]["hash"]
 
 
+@pytest.mark.slow
 def test_the_new_metric_is_measured(environment: Environment, packages: Path) -> None:
     place = packages / "measured"
     place.mkdir()

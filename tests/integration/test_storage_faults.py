@@ -173,6 +173,7 @@ def killed_while_uploading(server: Server, seen: str) -> Iterator[None]:
     thread.join()
 
 
+@pytest.mark.slow
 def test_an_s3_server_killed_during_an_upload_that_lost_everything(
     aws: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -264,6 +264,7 @@ def test_a_service_dead_in_the_middle_for_a_while_costs_nothing(
     assert (thread.delivered, thread.pending()) == (13, 0)
 
 
+@pytest.mark.slow
 def test_what_a_service_dead_at_the_end_lacks_is_delivered_by_a_later_process(
     run: Tracked, server: WandbServer
 ) -> None:

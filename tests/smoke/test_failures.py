@@ -175,6 +175,7 @@ def check_clear_end(workplace: Workplace, output: str) -> None:
     assert all_verify(workplace)
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_ends_the_run_and_loses_no_checkpoint(
     tmp_path: Path, halfway: Workplace, reference: Reference
 ) -> None:

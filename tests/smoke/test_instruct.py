@@ -109,6 +109,7 @@ def test_rows_that_are_not_packed_resume_from_the_same_place(tmp_path: Path) -> 
     assert stopped.result() == whole.result()
 
 
+@pytest.mark.slow
 def test_two_ranks_and_other_micro_batches_train_alike(tmp_path: Path) -> None:
     settings = {"model__transformer__dropout": "0.0", "train__max_steps": "12"}
     settings |= {"metric__names": '["chrf"]', "metric__max_new_tokens": "8"}

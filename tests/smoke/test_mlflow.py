@@ -194,6 +194,7 @@ def test_a_server_that_is_down_all_the_time_costs_a_warning(
     check_delivered_once(server, place)
 
 
+@pytest.mark.slow
 def test_a_trainer_killed_and_started_again_stays_one_run_in_mlflow(
     tracked: Tracked, server: MlflowServer, reference: Reference
 ) -> None:

@@ -55,6 +55,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, undisturbed: Workplace) -> None:
     killed = workplace(tmp_path, "seq2seq")
     process = killed.start()

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 NOTEBOOK_CHECKS = """
@@ -67,6 +69,7 @@ def test_readme(tmp_path: Path) -> None:
     assert (tmp_path / "runs").is_dir()
 
 
+@pytest.mark.slow
 def test_sweep(tmp_path: Path) -> None:
     (tmp_path / "my.toml").write_text(
         RECIPE + '[sweep]\nname = "random"\n[sweep.space]\ntrain.batch_size = { choice = [2, 4] }\n'
@@ -76,6 +79,7 @@ def test_sweep(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "sweeps").is_dir()
 
 
+@pytest.mark.slow
 def test_test_of_a_plugin(tmp_path: Path) -> None:
     """``how-to/write-a-plugin.md``, with a tracker that is installed."""
     blocks = re.findall(

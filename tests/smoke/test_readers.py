@@ -124,6 +124,7 @@ def test_a_run_under_nohup_continues_without_the_terminal(tmp_path: Path) -> Non
     assert workplace.record["state"] == "completed"
 
 
+@pytest.mark.slow
 def test_ranks_outlive_the_reader_of_their_output(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path / "work", FP32 | {"backend.name": "ddp"}, UNBUFFERED)
     read_lines_and_leave(

@@ -64,6 +64,7 @@ def test_other_differences_are_named_too_and_are_no_extension(tmp_path: Path) ->
     assert "optimizer.adamw.lr: 0.003 in the run" in workplace.train_here(*changed, expect=1)
 
 
+@pytest.mark.slow
 def test_a_remedy_names_the_directory_of_runs_when_it_is_not_the_usual_one(
     tmp_path: Path,
 ) -> None:

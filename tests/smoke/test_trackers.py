@@ -159,6 +159,7 @@ def tensorboard_steps(directory: Path) -> dict[str, list[int]]:
     return {tag: [event.step for event in files.Scalars(tag)] for tag in files.Tags()["scalars"]}
 
 
+@pytest.mark.slow
 def test_a_killed_courier_costs_no_event_and_repeats_at_most_the_one_under_way(
     tracked: Workplace, reference: Reference
 ) -> None:
