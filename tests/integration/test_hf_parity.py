@@ -1,6 +1,6 @@
 """hf-causal trains as a loop written by hand over transformers does, on the same batches.
 
-Twenty steps of AdamW in fp32; the losses agree to a relative 5e-6, since the same sums are taken in
+Fifty steps of AdamW in fp32; the losses agree to a relative 5e-6, since the same sums are taken in
 another order. Weights are not compared one by one: where a gradient is zero but for rounding, as
 that of a key's bias is, Adam makes whole steps of the rounding.
 """
@@ -18,7 +18,7 @@ from llmforge.interfaces import IGNORE_INDEX
 from llmforge.plugins import load
 from llmforge.testing import make_component
 
-STEPS, ROWS, LENGTH = 20, 4, 16
+STEPS, ROWS, LENGTH = 50, 4, 16
 RATE = 1e-3
 TOLERANCE = 5e-6
 
@@ -107,4 +107,4 @@ def test_it_trains_as_a_loop_over_transformers(
     losses = by_forge(tmp_path, folder, batches, micro=micro)
     wanted = by_hand(folder, batches, micro=micro)
     assert losses == pytest.approx(wanted, rel=TOLERANCE)
-    assert abs(wanted[-1] - wanted[0]) > 1000 * TOLERANCE * wanted[0]  # the steps changed it
+    assert max(wanted) - min(wanted) > 1000 * TOLERANCE * wanted[0]  # the steps changed it

@@ -1,6 +1,6 @@
 """hf-seq2seq and hf-encoder train as loops written by hand over transformers do, and write alike.
 
-Twenty steps of AdamW in fp32; the losses agree to a relative 1e-5, since the same sums are taken in
+Fifty steps of AdamW in fp32; the losses agree to a relative 1e-5, since the same sums are taken in
 another order.
 """
 
@@ -19,7 +19,7 @@ from llmforge.interfaces import IGNORE_INDEX, GenerationRequest
 from llmforge.plugins import load
 from llmforge.testing import TinyTokenizer, make_component, run_context
 
-STEPS, ROWS = 20, 4
+STEPS, ROWS = 50, 4
 RATE = 1e-3
 TOLERANCE = 1e-5
 LABELS = ("no", "perhaps", "yes")
@@ -196,7 +196,7 @@ def test_it_trains_as_a_loop_over_transformers(tmp_path: Path, name: str, micro:
     losses = by_forge(tmp_path, folder, form, micro=micro)
     wanted = by_hand(folder, auto, form)
     assert losses == pytest.approx(wanted, rel=TOLERANCE)
-    assert abs(wanted[-1] - wanted[0]) > 100 * TOLERANCE * wanted[0]
+    assert max(wanted) - min(wanted) > 100 * TOLERANCE * wanted[0]
 
 
 @pytest.mark.parametrize("name", ["t5", "t5 gated and untied", "bart"])
