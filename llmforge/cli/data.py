@@ -108,4 +108,4 @@ def show(
         print_splits(out, audits)
         if packing := packing_line(prepared, run, micro=run.train.batch_size):
             out.print(packing)
-        print_examples(out, prepared.tokenizer, splits[split], count=count)
+        print_examples(out, prepared.tokenizer, splits[split], labels=prepared.labels, count=count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmforge.printable import printable
@@ -48,19 +48,30 @@ def print_splits(out: Console, audits: Mapping[str, SplitAudit]) -> None:
         out.print(f"  to {longest:>6,}  {bar:<{_BAR}} {count:,}")
 
 
-def print_examples(out: Console, tokenizer: Tokenizer, split: ExampleSplit, *, count: int) -> None:
+def print_examples(
+    out: Console,
+    tokenizer: Tokenizer,
+    split: ExampleSplit,
+    *,
+    labels: Sequence[str],
+    count: int,
+) -> None:
     """Print the first rows of a split; what is not learned is dimmed, or in brackets in a pipe."""
     from rich.text import Text
 
     for index in range(min(count, split.rows)):
         ids, scored = split.row(index)
-        out.print(
-            f"\n{index + 1} of {split.rows:,}: {len(ids)} tokens, {int(scored.sum())} learned"
-        )
+        label = ""
+        if split.objective.ends_in_label:
+            label = f"  {labels[ids[-1]]}"
+            ids, scored = ids[:-1], scored[:-1]
+        learned = int(split.targets[index])
+        out.print(f"\n{index + 1} of {split.rows:,}: {len(ids)} tokens, {learned} learned")
         text = Text()
-        for part, learned in _runs(ids.tolist(), scored.tolist()):
+        for part, scores in _runs(ids.tolist(), scored.tolist()):
             shown = "\n".join(map(printable, _decoded(tokenizer, part).split("\n")))
-            text.append(shown if learned or out.is_terminal else f"[{shown}]", _style(learned))
+            text.append(shown if scores or out.is_terminal else f"[{shown}]", _style(scores))
+        text.append(printable(label), _style(learned=True))
         out.print(text)
 
 

@@ -88,10 +88,12 @@ class Objective:
         key: what its rows depend on beside data, template and tokenizer; JSON. Cached rows of
             another key are not used.
         packs: whether several rows may share one, each attending to itself only.
+        ends_in_label: whether a row's last number is that of a label, and not a token.
     """
 
     form: ClassVar[str] = "next_token"
     packs: ClassVar[bool] = True
+    ends_in_label: ClassVar[bool] = False
     key: Sequence[Any] = ()
 
     def open(self, encoder: ExampleEncoder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,8 @@ def test_labels_are_learned_by_two_ranks_as_by_one(tmp_path: Path) -> None:
     assert "val/perplexity" not in first
     labels = json.loads((one.checkpoints[-1] / "tokenizer" / "labels.json").read_text())
     assert labels == ["long", "short"]
+    output = one.forge_here("data", "show", "recipe.toml", "-n", "1")
+    assert re.search(r"1 learned\n\[<s>[a-z ]+</s>\]  (long|short)\n", output)
     output = one.forge_here("evaluate", "tiny@last", "--json")
     found = json.loads(output[output.index("{") :])
     assert found["val/accuracy"] == first["val/accuracy"]

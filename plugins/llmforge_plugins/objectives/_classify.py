@@ -17,6 +17,7 @@ class LabelOfText(Objective):
 
     form = "classify"
     packs = False
+    ends_in_label = True
 
     def rows(self, example: Example, encoder: ExampleEncoder) -> tuple[int, Sequence[Row]]:
         """Return the tokens of the text with its label."""
