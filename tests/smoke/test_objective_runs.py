@@ -34,7 +34,7 @@ def workplace(path: Path, form: str, **settings: str) -> Workplace:
         recipe += f'\n[metric]\nnames = ["{metric}"]\nrows = 4\nmax_new_tokens = 8\n'
     keys = {key.replace("__", "."): value for key, value in settings.items()}
     if form != "seq2seq":
-        keys = {"generation.prompts": "[]", **keys}
+        recipe = recipe.replace('prompts = ["The river"]\n', "")
     found = Workplace(path, keys, recipe=recipe)
     draw = random.Random(3)
     rows = []
