@@ -170,7 +170,7 @@ def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on_exactly(
     process = place.begin()
     assert process.wait_for(training)
     process.process.send_signal(signal.SIGTERM)
-    assert "the same command resumes it" in process.finish(expect=75, within=30).output
+    assert "the same command resumes from here" in process.finish(expect=75, within=30).output
     assert place.trials()[-1]["state"] == "waiting"
     place.sweep()
     assert_same(place, undisturbed)
