@@ -157,7 +157,6 @@ def _tokens(
         )
     if record.fingerprints.get("data", data.fingerprint) != data.fingerprint:
         notice("the data is not what the run was trained on: it has changed since")
-    objective = call_factory(manager, "forge_build_objective", run=loaded.run)
     splits = prepare_splits(
         data,
         loaded.tokenizer,

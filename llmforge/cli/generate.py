@@ -248,7 +248,7 @@ class _Job:
         if self.as_json:
             emit_json({"runs": done})
             return
-        from llmforge.cli.test_views import print_comparison, print_report
+        from llmforge.cli.generation_test_views import print_comparison, print_report
 
         if compare is None:
             print_report(console(), done[0])

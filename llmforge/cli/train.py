@@ -359,7 +359,7 @@ def _show_tests(directory: RunDirectory) -> None:
     import json
 
     from llmforge.cli.common import console
-    from llmforge.cli.test_views import print_report
+    from llmforge.cli.generation_test_views import print_report
 
     try:
         report = json.loads(directory.examples.read_text(encoding="utf-8"))

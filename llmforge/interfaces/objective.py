@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from llmforge.errors import PluginError
 from llmforge.interfaces.examples import Conversation, Example, Message, Row
 
 if TYPE_CHECKING:
@@ -142,8 +143,15 @@ class Objective:
 
         Returns:
             Arrays by name, as the model's form has them.
+
+        Raises:
+            PluginError: a derived class of another form does not make them.
         """
-        raise NotImplementedError
+        del rows, context, seeds
+        raise PluginError(
+            f"the objective {type(self).__name__} of the form '{self.form}' makes no batches",
+            remedy="give it a method batch, as llmforge.interfaces.Objective describes it",
+        )
 
 
 def padded_length(lengths: Sequence[int], context: int) -> int:

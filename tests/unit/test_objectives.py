@@ -13,7 +13,7 @@ import llmforge
 from llmforge import hookimpl
 from llmforge.data.example_batches import ExampleBatches, example_evaluation_batches
 from llmforge.data.example_rows import ExampleSplit, prepare_examples
-from llmforge.errors import DataError, RecipeError
+from llmforge.errors import DataError, PluginError, RecipeError
 from llmforge.interfaces import (
     IGNORE_INDEX,
     Conversation,
@@ -102,6 +102,16 @@ def test_forge_build_objective_makes_what_makes_the_rows(tmp_path: Path) -> None
     made = build(Halved(), "forge_build_objective", run=run_context(tmp_path))
     half = rows_of(made, tmp_path, example)
     assert half.row(0)[0].tolist() == whole.row(0)[0][::2].tolist()
+
+
+def test_an_objective_of_another_form_that_makes_no_batches_is_named(tmp_path: Path) -> None:
+    class Pairs(Objective):
+        form = "pairs"
+
+    split = rows_of(Pairs(), tmp_path, asked("Why is it so?", "Because."))
+    batches = ExampleBatches(split, context=64, batch_size=1, seed=1)
+    with pytest.raises(PluginError, match="Pairs of the form 'pairs' makes no batches"):
+        batches.batch(0, 1)
 
 
 # seq2seq

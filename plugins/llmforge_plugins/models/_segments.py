@@ -15,6 +15,7 @@ What is fastest differs by device, so there are three layouts:
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,7 +45,7 @@ _LITTLE = 1 / 16
 """Share of a batch below which leaving positions out saves nothing."""
 
 
-class Segments:
+class Segments(ABC):
     """Where the examples of a batch are.
 
     Attributes:
@@ -62,11 +63,11 @@ class Segments:
         """Return what :meth:`attention` wants of tables by position."""
         return cos[self.positions], sin[self.positions]
 
+    @abstractmethod
     def attention(
         self, qkv: Tensor, heads: int, rotary: Rotary | None, *, dropout: float
     ) -> Tensor:
         """Return causal attention within each example, as :func:`causal_attention` does."""
-        raise NotImplementedError
 
 
 def find_segments(batch: Batch) -> Segments | None:
