@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 import llmforge
-from llmforge import Problem
+from llmforge import Component, Problem, hookimpl
 from llmforge.interfaces import RunContext
 from llmforge_plugins._pretrained import (
     PretrainedError,
@@ -19,6 +20,7 @@ from llmforge_plugins._pretrained import (
     path_problem,
     read_config,
 )
+from llmforge_plugins._zoo import presets_of
 
 DEFAULT_CONTEXT = 1024
 
@@ -58,6 +60,35 @@ class PretrainedOptions(llmforge.Options):
         if longest is None or longest >= DEFAULT_CONTEXT:
             return values
         return {**values, "context": longest}
+
+
+class PretrainedModel(Component, ABC):
+    """What the components over Hugging Face models share: their presets and their preflight.
+
+    Attributes:
+        zoo_name: of the component in the zoo.
+    """
+
+    requires = ("transformers", "huggingface_hub")
+    zoo_name: ClassVar[str]
+
+    @classmethod
+    def presets(cls, vocab_size: int) -> Mapping[str, Mapping[str, Any]]:
+        """Return the published models it runs by their names of one word."""
+        del vocab_size  # they come with their vocabulary
+        return presets_of(cls.zoo_name)
+
+    @hookimpl
+    def forge_preflight(self, run: RunContext) -> list[Problem]:
+        """Look for the model, at its architecture and at the longest sequence it can take."""
+        if self.missing_packages():
+            return []
+        key = f"model.{self.name}"
+        return source_problems(self.options, run, key=key) or self.wrong_model(run, key=key)
+
+    @abstractmethod
+    def wrong_model(self, run: RunContext, *, key: str) -> list[Problem]:
+        """Return why the model is not of this component's kind, by its ``config.json``."""
 
 
 def source_problems(options: PretrainedOptions, run: RunContext, *, key: str) -> list[Problem]:
