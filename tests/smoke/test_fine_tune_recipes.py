@@ -122,6 +122,8 @@ def test_a_recipe_trains_as_it_is(tmp_path: Path, recipe: str) -> None:
     metrics = {"codebert_mlm": (), "codebert_classify": ("accuracy", "f1")}
     for name in metrics.get(recipe, ("chrf",)):
         assert f"val/{name}" in measured[-1]
+    if CASES[recipe].kind == "t5":
+        assert measured[-1]["val/chrf"] > 2  # 0.0 after one step
     if recipe == "codet5_lora":
         weights = found.checkpoints[-1] / "model.safetensors"
         whole = found.path / "pretrained" / "model.safetensors"
