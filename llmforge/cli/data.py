@@ -97,14 +97,14 @@ def show(
             )
         if split not in splits:
             raise UsageError(f"the data has no split '{split}'", remedy=" or ".join(splits))
-        audits = audit(splits)
+        audits = audit(splits, prepared.tokenizer)
         if as_json:
             shown = {name: found.as_json() for name, found in audits.items()}
             shown["train"]["rows"] = rows_in_numbers(prepared, micro=run.train.batch_size)
             emit_json(shown)
             return
         out = console()
-        out.print(prepared.data.description)
+        out.print(f"{prepared.data.description}; vocabulary {prepared.tokenizer.vocab_size:,}")
         print_splits(out, audits)
         if packing := packing_line(prepared, run, micro=run.train.batch_size):
             out.print(packing)

@@ -40,6 +40,15 @@ def print_splits(out: Console, audits: Mapping[str, SplitAudit]) -> None:
     ]
     out.print()
     print_table(out, columns, rows)
+    for name, found in audits.items():
+        for item in found.spelled:
+            out.print(
+                f"{name}: {item.text} is no special token of this tokenizer "
+                f"({item.rows:,} of {found.sampled:,} rows)",
+                markup=False,
+            )
+        if found.unknown:
+            out.print(f"{name}: {found.unknown:,} tokens are unknown to the tokenizer")
     name, first = next(iter(audits.items()))
     most = max(count for _, count in first.lengths)
     out.print(f"\nlengths in {name}, in tokens")

@@ -128,6 +128,15 @@ def _another_objective(component: str, recipe: Recipe) -> str | None:
     made_for = supports & FORMS or {_OBJECTIVES[0]}
     if load("objective", recipe.selected("objective").name).supports & (made_for | supports):
         return None
+    return objective_of(component)
+
+
+def objective_of(component: str) -> str | None:
+    """Return the objective that a model component trains best without more being asked."""
+    from llmforge.interfaces import FORMS
+    from llmforge.plugins import load
+
+    made_for = load("model", component).supports & FORMS or {_OBJECTIVES[0]}
     return next((name for name in _OBJECTIVES if name in made_for), None)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from llmforge.cli import options
 from llmforge.cli.common import echo
-from llmforge.cli.model_names import NamedModel, all_models
+from llmforge.cli.model_names import NamedModel, all_models, objective_of
 
 app = typer.Typer(no_args_is_help=True, help="Models by name, and the presets of components.")
 
@@ -72,8 +72,11 @@ def show_model(
             f"there is no model '{name}'",
             remedy=f"did you mean '{near}'?" if near else "'forge models list' shows them all",
         )
+    settings = dict(item.settings)
+    if objective := objective_of(item.component):
+        settings.setdefault("objective.name", objective)
     if as_json:
-        emit_json({**_row(item), "settings": dict(item.settings)})
+        emit_json({**_row(item), "settings": settings})
         return
     values: dict[str, str] = {
         key.replace("_", " "): _text(value) for key, value in item.facts.items() if key != "model"
@@ -84,7 +87,7 @@ def show_model(
     for key, text in values.items():
         echo(f"  {key:<{width}}{text}")
     echo("\n  in a recipe")
-    for key, value in item.settings.items():
+    for key, value in settings.items():
         echo(f"    {key} = {_toml(value)}")
 
 

@@ -21,6 +21,7 @@ from llmforge.interfaces import (
     Conversation,
     ExampleLayout,
     Message,
+    Row,
 )
 from llmforge_plugins.tokenizers.bytes import ByteTokenizer
 
@@ -181,9 +182,33 @@ def test_a_template_of_the_tokenizer_is_taken_by_itself(tmp_path: Path) -> None:
 
 def test_little_to_learn_is_worth_a_warning(tmp_path: Path) -> None:
     split = prepare(Examples((900, 1), (300, 1)), tmp_path, context=1000)
-    (warning,) = audit_warnings(audit({"train": split}))
+    (warning,) = audit_warnings(audit({"train": split}, ByteTokenizer()))
     assert warning.startswith("only 0.33% of the tokens of train are learned, the least in row 1;")
-    assert audit_warnings(audit({"train": prepare(Examples((2, 3)), tmp_path)})) == []
+    assert (
+        audit_warnings(audit({"train": prepare(Examples((2, 3)), tmp_path)}, ByteTokenizer())) == []
+    )
+
+
+def test_what_only_looks_like_a_special_token_is_worth_a_warning(tmp_path: Path) -> None:
+    def row(text: str, times: int) -> list[Row]:
+        return [Row((*text.encode(), END), (False,) * len(text) + (True,))] * times
+
+    def found(*rows: list[Row]) -> list[str]:
+        every = [item for group in rows for item in group]
+        split = ExampleSplit(
+            ids=np.concatenate([item.ids for item in every]),
+            scored=np.concatenate([item.scored for item in every]).astype(np.uint8),
+            starts=np.cumsum([0, *(len(item.ids) for item in every)]),
+            tally=prepare(Examples((2, 3)), tmp_path).tally,
+            template="",
+        )
+        return audit_warnings(audit({"train": split}, ByteTokenizer()))
+
+    (warning,) = found(row("<|im_start|>user a<|im_end|>b", 2), row("plain", 1))
+    assert warning.startswith("<|im_")
+    assert "no special tokens of this tokenizer" in warning
+    assert found(row("plain <b> [1] <|", 1)) == []
+    assert found(row("of people: [INST]", 1), row("plain", 3)) == []
 
 
 class WithValidation(Examples):
@@ -207,7 +232,7 @@ def test_what_is_in_both_splits_or_there_twice_is_counted(tmp_path: Path) -> Non
     )
     assert list(splits) == ["train", "validation"]
     assert (splits["train"].tally.overlap, splits["validation"].tally.overlap) == (0, 2)
-    found = audit(splits)
+    found = audit(splits, ByteTokenizer())
     assert found["validation"].tally["overlap"] == 2
     assert sum(count for _, count in found["validation"].lengths) == 3
     (train, validation) = audit_lines(found)

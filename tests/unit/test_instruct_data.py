@@ -226,3 +226,53 @@ def test_files_or_the_bundled_instructions_are_needed() -> None:
     for options in ({}, {"path": "a.jsonl", "sample": True}, {"path": "a", "train": "b"}):
         with pytest.raises(Exception, match="give the training files"):
             make_component(Instruct, options)
+
+
+def test_weights_say_how_often_an_epoch_has_a_row(tmp_path: Path) -> None:
+    for name, count in (("a", 40), ("b", 1000), ("c", 5)):
+        rows = ({**ALPACA, "output": f"{name}{number}"} for number in range(count))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    def epoch(train: Any, **options: Any) -> tuple[InstructData, list[str]]:
+        made = make_component(Instruct, {"train": train, **options})
+        data = made.forge_build_data(run=run_context(tmp_path))
+        assert isinstance(data, InstructData)
+        answers = [example.messages[1].content for example in data.examples("train")]
+        return data, answers
+
+    a, b, c = (str(tmp_path / f"{name}.jsonl") for name in "abc")
+    plain, _ = epoch([a, b, c])
+    held = {example.source for example in plain.examples("validation")}
+    data, answers = epoch({a: 2.5, b: 0.25, c: 1})
+    assert {example.source for example in data.examples("validation")} == held
+    counts = {name: [x for x in answers if x[0] == name] for name in "abc"}
+    repeats = {counts["a"].count(answer) for answer in counts["a"]}
+    assert repeats == {2, 3}
+    assert 180 < len(counts["b"]) < 300
+    assert len(set(counts["b"])) == len(counts["b"])
+    assert {counts["c"].count(answer) for answer in counts["c"]} == {1}
+    assert epoch({a: 2.5, b: 0.25, c: 1})[1] == answers
+    assert epoch({a: 2.5, b: 0.25, c: 1}, shuffle_seed=1)[1] != answers
+    fingerprints = {plain.fingerprint, data.fingerprint, epoch({a: 2, b: 1, c: 1})[0].fingerprint}
+    assert len(fingerprints) == 3
+    assert epoch({a: 1, b: 1, c: 1})[0].fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize("train", [{}, {"a.jsonl": 0}, {"a.jsonl": -1}, {"a.jsonl": 1e9}])
+def test_a_weight_that_cannot_be_is_refused(train: Any) -> None:
+    with pytest.raises(ValueError, match=r"train"):
+        Instruct.Options(train=train)
+
+
+def test_a_folder_of_the_library_datasets_is_read(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist([ALPACA, {**ALPACA, "output": "4"}])
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    with pyarrow.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    for name in ("dataset_info.json", "state.json"):
+        (folder / name).write_text('{"features": [], "splits": []}', encoding="utf-8")
+    made = make_component(Instruct, {"path": str(folder), "validation_fraction": 0.5})
+    data = made.forge_build_data(run=run_context(tmp_path))
+    found = [next(iter(data.examples(split))).messages[1].content for split in data.splits]
+    assert sorted(found) == ["3", "4"]

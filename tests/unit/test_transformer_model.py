@@ -120,3 +120,13 @@ def test_weights_in_bf16_generate_with_a_cache() -> None:
 
 def test_a_model_knows_its_vocabulary_in_its_cost() -> None:
     assert small_model().flops_per_token() == small_model().shape.flops_per_token(VOCABULARY)
+
+
+def test_a_frozen_weight_needs_no_gradient() -> None:
+    model = small_model()
+    whole = model.flops_per_token()
+    matrix = model.blocks[0].feed_forward.down.weight.requires_grad_(False)
+    assert model.flops_per_token() == whole - 2 * matrix.numel()
+    model.requires_grad_(False)
+    frozen = sum(p.numel() for p in model.blocks.parameters() if p.dim() > 1)
+    assert model.flops_per_token() == whole - 2 * (frozen + model._output_weight().numel())

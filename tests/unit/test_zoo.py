@@ -157,6 +157,8 @@ def test_list_and_show_have_every_name() -> None:
     text = CliRunner().invoke(app, ["show", "gpt2-small"]).output
     assert "124,439,808" in text
     assert 'model.hf-causal.path = "gpt2-small"' in text
+    for name, objective in (("codet5-base", "seq2seq"), ("codebert-base", "mlm")):
+        assert listed("show", name)["settings"]["objective.name"] == objective
 
 
 def test_models_are_named_without_heavy_packages() -> None:

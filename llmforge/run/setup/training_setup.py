@@ -363,8 +363,10 @@ def slow_bf16(run: RunContext, resolution: Resolution) -> str | None:
 
 
 def _audited(prepared: PreparedData) -> dict[str, SplitAudit]:
-    splits = prepared.splits
-    return audit({name: found for name, found in splits.items() if isinstance(found, ExampleSplit)})
+    splits = {
+        name: found for name, found in prepared.splits.items() if isinstance(found, ExampleSplit)
+    }
+    return audit(splits, prepared.tokenizer)
 
 
 def _require_same_base(record: RunRecord, built: BuiltModel) -> None:

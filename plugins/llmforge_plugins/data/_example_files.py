@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,11 +18,27 @@ from llmforge import RunContext, track
 from llmforge.errors import DataError
 from llmforge.interfaces import Example, ExampleLayout
 from llmforge_plugins.data._files import sha256_of
-from llmforge_plugins.data._patterns import SPLITS, fetched, find_files
+from llmforge_plugins.data._hub_datasets import HubDatasets
+from llmforge_plugins.data._patterns import SPLITS, asked, fetched, named_files
 from llmforge_plugins.data._records import SUFFIXES, read_records
 
 _FILES_NAMED = 3
 _BAD_ROWS_NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The files that examples come from.
+
+    Attributes:
+        files: of each split, in order.
+        weights: how often an epoch has each row of a training file; once where absent.
+        commits: of the datasets of the hub they are in.
+    """
+
+    files: Mapping[str, Sequence[Path]]
+    weights: Mapping[Path, float] = field(default_factory=dict)
+    commits: Mapping[str, str] = field(default_factory=dict)
 
 
 class ExampleFiles(ABC):
@@ -29,7 +47,7 @@ class ExampleFiles(ABC):
     Every row is looked at once here, so that a bad one is reported before anything is trained.
 
     Args:
-        files: the files of each split in order.
+        sources: the files.
         options: of the component.
         run: told which rows are left out.
 
@@ -39,8 +57,9 @@ class ExampleFiles(ABC):
 
     component: ClassVar[str]
 
-    def __init__(self, files: dict[str, list[Path]], options: Any, run: RunContext) -> None:
-        self._files = files
+    def __init__(self, sources: Sources, options: Any, run: RunContext) -> None:
+        self._files = files = sources.files
+        self._weights = sources.weights
         self._options = options
         self._counts: dict[str, int] = {}
         self._bad: dict[str, frozenset[int]] = {}
@@ -59,6 +78,7 @@ class ExampleFiles(ABC):
             f"file{'s' if len(names) != 1 else ''}{listed}"
         )
         self.files = tuple(str(path) for paths in files.values() for path in paths)
+        self.resolution = {"datasets": dict(sources.commits)} if sources.commits else {}
 
     def look_at_all(self, run: RunContext) -> None:
         """Look at the rows of every split."""
@@ -91,14 +111,19 @@ class ExampleFiles(ABC):
         """Return, as JSON, which options decide what the examples are."""
 
     def examples(self, split: str) -> Iterator[Example]:
-        """Yield the examples of ``split``."""
-        if self._held_out is None or split == "test":
-            yield from self._rows(split)
+        """Yield the examples of ``split``; those of training as often as weights say."""
+        held_out = self._held_out if split != "test" else None
+        if held_out is None and split != "train":
+            yield from (example for _, example in self._rows(split))
             return
-        wanted = split == "validation"
-        for place, example in enumerate(self._rows("train")):
-            if self._held_out[place] == wanted:
-                yield example
+        chances = self._random(self._counts["train"], stream=1) / 2.0**64
+        for place, (path, example) in enumerate(self._rows("train")):
+            if held_out is not None and held_out[place]:
+                if split == "validation":
+                    yield example
+            elif split == "train":
+                whole, part = divmod(self._weights.get(path, 1.0), 1.0)
+                yield from repeat(example, int(whole) + int(chances[place] < part))
 
     def iter_text(self, split: str) -> Iterator[str]:
         """Yield what is said, for a tokenizer that is trained on it."""
@@ -109,7 +134,7 @@ class ExampleFiles(ABC):
         bad: dict[int, DataError] = {}
         number = -1
         with track(f"reading {split}", unit="rows") as task:
-            for number, (place, row) in enumerate(self._records(split)):
+            for number, (_, place, row) in enumerate(self._records(split)):
                 task.advance(1)
                 try:
                     if isinstance(row, DataError):
@@ -134,16 +159,17 @@ class ExampleFiles(ABC):
             names = ", ".join(str(path) for path in self._files[split])
             raise DataError(f"{names}: there are no rows", remedy="give a file that has some")
 
-    def _records(self, split: str) -> Iterator[tuple[str, Any]]:
+    def _records(self, split: str) -> Iterator[tuple[Path, str, Any]]:
         for path in self._files[split]:
-            yield from read_records(path)
+            for place, row in read_records(path):
+                yield path, place, row
 
-    def _rows(self, split: str) -> Iterator[Example]:
-        for number, (place, row) in enumerate(self._records(split)):
+    def _rows(self, split: str) -> Iterator[tuple[Path, Example]]:
+        for number, (path, place, row) in enumerate(self._records(split)):
             if number not in self._bad[split]:
                 if isinstance(row, DataError):  # the file has changed since
                     raise row
-                yield self.convert(row, place, split)
+                yield path, self.convert(row, place, split)
 
     def _choose_validation(self) -> NDArray[np.bool_] | None:
         """Return which training rows validate; None when there are files for that."""
@@ -157,11 +183,16 @@ class ExampleFiles(ABC):
                 f"{names}: {count} rows are too few to hold {held} of them out for validation",
                 remedy="give validation files, or another validation_fraction",
             )
-        key = np.array([self._options.shuffle_seed & ((1 << 64) - 1), count], np.uint64)
-        order = np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
+        order = np.argsort(self._random(count, stream=0), kind="stable")
         chosen = np.zeros(count, np.bool_)
         chosen[order[:held]] = True
         return chosen
+
+    def _random(self, count: int, *, stream: int) -> NDArray[np.uint64]:
+        """Return a number for each of ``count`` rows, which follows from ``shuffle_seed``."""
+        key = np.array([self._options.shuffle_seed & ((1 << 64) - 1), count], np.uint64)
+        bits = np.random.Philox(key=key, counter=[0, 0, 0, stream])
+        return np.asarray(bits.random_raw(count), np.uint64)
 
     def _fingerprint(self) -> str:
         hashes = {
@@ -171,15 +202,35 @@ class ExampleFiles(ABC):
         rules = [*self.rules(), sorted(options.columns.items()), options.on_bad_row]
         if self._held_out is not None:
             rules += [options.validation_fraction, options.shuffle_seed]
+        if self._weights:
+            weights = [self._weights.get(path, 1.0) for path in self._files["train"]]
+            rules += [weights, options.shuffle_seed]
         kind = self.component
         return hashlib.sha256(json.dumps([kind, hashes, rules]).encode()).hexdigest()
 
 
-def example_files(options: Any, component: str, run: RunContext) -> dict[str, list[Path]]:
+def example_files(options: Any, component: str, run: RunContext) -> Sources:
     """Find the files of all splits, and fetch what is behind URLs.
 
     Raises:
         DataError: a pattern matches nothing, or a file cannot be fetched.
     """
-    found = find_files(options, f"data.{component}", SUFFIXES, run)
-    return {split: fetched(paths, run) for split, paths in found.items()}
+    datasets = HubDatasets(run)
+    patterns: dict[str, dict[str, float]] = {}
+    for split, key, asked_for in asked(options):
+        given = getattr(options, key)
+        weights = given.values() if isinstance(given, dict) else repeat(1.0)
+        patterns[key] = {
+            url: weight
+            for pattern, weight in zip(asked_for, weights, strict=False)
+            for url in datasets.files(pattern, split, SUFFIXES)
+        }
+    named = named_files(options.model_copy(update=patterns), f"data.{component}", SUFFIXES, run)
+    local = {split: fetched(list(found), run) for split, found in named.items()}
+    weight_of = patterns.get("train") or patterns["path"]
+    weighed = {
+        path: weight_of[pattern]
+        for path, pattern in zip(local["train"], named["train"].values(), strict=True)
+        if weight_of[pattern] != 1
+    }
+    return Sources(files=local, weights=weighed, commits=datasets.commits)

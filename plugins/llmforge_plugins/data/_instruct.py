@@ -8,7 +8,7 @@ from typing import Any
 from llmforge import RunContext
 from llmforge.interfaces import Conversation, ExampleLayout
 from llmforge_plugins.data._conversations import conversation, find_format
-from llmforge_plugins.data._example_files import ExampleFiles, example_files
+from llmforge_plugins.data._example_files import ExampleFiles, Sources, example_files
 
 SAMPLE = Path(__file__).parent / "sample" / "instructions.jsonl"
 
@@ -18,9 +18,9 @@ class InstructData(ExampleFiles):
 
     component = "instruct"
 
-    def __init__(self, files: dict[str, list[Path]], options: Any, run: RunContext) -> None:
+    def __init__(self, sources: Sources, options: Any, run: RunContext) -> None:
         self._format = options.format
-        super().__init__(files, options, run)
+        super().__init__(sources, options, run)
 
     @property
     def form(self) -> str:

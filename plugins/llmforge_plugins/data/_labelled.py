@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from llmforge import RunContext
 from llmforge.errors import DataError
 from llmforge.interfaces import ExampleLayout, TextExample
-from llmforge_plugins.data._example_files import ExampleFiles, example_files
+from llmforge_plugins.data._example_files import ExampleFiles, Sources, example_files
 
 _LABELS_NAMED = 6
 _MOST_LABELS = 10_000
@@ -23,12 +22,12 @@ class LabelledData(ExampleFiles):
 
     component = "labelled"
 
-    def __init__(self, files: dict[str, list[Path]], options: Any, run: RunContext) -> None:
+    def __init__(self, sources: Sources, options: Any, run: RunContext) -> None:
         self._given = tuple(options.labels)
         self._found: dict[str, None] = {}
         self._labelled: bool | None = None
         self.labels: tuple[str, ...] = ()
-        super().__init__(files, options, run)
+        super().__init__(sources, options, run)
 
     @property
     def form(self) -> str:

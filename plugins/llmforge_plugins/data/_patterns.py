@@ -12,6 +12,9 @@ from llmforge.errors import DataError
 from llmforge_plugins.data._remote import fetch_urls, glob_urls, is_url, shown
 
 SPLITS = ("train", "validation", "test")
+NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files that the library ``datasets`` writes beside the rows, about them."""
+
 _WILD = frozenset("*?[")
 
 
@@ -20,7 +23,7 @@ def asked(options: Any) -> Iterator[tuple[str, str, list[str]]]:
     for split, key in (("train", "train"), ("train", "path"), *((s, s) for s in SPLITS[1:])):
         value = getattr(options, key)
         if value is not None:
-            patterns = [value] if isinstance(value, str) else value
+            patterns = [value] if isinstance(value, str) else list(value)
             yield split, key, [pattern.removeprefix("file://") for pattern in patterns]
 
 
@@ -40,12 +43,20 @@ def find_files(
     Raises:
         DataError: a pattern matches nothing, or nothing is left to train on.
     """
+    named = named_files(options, table, suffixes, run)
+    return {split: list(found) for split, found in named.items()}
+
+
+def named_files(
+    options: Any, table: str, suffixes: Sequence[str], run: RunContext
+) -> dict[str, dict[str, str]]:
+    """Return what :func:`find_files` does, with the pattern that named each file."""
     found = {
         split: _matches(f"{table}.{key}", patterns, suffixes, run)
         for split, key, patterns in asked(options)
     }
     held_out = {path for split, paths in found.items() if split != "train" for path in paths}
-    train = [path for path in found["train"] if path not in held_out]
+    train = {path: name for path, name in found["train"].items() if path not in held_out}
     if len(train) < len(found["train"]):
         shared = [path.rpartition("/")[2] for path in found["train"] if path in held_out]
         run.notice(
@@ -79,14 +90,16 @@ def local_problems(options: Any, table: str, suffixes: Sequence[str]) -> list[Pr
 
 def _matches(
     key: str, patterns: Sequence[str], suffixes: Sequence[str], run: RunContext
-) -> list[str]:
-    found: list[str] = []
+) -> dict[str, str]:
+    """Return the pattern that named each file; of several the first."""
+    found: dict[str, str] = {}
     for pattern in patterns:
         paths = _urls(pattern, suffixes, run) if is_url(pattern) else _local(pattern, suffixes)
         if not paths:
             raise DataError(f"{key}: {_nothing(pattern)}", remedy="check the pattern")
-        found += paths
-    return list(dict.fromkeys(found))
+        for path in paths:
+            found.setdefault(path, pattern)
+    return found
 
 
 def _local(pattern: str, suffixes: Sequence[str]) -> list[str]:
@@ -97,7 +110,7 @@ def _local(pattern: str, suffixes: Sequence[str]) -> list[str]:
         files = (
             item
             for item in path.rglob("*")
-            if item.name.endswith(tuple(suffixes)) and item.is_file()
+            if item.name.endswith(tuple(suffixes)) and item.name not in NO_ROWS and item.is_file()
         )
     else:
         # Path.glob takes no absolute pattern and matches hidden files.
@@ -108,8 +121,14 @@ def _local(pattern: str, suffixes: Sequence[str]) -> list[str]:
 
 def _urls(pattern: str, suffixes: Sequence[str], run: RunContext) -> list[str]:
     if shown(pattern).endswith("/"):
-        return [url for url in glob_urls(f"{pattern}**", run=run) if url.endswith(tuple(suffixes))]
+        return files_of_rows(glob_urls(f"{pattern}**", run=run), suffixes)
     return glob_urls(pattern, run=run) if _WILD & set(shown(pattern)) else [pattern]
+
+
+def files_of_rows(urls: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    """Return the URLs that end as files of rows do, without what is only about them."""
+    rows = (url for url in urls if url.endswith(tuple(suffixes)))
+    return [url for url in rows if url.rpartition("/")[2] not in NO_ROWS]
 
 
 def _nothing(pattern: str) -> str:

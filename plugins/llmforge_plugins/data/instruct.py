@@ -10,8 +10,8 @@ import llmforge
 from llmforge import Component, Problem, RunContext, hookimpl
 from llmforge.interfaces import ExampleData
 from llmforge_plugins.data._conversations import COLUMNS
+from llmforge_plugins.data._paths import Paths, WeightedPaths
 
-Paths = str | list[str]
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt", "source"]
 
 
@@ -27,9 +27,10 @@ class Instruct(Component, kind="data"):
     class Options(llmforge.Options):
         """Options of ``[data.instruct]``."""
 
-        train: Paths | None = None
-        """Training files."""
-        path: Paths | None = None
+        train: WeightedPaths | None = None
+        """Training files; ``{ "a.jsonl" = 2, "b/*.csv" = 0.5 }`` has each row of the first twice in
+        an epoch, and half the rows of the others."""
+        path: WeightedPaths | None = None
         """Another name for ``train``."""
         sample: bool = False
         """Train on the 207 bundled instructions instead of files: enough to try a recipe."""

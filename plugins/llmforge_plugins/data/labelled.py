@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 import llmforge
 from llmforge import Component, Problem, RunContext, hookimpl
 from llmforge.interfaces import ExampleData
+from llmforge_plugins.data._paths import Paths, WeightedPaths
 
-Paths = str | list[str]
 COLUMNS = ("text", "pair", "label")
 
 
@@ -26,9 +26,10 @@ class Labelled(Component, kind="data"):
     class Options(llmforge.Options):
         """Options of ``[data.labelled]``."""
 
-        train: Paths | None = None
-        """Training files."""
-        path: Paths | None = None
+        train: WeightedPaths | None = None
+        """Training files; ``{ "a.jsonl" = 2, "b/*.csv" = 0.5 }`` has each row of the first twice in
+        an epoch, and half the rows of the others."""
+        path: WeightedPaths | None = None
         """Another name for ``train``."""
         validation: Paths | None = None
         """Validation files; absent: ``validation_fraction`` of the training rows."""

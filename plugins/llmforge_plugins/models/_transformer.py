@@ -182,8 +182,17 @@ class TransformerModel(nn.Module):
         return {**dataclasses.asdict(self.shape), "vocab_size": self.vocab_size}
 
     def flops_per_token(self) -> float:
-        """Return the floating-point operations of forward and backward for one token."""
-        return self.shape.flops_per_token(self.vocab_size)
+        """Return the floating-point operations of forward and backward for one token.
+
+        A weight that is frozen needs no gradient, two operations less.
+        """
+        output = self._output_weight()
+        frozen = sum(
+            weight.numel()
+            for weight in (*self.blocks.parameters(), output)
+            if weight.dim() > 1 and not weight.requires_grad
+        )
+        return self.shape.flops_per_token(self.vocab_size) - 2.0 * frozen
 
     def _hidden(
         self, inputs: Tensor, cache: KeyValueCache | None, segments: Segments | None = None
