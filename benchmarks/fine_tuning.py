@@ -15,7 +15,10 @@ Contenders, each in a process of its own for every round, taking turns:
 * ``trl``: TRL's ``SFTTrainer``, padded by its own collator;
 * ``trl packed``: the same with ``packing=True``: its default strategy keeps examples apart;
 * ``trl wrapped``: packing by cutting one long text, in which examples see each other;
-* ``forge``: llmforge with ``packing = false``; ``forge packed``: with ``packing = "auto"``.
+* ``forge``: llmforge with ``packing = false``; ``forge packed``: with ``packing = "auto"``;
+* ``forge hf`` and ``forge hf packed``: the same on the very model of ``transformers``.
+
+``--lora 16`` trains LoRA of that rank on all linear maps of the blocks, the trainer's by peft.
 
 Rates count real tokens, never padding, and scored ones. A ratio is the median over the rounds of
 (contender / trainer of the same round), with the smallest and largest. On a busy machine
@@ -40,7 +43,12 @@ from peers.instructions import Instructions, write_rows
 VOCABULARY, CONTEXT, BATCH, ROWS = 8_000, 256, 16, 8_000
 SIZES = {"4x256": (4, 256), "6x384": (6, 384)}  # layers, width
 BASE = "trainer"
-CONTENDERS = (BASE, "trl", "trl packed", "trl wrapped", "forge", "forge packed")
+SAVED = "saved model"
+"""No contender: writes the folder that pre-trained ones start from."""
+OWN = ("forge", "forge packed")
+PRETRAINED = ("forge hf", "forge hf packed")
+CONTENDERS = (BASE, "trl", "trl packed", "trl wrapped", *OWN)
+LORA_CONTENDERS = (BASE, *PRETRAINED, *OWN)
 STRATEGIES = {"trl": None, "trl packed": "bfd", "trl wrapped": "wrapped"}
 
 
@@ -53,10 +61,15 @@ def work(contender: str, case: Instructions) -> None:
     if contender.startswith("forge"):
         from peers import instructions_forge
 
-        instructions_forge.run(case, packing=contender.endswith("packed"))
+        instructions_forge.run(
+            case, packing=contender.endswith("packed"), pretrained="hf" in contender.split()
+        )
         return
     from peers import instructions_trainers
 
+    if contender == SAVED:
+        instructions_trainers.save_model(case)
+        return
     if contender == BASE:
         instructions_trainers.run_trainer(case)
     else:
@@ -81,6 +94,8 @@ def measure(contender: str, case: Instructions) -> dict[str, float]:
         text=True,
         check=False,
     )
+    if contender == SAVED and done.returncode == 0:
+        return {}
     if done.returncode:
         raise SystemExit(f"{contender} failed:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -105,7 +120,9 @@ def compare(size: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             threads=arguments.threads,
             clock=arguments.clock,
             precision=arguments.precision,
+            lora=arguments.lora,
         )
+        measure(SAVED, case)
         for number in range(arguments.rounds):
             for name in arguments.contenders:
                 result = measure(name, case)
@@ -141,7 +158,7 @@ def _row(size: str, name: str, results: dict[str, list[dict[str, float]]]) -> di
 def _line(row: dict[str, Any]) -> str:
     ratios = row["ratios"]
     return (
-        f"{row['size']:6} {row['contender']:13} {row['real']:9,.0f} {row['scored']:9,.0f} "
+        f"{row['size']:6} {row['contender']:15} {row['real']:9,.0f} {row['scored']:9,.0f} "
         f"{statistics.median(ratios):6.2f} ({min(ratios):.2f} to {max(ratios):.2f}) "
         f"{statistics.median(row['scored_ratios']):6.2f} "
         f"{row['peak_megabytes']:9,.0f} {row['peak_ratio']:6.2f}"
@@ -155,7 +172,9 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    every = (*CONTENDERS, *PRETRAINED)
+    parser.add_argument("--contenders", nargs="+", choices=every)
+    parser.add_argument("--lora", type=int, default=0, help="rank of LoRA; all weights when 0")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=5, help="steps before the clock starts")
     parser.add_argument("--steps", type=int, default=20, help="timed steps")
@@ -164,10 +183,12 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "auto"])
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     arguments = parser.parse_args()
+    if arguments.contenders is None:
+        arguments.contenders = list(LORA_CONTENDERS if arguments.lora else CONTENDERS)
     if BASE not in arguments.contenders:
         arguments.contenders.insert(0, BASE)
     print(
-        f"{'size':6} {'contender':13} {'real/s':>9} {'scored/s':>9} ratio to {BASE:13} scored "
+        f"{'size':6} {'contender':15} {'real/s':>9} {'scored/s':>9} ratio to {BASE:13} scored "
         f"{'peak MB':>9}  ratio"
     )
     rows = [row for size in arguments.sizes for row in compare(size, arguments)]

@@ -28,6 +28,7 @@ class Instructions:
         threads: of PyTorch; 0 leaves it alone.
         clock: ``wall``, or ``cpu`` for the processor time of the process.
         precision: of llmforge; the others compute in fp32.
+        lora: rank of LoRA on all linear maps of the blocks; 0 trains all weights.
     """
 
     layers: int
@@ -41,6 +42,7 @@ class Instructions:
     threads: int = 0
     clock: str = "wall"
     precision: str = "fp32"
+    lora: int = 0
 
     @property
     def heads(self) -> int:

@@ -28,11 +28,11 @@ class Times(Reporter):
         self._meter.after_step(row["step"])
 
 
-def run(case: Instructions, *, packing: bool) -> None:
-    """Train a recipe."""
+def run(case: Instructions, *, packing: bool, pretrained: bool) -> None:
+    """Train a recipe; ``pretrained`` takes the model of Hugging Face instead of llmforge's own."""
     with tempfile.TemporaryDirectory(dir=case.folder) as folder:
         recipe = Path(folder) / "recipe.toml"
-        recipe.write_text(_toml(_tables(case, packing, runs=folder)), encoding="utf-8")
+        recipe.write_text(_toml(_tables(case, packing, pretrained, runs=folder)), encoding="utf-8")
         meter = Meter(case)
         result = train(recipe, reporter=Times(meter))
         with data_ahead(load_recipe(recipe), notice=print) as (_, prepared):
@@ -47,22 +47,22 @@ def run(case: Instructions, *, packing: bool) -> None:
         meter.report(result.metrics["train/loss"])
 
 
-def _tables(case: Instructions, packing: bool, *, runs: str) -> dict[str, dict[str, Any]]:
+def _tables(
+    case: Instructions, packing: bool, pretrained: bool, *, runs: str
+) -> dict[str, dict[str, Any]]:
     """Return the recipe: logging like in any run, no checkpoints, which no contender writes.
 
     It continues past the clock, so that the evaluation at a run's end is not timed.
     """
     folder = Path(case.folder)
+    adapter: dict[str, dict[str, Any]] = {}
+    if case.lora:
+        lora = {"r": case.lora, "alpha": 2 * case.lora, "targets": "all-linear"}
+        adapter = {"adapter": {"name": "lora"}, "adapter.lora": lora}
     return {
         "run": {"root": runs},
-        "model": {"name": "transformer"},
-        "model.transformer": {
-            "layers": case.layers,
-            "width": case.width,
-            "heads": case.heads,
-            "context": case.context,
-            **_GPT2,
-        },
+        **_model(case, pretrained),
+        **adapter,
         "tokenizer": {"name": "hf"},
         "tokenizer.hf": {"source": str(folder / "tokenizer.json"), "end_of_text": "w0"},
         "data": {"name": "instruct"},
@@ -84,3 +84,12 @@ def _tables(case: Instructions, packing: bool, *, runs: str) -> dict[str, dict[s
         "checkpoint": {"enabled": False},
         "tracker": {"names": []},
     }
+
+
+def _model(case: Instructions, pretrained: bool) -> dict[str, dict[str, Any]]:
+    if pretrained:
+        options = {"path": str(Path(case.folder) / "gpt2"), "context": case.context}
+        return {"model": {"name": "hf-causal"}, "model.hf-causal": options}
+    shape = {"layers": case.layers, "width": case.width, "heads": case.heads}
+    options = {**shape, "context": case.context, **_GPT2}
+    return {"model": {"name": "transformer"}, "model.transformer": options}

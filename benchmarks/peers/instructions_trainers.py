@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import (
     DataCollatorForSeq2Seq,
     GPT2Config,
@@ -50,7 +52,7 @@ class CountedTrainer(Counted, Trainer):
     """The Trainer."""
 
 
-def model_of(case: Instructions) -> GPT2LMHeadModel:
+def model_of(case: Instructions) -> Any:
     """Return the model, dropout off."""
     set_seed(1)
     config = GPT2Config(
@@ -65,7 +67,23 @@ def model_of(case: Instructions) -> GPT2LMHeadModel:
         bos_token_id=0,
         eos_token_id=0,
     )
-    return GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    if case.lora:
+        return get_peft_model(model, LoraConfig(**lora_of(case)))
+    return model
+
+
+def lora_of(case: Instructions) -> dict[str, Any]:
+    """Return the settings of peft: every linear map of the blocks."""
+    maps = ["c_attn", "c_proj", "c_fc"]
+    rank = case.lora
+    return {
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": maps,
+        "fan_in_fan_out": True,
+    }
 
 
 def settings(case: Instructions, name: str) -> dict[str, Any]:
@@ -86,6 +104,11 @@ def settings(case: Instructions, name: str) -> dict[str, Any]:
         "bf16": False,
         "disable_tqdm": True,
     }
+
+
+def save_model(case: Instructions) -> None:
+    """Save the model, before LoRA, as a folder that others start from."""
+    model_of(dataclasses.replace(case, lora=0)).save_pretrained(Path(case.folder) / "gpt2")
 
 
 def tokenizer_of(case: Instructions) -> PreTrainedTokenizerFast:
