@@ -22,7 +22,7 @@ COMMANDS_GROUP = "llmforge.commands"
 DISTRIBUTION = "llmforge-train"
 """The name llmforge is installed under; ``llmforge`` on PyPI is somebody else's."""
 
-_PACKAGES = {"sklearn": "scikit-learn"}
+_PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval"}
 """Packages by the module that is imported of them, where the two have different names."""
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

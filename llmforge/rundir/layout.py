@@ -71,6 +71,11 @@ class RunDirectory:
         return self.path / "evaluation.json"
 
     @property
+    def benchmarks(self) -> Path:
+        """What ``forge evaluate --harness`` measured."""
+        return self.path / "benchmarks.json"
+
+    @property
     def plots(self) -> Path:
         """Curves as PNG."""
         return self.path / "plots"
