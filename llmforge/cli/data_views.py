@@ -65,14 +65,18 @@ def print_examples(
         if split.objective.ends_in_label:
             label = f"  {labels[ids[-1]]}"
             ids, scored = ids[:-1], scored[:-1]
-        learned = int(split.targets[index])
+        parts = split.objective.parts(ids, scored)
+        learned = int(split.targets[index]) if len(parts) == 1 else sum(p[2].sum() for p in parts)
         out.print(f"\n{index + 1} of {split.rows:,}: {len(ids)} tokens, {learned} learned")
-        text = Text()
-        for part, scores in _runs(ids.tolist(), scored.tolist()):
-            shown = "\n".join(map(printable, _decoded(tokenizer, part).split("\n")))
-            text.append(shown if scores or out.is_terminal else f"[{shown}]", _style(scores))
-        text.append(printable(label), _style(learned=True))
-        out.print(text)
+        for name, tokens, learns in parts:
+            if name:
+                out.print(f"{name}:", style="bold")
+            text = Text()
+            for part, scores in _runs(tokens.tolist(), learns.tolist()):
+                shown = "\n".join(map(printable, _decoded(tokenizer, part).split("\n")))
+                text.append(shown if scores or out.is_terminal else f"[{shown}]", _style(scores))
+            text.append(printable(label), _style(learned=True))
+            out.print(text)
 
 
 def _style(learned: bool) -> str:

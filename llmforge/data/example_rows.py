@@ -78,6 +78,8 @@ class ExampleSplit:
         template: SHA-256 of the template they were laid out with.
         objective: what made them, and makes batches of them.
         bins: which of them are packed together; None when each is on its own.
+        reference: what the objective's ``reference`` returned for each row, fp32 [rows, n]; None
+            where it needs none.
     """
 
     ids: NDArray[Any]
@@ -87,6 +89,7 @@ class ExampleSplit:
     template: str
     objective: Objective = field(default_factory=Objective)
     bins: Bins | None = None
+    reference: NDArray[np.float32] | None = None
 
     shards = ()
     n_bytes = None

@@ -25,7 +25,10 @@ def selected_metrics(selections: Selections) -> dict[str, Component]:
 def measured(selections: Selections) -> dict[str, Direction]:
     """Return every metric of an evaluation with its direction."""
     found: dict[str, Direction] = dict.fromkeys(EVALUATED, "minimize")
-    for component in selected_metrics(selections).values():
+    objective = [
+        load("objective", item.name)(item.options) for item in selections.get("objective", ())
+    ]
+    for component in (*objective, *selected_metrics(selections).values()):
         found |= {f"{_PREFIX}{name}": component.direction for name in component.measures}
     return found
 

@@ -34,10 +34,17 @@ from llmforge.run.setup.build import (
     prepare_data,
     prepare_engine,
     run_length,
+    training_batches,
     with_steps,
 )
 from llmforge.run.setup.example_packing import packing_line
 from llmforge.run.setup.model_build import BuiltModel, agreed
+from llmforge.run.setup.reference import (
+    Reference,
+    find_or_compute,
+    fingerprint_of,
+    objective_of,
+)
 from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_point
 from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
@@ -49,6 +56,9 @@ from llmforge.run.training.loop import TaskMetrics, TrainingLoop
 from llmforge.run.training.loop_outputs import LoopOutputs
 from llmforge.run.training.throughput import peak_flops
 from llmforge.rundir import RunDirectory, RunRecord
+
+REFERENCE = "reference"
+"""Where the record's ``fingerprints`` have the hash of what the objective compares with."""
 
 FROZEN = "frozen_weights"
 """Where the record's ``fingerprints`` have the hash of what does not train."""
@@ -71,6 +81,7 @@ class TrainingSetup:
         division: how the batch is computed.
         evaluation_rows: sequences that are evaluated at once.
         facts: sizes of model, data, steps and machine, for the log and trackers.
+        reference: what the objective compares with; None where it needs nothing.
     """
 
     run: RunContext
@@ -82,6 +93,7 @@ class TrainingSetup:
     division: Division
     evaluation_rows: int
     facts: dict[str, Any]
+    reference: Reference | None = None
 
     def sampling(
         self,
@@ -175,9 +187,12 @@ class TrainingSetup:
 
     def fingerprints(self) -> dict[str, str]:
         """Return what a resume must find again: of the data, and of what does not train."""
-        frozen = self.built.frozen
-        own = self.prepared.fingerprints
-        return own if frozen is None else {**own, FROZEN: frozen.sha256}
+        found = dict(self.prepared.fingerprints)
+        if self.built.frozen is not None:
+            found[FROZEN] = self.built.frozen.sha256
+        if self.reference is not None:
+            found[REFERENCE] = self.reference.sha256
+        return found
 
     def resolved(self) -> dict[str, Any]:
         """Return what ``auto`` became, for the run's record."""
@@ -222,7 +237,8 @@ class TrainingSetup:
             f"vocabulary {self.facts['vocab_size']:,}",
             *self.built.lines(),
             f"{division}; {self.prepared.batches.tokens_per_step:,} tokens a step, "
-            f"at most {self.evaluation_rows * plan.recipe.context:,} at once in evaluation",
+            f"at most {self.evaluation_rows * _longest_row(plan.recipe, self.prepared):,} at once "
+            "in evaluation",
         ]
 
     def _examples(self) -> list[str]:
@@ -301,20 +317,39 @@ def set_up(
     if plan.recipe.train.extend_to is not None:
         point.state.reopen(until=last_step)
     run = with_matmul_speed(run, team=team)
-    engine, built = prepare_engine(components.manager, run, prepared.tokenizer)
+    objective = objective_of(prepared.splits)
+    engine, built = prepare_engine(components.manager, run, prepared.tokenizer, objective)
     built = agreed(built, team)
     _require_same_base(record, built)
     if team.place.is_leader and (warning := slow_bf16(run, engine.resolution)):
         notice(warning)
-    load_into(engine, point, built=built)
-    components.restore(point.state.components)
     division = divide_batch(
         plan.recipe,
         record.resolved,
         device=engine.device.type,
         ranks=team.place.world_size,
         rank=team.place.rank,
+        longest=_longest_row(plan.recipe, prepared),
     )
+    reference = None
+    if objective is not None and objective.needs_reference:
+        reference = find_or_compute(
+            prepared.splits,
+            engine,
+            of=fingerprint_of(prepared.splits, prepared.fingerprints),
+            directory=plan.directory,
+            checkpoint=None if point.checkpoint is None else point.checkpoint.path,
+            expected=None if allow_data_change else record.fingerprints.get(REFERENCE),
+            rows=division.micro,
+            context=run.context,
+            team=team,
+            check_stop=check_stop,
+        )
+        splits = reference.put_into(prepared.splits)
+        batches = training_batches(splits["train"], run)
+        prepared = dataclasses.replace(prepared, splits=splits, batches=batches)
+    load_into(engine, point, built=built)
+    components.restore(point.state.components)
     return TrainingSetup(
         run=run,
         prepared=prepared,
@@ -323,7 +358,15 @@ def set_up(
         point=point,
         last_step=last_step,
         division=division,
-        evaluation_rows=_evaluation_rows(team, plan, record, engine=engine, division=division),
+        evaluation_rows=_evaluation_rows(
+            team,
+            plan,
+            record,
+            engine=engine,
+            division=division,
+            longest=_longest_row(plan.recipe, prepared),
+        ),
+        reference=reference,
         facts=run_facts(
             plan.recipe,
             model=engine.model,
@@ -387,7 +430,13 @@ def _shared_point(team: Team, plan: Plan, *, resume: Path | None) -> StartingPoi
 
 
 def _evaluation_rows(
-    team: Team, plan: Plan, record: RunRecord, *, engine: Engine, division: Division
+    team: Team,
+    plan: Plan,
+    record: RunRecord,
+    *,
+    engine: Engine,
+    division: Division,
+    longest: int,
 ) -> int:
     """Return how many windows are evaluated at once, the same on all ranks and after a resume."""
     kept = plan.recipe.eval.batch_size or record.resolved.get("eval_batch_size")
@@ -395,7 +444,7 @@ def _evaluation_rows(
         return int(kept)
     fitting = rows_at_once(
         engine.model,
-        context=plan.recipe.context,
+        context=longest,
         device=engine.device,
         least=division.micro,
         sharing=team.place.local_world_size,
@@ -411,6 +460,12 @@ def _check_same_data(team: Team, prepared: PreparedData) -> None:
             f"data or tokenizer of rank {', '.join(wrong)} are not those of rank 0",
             remedy="give every machine the same data; run.root must be a directory they share",
         )
+
+
+def _longest_row(recipe: Recipe, prepared: PreparedData) -> int:
+    """Return how many tokens a row has at most: of several sequences each has the context."""
+    objective = objective_of(prepared.splits)
+    return recipe.context * (1 if objective is None else objective.sequences)
 
 
 def _is_on_cpu(run: RunContext) -> bool:
