@@ -47,7 +47,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Return loss, perplexity and bits per byte of ``checkpoint`` on all of ``split``.
 
-    Of an objective with a loss of its own it is what that measures. The metrics of its recipe are measured too, over the rows that the recipe says.
+    Of an objective with a loss of its own it is that, and what it measures. The metrics of the
+    recipe are measured too, over the rows that the recipe says.
 
     Args:
         checkpoint: what to measure.
@@ -193,8 +194,8 @@ def _with_reference(
     found = read_reference(checkpoint.path / REFERENCE_FILE, of=of)
     if found is None:
         raise DataError(
-            f"{checkpoint.path} has no reference for these rows: what their objective compares with "
-            "was computed of others when the run started",
+            f"{checkpoint.path} has no reference for these rows: when the run started, what their "
+            "objective compares with was computed for others",
             remedy="give it the data it was trained with",
         )
     return found.put_into(splits)

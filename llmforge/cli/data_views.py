@@ -65,10 +65,9 @@ def print_examples(
         if split.objective.ends_in_label:
             label = f"  {labels[ids[-1]]}"
             ids, scored = ids[:-1], scored[:-1]
-        parts = split.objective.parts(ids, scored)
-        learned = int(split.targets[index]) if len(parts) == 1 else sum(p[2].sum() for p in parts)
+        learned = int(split.learned[index])
         out.print(f"\n{index + 1} of {split.rows:,}: {len(ids)} tokens, {learned} learned")
-        for name, tokens, learns in parts:
+        for name, tokens, learns in split.objective.parts(ids, scored):
             if name:
                 out.print(f"{name}:", style="bold")
             text = Text()

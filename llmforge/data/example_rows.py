@@ -130,6 +130,14 @@ class ExampleSplit:
         sums = np.concatenate([[0], np.cumsum(self.scored, dtype=np.int64)])
         return self.objective.targets(sums[self.starts[1:]] - sums[self.starts[:-1]])
 
+    @cached_property
+    def learned(self) -> NDArray[np.int64]:
+        """Tokens of each row that people would call learned: its targets, if those are tokens."""
+        if self.objective.sequences == 1:
+            return self.targets
+        found: NDArray[np.int64] = np.add.reduceat(self.scored == 1, self.starts[:-1], dtype=int)
+        return found
+
     def row(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Return the tokens of a row, and whether each is learned."""
         part = slice(self.starts[index], self.starts[index + 1])

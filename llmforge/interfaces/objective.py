@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from llmforge.errors import PluginError
-from llmforge.interfaces.examples import Conversation, Example, Message, Row
+from llmforge.errors import DataError, PluginError
+from llmforge.interfaces.examples import Conversation, Example, Message, Preference, Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,6 +143,8 @@ class Objective:
         """
         if isinstance(example, Conversation):
             row = encoder.conversation(example.messages)
+        elif isinstance(example, Preference):
+            raise DataError("it is a pair of answers", remedy='objective.name = "dpo"')
         else:
             ids = encoder.text(example.text, example.pair)
             if encoder.eos_id is not None and ids[-1:] != (encoder.eos_id,):

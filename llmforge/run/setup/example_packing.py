@@ -45,7 +45,7 @@ def packing_line(prepared: PreparedData, run: RunContext, *, micro: int) -> str 
     assert isinstance(rows, ExampleSplit)
     if (sequences := rows.objective.sequences) > 1:
         return (
-            f"train: {rows.rows:,} examples, each in {sequences} rows of its own "
+            f"train: {rows.rows:,} examples of {sequences} sequences, each in a row of its own "
             "(the objective packs none)"
         )
     if rows.objective.form != Objective.form:

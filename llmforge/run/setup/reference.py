@@ -30,7 +30,7 @@ from llmforge.rundir.atomic import write_bytes
 
 log = logging.getLogger("llmforge.run")
 
-_OF, _SHA256 = "of", "sha256"
+_SEAL, _OF, _SHA256 = "seal", "of", "sha256"
 
 Splits = Mapping[str, TokenSplit | ExampleSplit]
 
@@ -61,7 +61,8 @@ class Reference:
         from safetensors.numpy import save
 
         tensors = {name: np.ascontiguousarray(found) for name, found in self.values.items()}
-        write_bytes(path, save(tensors, {_OF: self.of, _SHA256: self.sha256}))
+        seal = json.dumps({_OF: self.of, _SHA256: self.sha256})  # one entry: more have no order
+        write_bytes(path, save(tensors, {_SEAL: seal}))
 
     def put_into(self, splits: Splits) -> dict[str, TokenSplit | ExampleSplit]:
         """Return ``splits`` with it."""
@@ -102,12 +103,12 @@ def read_reference(path: Path, *, of: str) -> Reference | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            told = file.metadata() or {}
+            seal = json.loads(file.metadata()[_SEAL])
             values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    found = Reference(values=values, of=told.get(_OF, ""))
-    if found.sha256 != told.get(_SHA256):
+    found = Reference(values=values, of=seal[_OF])
+    if found.sha256 != seal[_SHA256]:
         raise CheckpointError(f"{path} was altered: its SHA-256 does not match")
     return found if found.of == of else None
 
@@ -148,6 +149,7 @@ def find_or_compute(
     kept = _kept(directory, checkpoint, of=of) if team.place.is_leader else {}
     found = next(iter(team.broadcast(kept).values()), None)
     if found is None:
+        log.info("computing what the objective compares with, once for this run")
         values = {
             name: _computed(
                 split,

@@ -91,8 +91,7 @@ def preference(row: Mapping[str, Any], *, source: str, columns: Mapping[str, str
     for name, answer in zip(_ANSWERS, (chosen, rejected), strict=True):
         if answer.role != _ASSISTANT:
             raise BadRow(
-                f"'{names[name]}' ends with a message of the {answer.role}, "
-                f"not of the {_ASSISTANT}"
+                f"'{names[name]}' ends with a message of the {answer.role}, not of the {_ASSISTANT}"
             )
     if (chosen.content.strip(), chosen.fields) == (rejected.content.strip(), rejected.fields):
         raise BadRow(

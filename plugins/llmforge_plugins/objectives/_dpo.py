@@ -31,7 +31,7 @@ _SECOND = 2
 """In ``scored`` at the first token of the rejected answer's sequence, which is never learned."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pairs:
     """Log-probabilities of answers in nats, each fp32 of shape [pairs].
 
@@ -118,7 +118,9 @@ class PreferencePairs(Objective):
         del seeds
         parts = [part for row in rows for part in self.parts(*row)]
         inputs = padded_rows([ids[:-1] for _, ids, _ in parts], fill=0, context=context)
-        following = [np.where(learned, ids, IGNORE_INDEX)[1:] for _, ids, learned in parts]
+        following = [
+            np.where(learned, ids.astype(np.int64), IGNORE_INDEX)[1:] for _, ids, learned in parts
+        ]
         targets = padded_rows(following, fill=IGNORE_INDEX, context=context)
         shape = (len(rows), self.sequences, -1)
         return {"inputs": inputs.reshape(shape), "targets": targets.reshape(shape)}
@@ -151,7 +153,14 @@ class PreferencePairs(Objective):
         if self.needs_reference:
             reference = batch[REFERENCE].view(torch.float32)
             lead = reference[:, 0] - reference[:, 1]
-        return Pairs(*scores.unbind(1), *means.unbind(1), lead), counts.gt(0).all(1)
+        pairs = Pairs(
+            chosen=scores[:, 0],
+            rejected=scores[:, 1],
+            mean_chosen=means[:, 0],
+            mean_rejected=means[:, 1],
+            lead=lead,
+        )
+        return pairs, counts.gt(0).all(1)
 
 
 def _scores(model: SequenceScorer, batch: Batch) -> tuple[Tensor, Tensor]:
