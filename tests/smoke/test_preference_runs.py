@@ -84,6 +84,16 @@ def last_evaluation(found: Workplace) -> dict[str, float]:
     return {key: value for key, value in row.items() if key.startswith("val/")}
 
 
+@pytest.mark.parametrize("loss", ["sigmoid", "orpo"])
+def test_the_recipe_trains_as_it_is(tmp_path: Path, loss: str) -> None:
+    text = f'extends = "preference_dpo"\n[run]\nid = "tiny"\n[objective.dpo]\nloss = "{loss}"\n'
+    found = Workplace(tmp_path, recipe=text)
+    found.train_here("--profile", "test")
+    first, last = (row["val/loss"] for row in found.rows if "val/loss" in row)
+    assert last < first
+    assert "val/reward_accuracy" in found.rows[-1]
+
+
 def test_the_chosen_answers_become_likelier(undisturbed: Workplace) -> None:
     measured = last_evaluation(undisturbed)
     assert measured.keys() == {"val/loss", "val/reward_margin", "val/reward_accuracy"}

@@ -444,6 +444,10 @@ _BASE = 'extends = "preference_dpo"\n'
             "its component does not say supports = {'sequence_log_probs'}",
         ),
         (
+            '[early_stopping]\nmetric = "val/perplexity"\n',
+            "known: val/loss, val/reward_margin, val/reward_accuracy",
+        ),
+        (
             '[metric]\nnames = ["chrf"]\n',
             "data 'preference' has no answers to compare with",
         ),

@@ -68,6 +68,7 @@ class PreferencePairs(Objective):
     form = SEQUENCE_LOG_PROBS
     packs = False
     sequences = 2
+    key = ("chosen", "rejected")
 
     def __init__(self, options: Any, *, measures: Sequence[str]) -> None:
         self.measures = measures
