@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 import re
 import time
@@ -175,6 +176,18 @@ def test_two_ranks_learn_as_one(tmp_path: Path, backend: str) -> None:
     of_one, of_two = (load_file(found.run.path / "reference.safetensors") for found in (one, two))
     for split, values in of_one.items():
         torch.testing.assert_close(of_two[split], values, rtol=1e-5, atol=1e-4)
+
+
+def test_the_reference_keeps_its_precision_where_a_backend_casts_batches(tmp_path: Path) -> None:
+    found = workplace(
+        tmp_path,
+        model__transformer__dropout="0.0",
+        train__precision="bf16",
+        train__log_every="1",
+        train__max_steps="2",
+    )
+    found.train(*TWO, *RANKS["fsdp"])
+    assert losses(found)[0] == pytest.approx(math.log(2), abs=1e-4)
 
 
 def test_a_run_of_one_rank_resumes_on_two_with_the_same_reference(tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def test_the_loss_never_holds_the_logits_of_all_positions(
 
     with Watch():
         model.loss({"inputs": ids(3, 20), "targets": ids(3, 20)})[0].backward()
+        scores, _ = model.sequence_log_probs({"inputs": ids(3, 20), "targets": ids(3, 20)})
+        scores.square().sum().backward()
     assert largest <= 32  # a weight's gradient is [257, 32] or its transpose; logits are 8 rows
 
 
