@@ -79,6 +79,12 @@ class PreparedData:
         return fingerprints(self.data, self.tokenizer, self.splits)
 
     @property
+    def objective(self) -> Objective:
+        """Return what made the rows; next-token prediction for text."""
+        train = self.splits["train"]
+        return train.objective if isinstance(train, ExampleSplit) else Objective()
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Return the names of the labels; none where texts have none."""
         return tuple(getattr(self.data, "labels", ()))
@@ -288,14 +294,19 @@ def run_length(recipe: Recipe, epochs: Epochs) -> tuple[int, int]:
 def prepare_engine(
     manager: pluggy.PluginManager,
     run: RunContext,
-    tokenizer: Tokenizer,
-    objective: Objective | None = None,
+    prepared: PreparedData,
 ) -> tuple[Engine, BuiltModel]:
     """Build model, optimizer and schedule through the backend; say what of the model trains.
 
-    One rank of each machine hashes what is frozen. The loss is that of ``objective`` if it has one.
+    One rank of each machine hashes what is frozen. The loss is the objective's if it has its own.
     """
-    builder = ModelBuilder(manager, run, tokenizer, objective=objective, hashes=run.local_rank == 0)
+    builder = ModelBuilder(
+        manager,
+        run,
+        prepared.tokenizer,
+        objective=prepared.objective,
+        hashes=run.local_rank == 0,
+    )
 
     def optimizer_factory(parameters: list[tuple[str, Any]]) -> Any:
         return call_factory(manager, "forge_build_optimizer", run=run, parameters=parameters)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
 from llmforge.distributed import Team
 from llmforge.errors import CheckpointError, TrainingError
-from llmforge.interfaces import IGNORE_INDEX, Engine, Objective
+from llmforge.interfaces import IGNORE_INDEX, Engine, RunContext
 from llmforge.progress import track
+from llmforge.run.setup.build import PreparedData, training_batches
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import write_bytes
 
@@ -74,12 +76,6 @@ class Reference:
         }
 
 
-def objective_of(splits: Splits) -> Objective | None:
-    """Return the objective that made the rows of ``splits``; None for text."""
-    train = splits.get("train")
-    return train.objective if isinstance(train, ExampleSplit) else None
-
-
 def fingerprint_of(splits: Splits, fingerprints: Mapping[str, str]) -> str:
     """Return what a reference depends on besides the model."""
     rows = {
@@ -111,6 +107,23 @@ def read_reference(path: Path, *, of: str) -> Reference | None:
     if found.sha256 != seal[_SHA256]:
         raise CheckpointError(f"{path} was altered: its SHA-256 does not match")
     return found if found.of == of else None
+
+
+def with_reference(
+    prepared: PreparedData, engine: Engine, run: RunContext, **how: Any
+) -> tuple[PreparedData, Reference | None]:
+    """Return data whose batches have what the objective compares with, and that by itself.
+
+    Data of an objective that needs nothing is returned as it is, with None. Further arguments and
+    errors are those of :func:`find_or_compute`.
+    """
+    if not prepared.objective.needs_reference:
+        return prepared, None
+    of = fingerprint_of(prepared.splits, prepared.fingerprints)
+    found = find_or_compute(prepared.splits, engine, of=of, context=run.context, **how)
+    splits = found.put_into(prepared.splits)
+    batches = training_batches(splits["train"], run)
+    return replace(prepared, splits=splits, batches=batches), found
 
 
 def find_or_compute(

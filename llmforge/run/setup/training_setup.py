@@ -34,17 +34,11 @@ from llmforge.run.setup.build import (
     prepare_data,
     prepare_engine,
     run_length,
-    training_batches,
     with_steps,
 )
 from llmforge.run.setup.example_packing import packing_line
 from llmforge.run.setup.model_build import BuiltModel, agreed
-from llmforge.run.setup.reference import (
-    Reference,
-    find_or_compute,
-    fingerprint_of,
-    objective_of,
-)
+from llmforge.run.setup.reference import Reference, with_reference
 from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_point
 from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
@@ -317,8 +311,7 @@ def set_up(
     if plan.recipe.train.extend_to is not None:
         point.state.reopen(until=last_step)
     run = with_matmul_speed(run, team=team)
-    objective = objective_of(prepared.splits)
-    engine, built = prepare_engine(components.manager, run, prepared.tokenizer, objective)
+    engine, built = prepare_engine(components.manager, run, prepared)
     built = agreed(built, team)
     _require_same_base(record, built)
     if team.place.is_leader and (warning := slow_bf16(run, engine.resolution)):
@@ -331,23 +324,18 @@ def set_up(
         rank=team.place.rank,
         longest=_longest_row(plan.recipe, prepared),
     )
-    reference = None
-    if objective is not None and objective.needs_reference:
-        reference = find_or_compute(
-            prepared.splits,
-            engine,
-            of=fingerprint_of(prepared.splits, prepared.fingerprints),
-            directory=plan.directory,
-            checkpoint=None if point.checkpoint is None else point.checkpoint.path,
-            expected=None if allow_data_change else record.fingerprints.get(REFERENCE),
-            rows=division.micro,
-            context=run.context,
-            team=team,
-            check_stop=check_stop,
-        )
-        splits = reference.put_into(prepared.splits)
-        batches = training_batches(splits["train"], run)
-        prepared = dataclasses.replace(prepared, splits=splits, batches=batches)
+    # before the weights of a checkpoint are loaded: it is of those that the run starts from
+    prepared, reference = with_reference(
+        prepared,
+        engine,
+        run,
+        directory=plan.directory,
+        checkpoint=None if point.checkpoint is None else point.checkpoint.path,
+        expected=None if allow_data_change else record.fingerprints.get(REFERENCE),
+        rows=division.micro,
+        team=team,
+        check_stop=check_stop,
+    )
     load_into(engine, point, built=built)
     components.restore(point.state.components)
     return TrainingSetup(
@@ -464,8 +452,7 @@ def _check_same_data(team: Team, prepared: PreparedData) -> None:
 
 def _longest_row(recipe: Recipe, prepared: PreparedData) -> int:
     """Return how many tokens a row has at most: of several sequences each has the context."""
-    objective = objective_of(prepared.splits)
-    return recipe.context * (1 if objective is None else objective.sequences)
+    return recipe.context * prepared.objective.sequences
 
 
 def _is_on_cpu(run: RunContext) -> bool:
