@@ -206,6 +206,19 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, undisturbed: Work
     assert stopped.result() == undisturbed.result()
 
 
+@pytest.mark.parametrize("ranks", [(), TWO])
+def test_a_signal_while_the_reference_is_computed_stops_the_run(
+    tmp_path: Path, ranks: tuple[str, ...]
+) -> None:
+    found = workplace(tmp_path, count=2000, train__micro_batch_size="1")
+    process = found.start(*ranks)
+    assert process.wait_for(computing)
+    process.process.terminate()
+    process.finish(expect=75)
+    assert "stopped by SIGTERM" in process.output
+    assert not (found.run.path / "reference.safetensors").exists()
+
+
 def test_elsewhere_it_resumes_with_the_reference_of_its_checkpoint(
     tmp_path: Path, undisturbed: Workplace
 ) -> None:
