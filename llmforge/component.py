@@ -99,7 +99,8 @@ class Component:
         address: of the run in a tracker's service, once an instance knows it, as its
             ``forge_open_tracked_run`` takes it.
         needs: what a metric compares: generated ``answers``, or predicted ``labels``.
-        direction: whether more or less of a metric is better: ``maximize`` or ``minimize``.
+        direction: whether more or less of what it ``measures`` is better: ``maximize`` or
+            ``minimize``.
     """
 
     kind: ClassVar[str]
@@ -148,8 +149,12 @@ class Component:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of the values that this metric computes with its options, without ``val/``."""
-        return (self.name,)
+        """Names of what a metric or objective measures at evaluations, without ``val/``.
+
+        Of a metric its own name, unless it says otherwise; of an objective what it measures besides
+        the loss. ``direction`` says whether more of it is better.
+        """
+        return (self.name,) if self.kind == "metric" else ()
 
     def missing_packages(self) -> list[Problem]:
         """Return a problem for every package in ``requires`` that cannot be imported."""

@@ -13,17 +13,20 @@ import pluggy
 import torch
 
 from llmforge.checkpoint import Checkpoint
+from llmforge.checkpoint.format import REFERENCE_FILE
 from llmforge.data.example_batches import example_evaluation_batches
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
-from llmforge.errors import RecipeError, RunError, UsageError
+from llmforge.errors import DataError, RecipeError, RunError, UsageError
 from llmforge.generation import LoadedModel, build_generator, load_checkpoint
-from llmforge.interfaces import Batch, Objective
+from llmforge.interfaces import Batch, Objective, Tokenizer
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Recipe
 from llmforge.recipe.measured import selected_metrics
-from llmforge.run.setup.build import open_data, prepare_splits
+from llmforge.run.objective_loss import take_over_loss
+from llmforge.run.setup.build import AnyData, fingerprints, open_data, prepare_splits
 from llmforge.run.setup.example_packing import packs_examples
+from llmforge.run.setup.reference import Splits, fingerprint_of, read_reference
 from llmforge.run.training.answers import ANSWERS, measure_answers, measures, metrics_that_need
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.run.training.label_metrics import LABELS, measure_labels
@@ -44,7 +47,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Return loss, perplexity and bits per byte of ``checkpoint`` on all of ``split``.
 
-    The metrics of its recipe are measured too, over the rows that the recipe says.
+    Of an objective with a loss of its own it is that, and what it measures. The metrics of the
+    recipe are measured too, over the rows that the recipe says.
 
     Args:
         checkpoint: what to measure.
@@ -70,12 +74,18 @@ def evaluate_checkpoint(
     )
     tokens = _tokens(loaded, split, notice)
     model = loaded.model
+    sequences = 1
+    if isinstance(tokens, ExampleSplit):
+        take_over_loss(model, tokens.objective)
+        sequences = tokens.objective.sequences
 
     def compute(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return model.loss({name: tensor.to(loaded.device) for name, tensor in batch.items()})
 
     name = _PREFIXES.get(split, split)
-    rows = rows_at_once(model, context=loaded.recipe.context, device=torch.device(loaded.device))
+    rows = rows_at_once(
+        model, context=loaded.recipe.context * sequences, device=torch.device(loaded.device)
+    )
     with torch.inference_mode():
         values = evaluate(
             compute,
@@ -157,7 +167,7 @@ def _tokens(
         )
     if record.fingerprints.get("data", data.fingerprint) != data.fingerprint:
         notice("the data is not what the run was trained on: it has changed since")
-    splits = prepare_splits(
+    splits: Splits = prepare_splits(
         data,
         loaded.tokenizer,
         objective=objective,
@@ -167,7 +177,28 @@ def _tokens(
         check_stop=lambda: None,
         packed=packs_examples(data, loaded.run, objective),
     )
+    if objective.needs_reference:
+        splits = _with_reference(loaded.checkpoint, data, splits, loaded.tokenizer)
     return splits[split]
+
+
+def _with_reference(
+    checkpoint: Checkpoint, data: AnyData, splits: Splits, tokenizer: Tokenizer
+) -> Splits:
+    """Return ``splits`` with the numbers that the objective compared with in training.
+
+    Raises:
+        DataError: the checkpoint has none for these rows.
+    """
+    of = fingerprint_of(splits, fingerprints(data, tokenizer, splits))
+    found = read_reference(checkpoint.path / REFERENCE_FILE, of=of)
+    if found is None:
+        raise DataError(
+            f"{checkpoint.path} has no reference for these rows: when the run started, what their "
+            "objective compares with was computed for others",
+            remedy="give it the data it was trained with",
+        )
+    return found.put_into(splits)
 
 
 def _answers(loaded: LoadedModel, split: ExampleSplit, *, name: str) -> dict[str, float]:

@@ -109,7 +109,8 @@ def forge_build_objective(run: RunContext) -> Objective | None:
     """Build what decides how examples are learned from (kind ``objective``).
 
     Return an :class:`llmforge.interfaces.Objective`. The component says in ``supports`` which form
-    of models it trains, such as ``seq2seq``; a recipe whose model has another is refused.
+    of models it trains, such as ``seq2seq``; a recipe whose model has another is refused. With
+    ``preferences`` in it, it learns from pairs of answers alone.
     """
 
 

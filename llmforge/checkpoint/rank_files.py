@@ -8,7 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmforge.checkpoint.format import PARTS, RECIPE, TOKENIZER, Part, index_file, tensor_file
+from llmforge.checkpoint.format import (
+    PARTS,
+    RECIPE,
+    REFERENCE_FILE,
+    TOKENIZER,
+    Part,
+    index_file,
+    tensor_file,
+)
 from llmforge.checkpoint.frozen_weights import FrozenWeights
 from llmforge.checkpoint.hashed_files import FileEntry, read_chunks, write_file
 from llmforge.checkpoint.publish import FileWriter, preflight_space
@@ -26,6 +34,7 @@ class SelfDescription:
         recipe: the resolved recipe as TOML.
         recipe_hash: its identity.
         tokenizer: directory whose files are copied into each checkpoint, or None.
+        reference: file that is copied into each, or None.
         world_size: number of processes that train.
         frozen: the weights that are in no checkpoint, or None.
     """
@@ -33,6 +42,7 @@ class SelfDescription:
     recipe: str
     recipe_hash: str
     tokenizer: Path | None = None
+    reference: Path | None = None
     world_size: int = 1
     frozen: FrozenWeights | None = None
 
@@ -62,6 +72,8 @@ def contents(
         files[index_file(part)] = _writes(encode_index(index))
     if rank == LEADER and description.tokenizer is not None:
         files |= _copies(description.tokenizer)
+    if rank == LEADER and description.reference is not None:
+        files[REFERENCE_FILE] = partial(_copy, description.reference)
     return files
 
 

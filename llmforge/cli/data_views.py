@@ -74,14 +74,17 @@ def print_examples(
         if split.objective.ends_in_label:
             label = f"  {labels[ids[-1]]}"
             ids, scored = ids[:-1], scored[:-1]
-        learned = int(split.targets[index])
+        learned = int(split.learned[index])
         out.print(f"\n{index + 1} of {split.rows:,}: {len(ids)} tokens, {learned} learned")
-        text = Text()
-        for part, scores in _runs(ids.tolist(), scored.tolist()):
-            shown = "\n".join(map(printable, _decoded(tokenizer, part).split("\n")))
-            text.append(shown if scores or out.is_terminal else f"[{shown}]", _style(scores))
-        text.append(printable(label), _style(learned=True))
-        out.print(text)
+        for name, tokens, learns in split.objective.parts(ids, scored):
+            if name:
+                out.print(f"{name}:", style="bold")
+            text = Text()
+            for part, scores in _runs(tokens.tolist(), learns.tolist()):
+                shown = "\n".join(map(printable, _decoded(tokenizer, part).split("\n")))
+                text.append(shown if scores or out.is_terminal else f"[{shown}]", _style(scores))
+            text.append(printable(label), _style(learned=True))
+            out.print(text)
 
 
 def _style(learned: bool) -> str:

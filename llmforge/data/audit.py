@@ -72,9 +72,9 @@ def audit(splits: Mapping[str, ExampleSplit], tokenizer: Tokenizer) -> dict[str,
     """Return what there is to know of each split."""
     return {
         name: SplitAudit(
-            share=split.tally.targets / max(1, split.tally.tokens),
+            share=int(split.learned.sum()) / max(1, split.tally.tokens),
             lengths=_histogram(split),
-            least=int(np.argmin(split.targets / split.lengths)),
+            least=int(np.argmin(split.learned / split.lengths)),
             tally=asdict(split.tally),
             sampled=min(_SAMPLED, split.rows),
             spelled=_spelled(split, tokenizer),

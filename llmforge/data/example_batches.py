@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.order import Epochs, LengthOrder, SampleOrder
-from llmforge.interfaces import IGNORE_INDEX, Batch
+from llmforge.interfaces import IGNORE_INDEX, REFERENCE, Batch
 from llmforge.interfaces.objective import MULTIPLE, padded_length
 
 _CORE = "next_token"
@@ -120,16 +120,26 @@ def example_evaluation_batches(
 
     Every batch has equally many rows, or one fewer; of them each of ``ranks`` gets equally many.
     """
+    for rows in evaluation_order(split, batch_size=batch_size, ranks=ranks):
+        yield evaluation_batch(split, rows, context=context)
+
+
+def evaluation_order(
+    split: ExampleSplit, *, batch_size: int, ranks: int = 1
+) -> Iterator[NDArray[np.int64]]:
+    """Yield which rows are in each batch of :func:`example_evaluation_batches`."""
     order = np.argsort(-split.inputs, kind="stable")
     turns = -(-split.sequences // (batch_size * ranks))
     for rows in np.array_split(order, turns * ranks):
-        if not len(rows):
-            continue
-        if split.objective.form == _CORE:
-            yield as_batch(split, rows, context=context, pin=False)
-        else:
-            seeds = _seeds(_EVALUATION, rows)
-            yield _made(split, rows, context=context, seeds=seeds, pin=False)
+        if len(rows):
+            yield rows
+
+
+def evaluation_batch(split: ExampleSplit, rows: NDArray[np.int64], *, context: int) -> Batch:
+    """Return ``rows`` as a batch that is the same one each time."""
+    if split.objective.form == _CORE:
+        return as_batch(split, rows, context=context, pin=False)
+    return _made(split, rows, context=context, seeds=_seeds(_EVALUATION, rows), pin=False)
 
 
 def as_batch(split: ExampleSplit, rows: NDArray[np.int64], *, context: int, pin: bool) -> Batch:
@@ -179,7 +189,10 @@ def _made(
 ) -> Batch:
     """Return rows as the batch that the objective makes of them."""
     found = [split.row(int(row)) for row in rows]
-    return _tensors(split.objective.batch(found, context=context, seeds=seeds), pin=pin)
+    arrays = split.objective.batch(found, context=context, seeds=seeds)
+    if split.reference is not None:
+        arrays = {**arrays, REFERENCE: split.reference[rows].view(np.int32)}
+    return _tensors(arrays, pin=pin)
 
 
 def _tensors(arrays: Mapping[str, NDArray[Any]], *, pin: bool) -> Batch:

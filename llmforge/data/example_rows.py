@@ -78,6 +78,8 @@ class ExampleSplit:
         template: SHA-256 of the template they were laid out with.
         objective: what made them, and makes batches of them.
         bins: which of them are packed together; None when each is on its own.
+        reference: what the objective's ``reference`` returned for each row, fp32 [rows, n]; None
+            where it needs none.
     """
 
     ids: NDArray[Any]
@@ -87,6 +89,7 @@ class ExampleSplit:
     template: str
     objective: Objective = field(default_factory=Objective)
     bins: Bins | None = None
+    reference: NDArray[np.float32] | None = None
 
     shards = ()
     n_bytes = None
@@ -126,6 +129,14 @@ class ExampleSplit:
         """What is learned of each row, in tokens; the first of a row never is."""
         sums = np.concatenate([[0], np.cumsum(self.scored, dtype=np.int64)])
         return self.objective.targets(sums[self.starts[1:]] - sums[self.starts[:-1]])
+
+    @cached_property
+    def learned(self) -> NDArray[np.int64]:
+        """Tokens of each row that people would call learned: its targets, if those are tokens."""
+        if self.objective.sequences == 1:
+            return self.targets
+        found: NDArray[np.int64] = np.add.reduceat(self.scored == 1, self.starts[:-1], dtype=int)
+        return found
 
     def row(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Return the tokens of a row, and whether each is learned."""

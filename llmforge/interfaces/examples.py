@@ -52,7 +52,24 @@ class TextExample:
     label: int | None = None
 
 
-Example = Conversation | TextExample
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """A prompt with two answers, of which the first is the better one.
+
+    Attributes:
+        prompt: the messages before the answers, at least one.
+        chosen: the better answer, an assistant's.
+        rejected: the other one.
+        source: where it is from, for messages: ``preferences.jsonl:17``.
+    """
+
+    prompt: tuple[Message, ...]
+    chosen: Message
+    rejected: Message
+    source: str
+
+
+Example = Conversation | TextExample | Preference
 
 
 @dataclass(frozen=True)
@@ -61,11 +78,11 @@ class Row:
 
     Attributes:
         ids: the tokens.
-        scored: whether each is learned, or what an objective makes of it.
+        scored: whether each is learned, or what an objective makes of it: a number below 256.
     """
 
     ids: tuple[int, ...]
-    scored: tuple[bool, ...]
+    scored: tuple[int, ...]
 
     @property
     def targets(self) -> int:

@@ -109,6 +109,19 @@ class LabelPredictor(Protocol):
         ...
 
 
+class SequenceScorer(Protocol):
+    """What a model whose component ``supports`` ``sequence_log_probs`` offers besides ``loss``."""
+
+    def sequence_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the log-probability of each sequence's scored targets, and their number.
+
+        Both are of shape [sequences], on the model's device: sums in nats, in fp32 whatever the
+        precision of the products, with a gradient; and int64. The batch is one of language
+        modelling, without ``segments``. Logits of all positions are never held at once.
+        """
+        ...
+
+
 class SourceReader(Protocol):
     """What a model of the form ``seq2seq`` offers besides ``loss``, to write after a source.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from llmforge.errors import PluginError
-from llmforge.interfaces.examples import Conversation, Example, Message, Row
+from llmforge.errors import DataError, PluginError
+from llmforge.interfaces.examples import Conversation, Example, Message, Preference, Row
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
+
+    from llmforge.interfaces.model import Batch
 
 FORMS = frozenset({"next_token", "seq2seq", "mlm", "classify"})
 """What models are made for; a model and an objective say in ``supports`` which they have.
@@ -23,6 +26,25 @@ The tensors of a batch, int64, by form:
 * ``mlm``: ``inputs`` [rows, length], ``lengths`` [rows], ``places`` and ``targets`` [rows, hidden]:
   where something is hidden, and what;
 * ``classify``: ``inputs`` [rows, length], ``lengths`` [rows], ``targets`` [rows].
+"""
+
+SEQUENCE_LOG_PROBS = "sequence_log_probs"
+"""A form of objectives whose loss is made of the log-probabilities of whole sequences.
+
+Language models that are :class:`~llmforge.interfaces.SequenceScorer` name it in ``supports``,
+beside what they are made for. What is in a batch only the objective knows, but for ``targets``, of
+shape [rows, …]: a row in which none is scored counts for nothing.
+"""
+
+PREFERENCES = "preferences"
+"""What data ``supports`` whose examples are :class:`~llmforge.interfaces.Preference`, and the
+objectives that learn from such alone: one is refused without the other."""
+
+REFERENCE = "reference"
+"""The tensor of a batch with what :meth:`Objective.reference` returned for its rows.
+
+It is int32 and holds the bits of fp32, which ``tensor.view(torch.float32)`` shows: backends may
+cast floating-point tensors of a batch to the precision they compute in.
 """
 
 READING = frozenset({"mlm", "classify"})
@@ -90,12 +112,19 @@ class Objective:
             another key are not used.
         packs: whether several rows may share one, each attending to itself only.
         ends_in_label: whether a row's last number is that of a label, and not a token.
+        sequences: how many sequences of up to the context a row is made of.
+        measures: names of what :meth:`evaluate` measures besides the loss; the component says so
+            too, so that early stopping may ask for one.
+        needs_reference: whether batches must have what :meth:`reference` returned for their rows.
     """
 
     form: ClassVar[str] = "next_token"
     packs: ClassVar[bool] = True
     ends_in_label: ClassVar[bool] = False
+    sequences: ClassVar[int] = 1
     key: Sequence[Any] = ()
+    measures: Sequence[str] = ()
+    needs_reference: bool = False
 
     def open(self, encoder: ExampleEncoder) -> None:
         """Take what batches need of the tokenizer; called before anything else.
@@ -114,6 +143,8 @@ class Objective:
         """
         if isinstance(example, Conversation):
             row = encoder.conversation(example.messages)
+        elif isinstance(example, Preference):
+            raise DataError("it is a pair of answers", remedy='objective.name = "dpo"')
         else:
             ids = encoder.text(example.text, example.pair)
             if encoder.eos_id is not None and ids[-1:] != (encoder.eos_id,):
@@ -127,8 +158,45 @@ class Objective:
         return None
 
     def targets(self, scored: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many targets rows with so many scored tokens have."""
+        """Return how many targets rows with so many scored tokens have: what divides the loss."""
         return scored
+
+    def parts(
+        self, ids: NDArray[Any], scored: NDArray[Any]
+    ) -> Sequence[tuple[str, NDArray[Any], NDArray[Any]]]:
+        """Return the sequences of a row, each with a name for people, its ids and what is scored.
+
+        For looking at rows; a row of one sequence has no name.
+        """
+        return [("", ids, scored)]
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the summed loss and the number of targets, as ``LanguageModel.loss`` does.
+
+        An objective that has its own calls other methods of ``model`` in it, never ``model.loss``,
+        whose place it takes. A row must count the same in any batch.
+        """
+        found: tuple[Tensor, Tensor] = model.loss(batch)
+        return found
+
+    def evaluate(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return [summed loss, sums of all that ``measures`` names], and the number of targets.
+
+        In place of :meth:`loss` at evaluations, of objectives that have their own.
+        """
+        return self.loss(model, batch)
+
+    def reference(self, model: Any, batch: Batch) -> Tensor:
+        """Return numbers for each row, [rows, n], that ``model`` has before the first step.
+
+        Asked once in a run, where ``needs_reference`` is true. The core keeps them in the run and
+        in its checkpoints, and every batch has those of its rows as ``REFERENCE``.
+
+        Raises:
+            PluginError: a derived class that needs them does not say how.
+        """
+        del model, batch
+        raise PluginError(f"the objective {type(self).__name__} has no method reference")
 
     def batch(
         self, rows: Sequence[tuple[Any, Any]], *, context: int, seeds: Sequence[int]

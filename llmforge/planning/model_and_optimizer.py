@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmforge.errors import UsageError
-from llmforge.interfaces import LanguageModel, RunContext
+from llmforge.interfaces import LanguageModel, Objective, RunContext
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Recipe
 from llmforge.run.plan import make_plan
@@ -52,6 +52,12 @@ def build_model(recipe: Recipe, vocabulary: int) -> LanguageModel:
         manager, "forge_build_model", run=run, tokenizer=_Vocabulary(vocabulary)
     )
     return adapted(manager, run, model)
+
+
+def sequences_of_a_row(recipe: Recipe) -> int:
+    """Return how many sequences the recipe's objective makes of an example."""
+    found: Objective = _built(recipe, "objective", "forge_build_objective")
+    return found.sequences
 
 
 def build_optimizer(recipe: Recipe, parameters: Sequence[tuple[str, Any]]) -> Any:

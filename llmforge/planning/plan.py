@@ -52,6 +52,7 @@ class MemoryPlan:
         sizes: of the model.
         batch_size: sequences per step over all devices.
         context: tokens of a sequence.
+        sequences: that an example of the batch is made of.
         steps: of the run, None while only the data could tell.
         precision: of the products.
         device: whose kernels were traced.
@@ -72,11 +73,12 @@ class MemoryPlan:
     memory_limit: int
     checkpoint_bytes: int
     rows: tuple[Row, ...]
+    sequences: int = 1
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of the global batch."""
-        return self.batch_size * self.context
+        return self.batch_size * self.sequences * self.context
 
     @property
     def flops_per_step(self) -> float:
@@ -144,6 +146,7 @@ def plan_memory(
         memory_limit=memory_limit,
         checkpoint_bytes=sizes.weight_bytes - sizes.frozen_bytes + sizes.optimizer_bytes,
         rows=rows,
+        sequences=training.sequences,
     )
 
 

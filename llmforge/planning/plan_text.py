@@ -12,6 +12,12 @@ _PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "total")
 _POWERS = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
+def _batch(plan: MemoryPlan) -> str:
+    if plan.sequences == 1:
+        return f"{plan.batch_size:,} sequences"
+    return f"{plan.batch_size:,} examples x {plan.sequences} sequences"
+
+
 def as_text(plan: MemoryPlan) -> str:
     """Return the plan as a table with what it rests on above it."""
     return "".join(f"{line}\n" for line in _lines(plan))
@@ -38,8 +44,7 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
     yield f"{plan.source}: {plan.model}, vocabulary {plan.vocabulary:,}"
     yield f"  parameters  {sizes.parameters:,}, {blocks:,} of them in blocks"
     yield (
-        f"  batch       {plan.batch_size:,} sequences x {plan.context:,} = "
-        f"{plan.tokens_per_step:,} tokens a step"
+        f"  batch       {_batch(plan)} x {plan.context:,} = {plan.tokens_per_step:,} tokens a step"
     )
     yield f"  length      {_length(plan)}"
     yield f"  arithmetic  {_short(plan.flops_per_step)}FLOP a step{_of_run(plan)}"

@@ -27,7 +27,11 @@ from torch.utils.checkpoint import checkpoint
 from llmforge.errors import RunError
 from llmforge.interfaces import LanguageModel, model_blocks
 from llmforge.planning import tensor_memory as ledger
-from llmforge.planning.model_and_optimizer import build_model, build_optimizer
+from llmforge.planning.model_and_optimizer import (
+    build_model,
+    build_optimizer,
+    sequences_of_a_row,
+)
 from llmforge.planning.tensor_memory import MemoryLedger
 from llmforge.recipe import Recipe
 
@@ -101,6 +105,9 @@ class FakeTraining:
         precision: ``fp32``, ``bf16`` or ``fp16``, of the products.
         device: ``cpu`` or ``cuda``; the kernels of CUDA are known only where a GPU is.
 
+    Attributes:
+        sequences: that a row of a batch is made of.
+
     Raises:
         RunError: the model or optimizer looks at values, and there are none.
     """
@@ -108,6 +115,7 @@ class FakeTraining:
     def __init__(self, recipe: Recipe, *, vocabulary: int, precision: str, device: str) -> None:
         self._recipe, self._vocabulary = recipe, vocabulary
         self._dtype, self._device = DTYPES.get(precision), device
+        self.sequences = sequences_of_a_row(recipe)
         self._mode = FakeTensorMode()
         self.model = self._built()
         with self._fake():
@@ -170,7 +178,7 @@ class FakeTraining:
         return StepMemory(micro_batch=micro_batch, **fullest)
 
     def _forward_and_backward(self, micro_batch: int) -> None:
-        shape = (micro_batch, self._recipe.context)
+        shape = (micro_batch * self.sequences, self._recipe.context)
         ids = torch.zeros(shape, dtype=torch.int64, device=self._device)
         cast = nullcontext() if self._dtype is None else torch.autocast(self._device, self._dtype)
         with cast:

@@ -24,8 +24,14 @@ def selected_metrics(selections: Selections) -> dict[str, Component]:
 
 def measured(selections: Selections) -> dict[str, Direction]:
     """Return every metric of an evaluation with its direction."""
-    found: dict[str, Direction] = dict.fromkeys(EVALUATED, "minimize")
-    for component in selected_metrics(selections).values():
+    objective = [
+        load("objective", item.name)(item.options) for item in selections.get("objective", ())
+    ]
+    # one that measures something itself has a loss of its own, which is no cross-entropy
+    own_loss = any(component.measures for component in objective)
+    losses = EVALUATED[:1] if own_loss else EVALUATED
+    found: dict[str, Direction] = dict.fromkeys(losses, "minimize")
+    for component in (*objective, *selected_metrics(selections).values()):
         found |= {f"{_PREFIX}{name}": component.direction for name in component.measures}
     return found
 

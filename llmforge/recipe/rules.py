@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmforge.component import Component
-from llmforge.interfaces import FORMS, READING
+from llmforge.interfaces import FORMS, PREFERENCES, READING, SEQUENCE_LOG_PROBS
 from llmforge.options import Options, closest
 from llmforge.plugins import entries, load
 from llmforge.recipe.measured import measured, selected_metrics
@@ -324,20 +324,31 @@ def _objective_fits_model_and_data(draft: Draft) -> Iterator[Finding]:
     made_for = model.supports & FORMS or {_NEXT_TOKEN}
     if not objective.supports & (made_for | model.supports):
         message = f"the model '{draft.selections['model'][0].name}' is not made for '{name}'"
+        if SEQUENCE_LOG_PROBS in objective.supports:
+            message += f": its component does not say supports = {{'{SEQUENCE_LOG_PROBS}'}}"
         remedy = f"an objective it is made for: {', '.join(sorted(made_for))}"
         yield Finding(("objective", "name"), message, remedy)
     generation = draft.table("generation", GenerationKeys)
     if generation and generation.prompts and objective.supports <= READING:
         message = f"a model that is trained for '{name}' does not write"
         yield Finding(("generation", "prompts"), message, "take them out: generation.prompts = []")
-    if (
-        data is not None
-        and _EXAMPLES not in data.supports
-        and _NEXT_TOKEN not in objective.supports
-    ):
-        message = f"'{name}' learns from examples, and data '{draft.selections['data'][0].name}' "
-        remedy = "the data instruct, or labelled"
-        yield Finding(("data", "name"), message + "is running text", remedy)
+    if data is not None:
+        yield from _objective_fits_data(objective, name, data, draft.selections["data"][0].name)
+
+
+def _objective_fits_data(
+    objective: type[Component], trained: str, data: type[Component], name: str
+) -> Iterator[Finding]:
+    if PREFERENCES in objective.supports:
+        if PREFERENCES not in data.supports:
+            message = f"'{trained}' learns from pairs of answers, which data '{name}' does not have"
+            yield Finding(("data", "name"), message, 'data.name = "preference"')
+    elif PREFERENCES in data.supports:
+        message = f"data '{name}' is pairs of answers, from which '{trained}' does not learn"
+        yield Finding(("objective", "name"), message, 'objective.name = "dpo"')
+    elif _EXAMPLES not in data.supports and _NEXT_TOKEN not in objective.supports:
+        message = f"'{trained}' learns from examples, and data '{name}' is running text"
+        yield Finding(("data", "name"), message, "the data instruct, or labelled")
 
 
 _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (

@@ -54,13 +54,20 @@ class Division:
 
 
 def divide_batch(
-    recipe: Recipe, resolved: Mapping[str, Any], *, device: str, ranks: int = 1, rank: int = 0
+    recipe: Recipe,
+    resolved: Mapping[str, Any],
+    *,
+    device: str,
+    ranks: int = 1,
+    rank: int = 0,
+    longest: int | None = None,
 ) -> Division:
     """Return how the recipe's batch is divided over ``ranks``.
 
     The micro-batch is the recipe's, or follows from its accumulation, or was found to fit by an
     earlier start. Without any of these a CPU gets at most 16,384 tokens at once; a GPU starts
     with all of its share and, when it is the only one, halves it when it runs out of memory.
+    A row has up to ``longest`` tokens, the context if not said.
 
     Raises:
         RecipeError: the numbers do not multiply up.
@@ -102,14 +109,14 @@ def divide_batch(
             )
         micro = share // accumulation
     if micro is None:
-        micro = _fitting(recipe, resolved, share=share, device=device)
+        micro = _fitting(longest or recipe.context, resolved, share=share, device=device)
     return Division(batch=batch, micro=micro, ranks=ranks, rank=rank)
 
 
-def _fitting(recipe: Recipe, resolved: Mapping[str, Any], *, share: int, device: str) -> int:
+def _fitting(longest: int, resolved: Mapping[str, Any], *, share: int, device: str) -> int:
     wanted = int(resolved.get("micro_batch_size", 0))
     if not wanted:
-        wanted = max(1, _CPU_TOKENS // recipe.context) if device == "cpu" else share
+        wanted = max(1, _CPU_TOKENS // longest) if device == "cpu" else share
     return next(size for size in range(min(wanted, share), 0, -1) if share % size == 0)
 
 

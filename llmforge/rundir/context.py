@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmforge.interfaces import RunContext
+from llmforge.interfaces import PREFERENCES, RunContext
 from llmforge.plugins import load
 from llmforge.settings import settings
 
@@ -33,4 +33,4 @@ def _form(recipe: Recipe) -> str:
     """Return the form of models that the recipe's objective trains."""
     chosen = recipe.selections.get("objective")
     forms = load("objective", chosen[0].name).supports if chosen else frozenset()
-    return min(forms, default="next_token")
+    return min(forms - {PREFERENCES}, default="next_token")

@@ -86,6 +86,11 @@ class RunDirectory:
         return self.path / "tokenizer"
 
     @property
+    def reference(self) -> Path:
+        """What the objective compares with, computed before the first step."""
+        return self.path / "reference.safetensors"
+
+    @property
     def trackers(self) -> Path:
         """One folder per tracker."""
         return self.path / "trackers"

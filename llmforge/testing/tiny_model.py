@@ -75,6 +75,13 @@ class TinyModel(nn.Module):
         )
         return total, (targets != IGNORE_INDEX).sum()
 
+    def sequence_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return each row's summed log-probability of scored targets, and their number."""
+        scored = batch["targets"] != IGNORE_INDEX
+        chances = self(batch["inputs"]).float().log_softmax(-1)
+        found = chances.gather(2, batch["targets"].where(scored, 0)[:, :, None])[:, :, 0]
+        return found.where(scored, 0.0).sum(1), scored.sum(1)
+
     def new_cache(self, rows: int, length: int) -> Any:
         """Return an empty cache."""
         return TinyCache(rows, length, self.embedding.embedding_dim)

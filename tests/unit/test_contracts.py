@@ -102,7 +102,7 @@ class TestTokenizers(BuiltIn, TokenizerContract):
         return {"source": str(tokenizer_file(directory / "gpt-like"))}
 
 
-@named("data", but=("tokens", "instruct", "labelled"))
+@named("data", but=("tokens", "instruct", "labelled", "preference"))
 class TestData(BuiltIn, DataContract):
     kind = "data"
 
@@ -122,7 +122,7 @@ class TestObjectives(BuiltIn, ObjectiveContract):
     kind = "objective"
 
 
-@named("objective", but=("next_token", "seq2seq"))
+@named("objective", but=("next_token", "seq2seq", "dpo"))
 class TestObjectivesOfTexts(BuiltIn, ObjectiveContract):
     kind = "objective"
     examples = tuple(
@@ -143,6 +143,23 @@ class TestInstructions(BuiltIn, DataContract):
         for split in ("train", "valid"):
             rows = [json.dumps({"prompt": "Say it.", "completion": said}) for said in sentences]
             (directory / f"{split}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        found = {"train": "train.jsonl", "validation": "valid.jsonl"}
+        return {split: str(directory / file) for split, file in found.items()}
+
+
+@pytest.mark.parametrize("name", ["preference"])
+class TestPreferences(BuiltIn, DataContract):
+    kind = "data"
+
+    def built_in_options(self, name: str, directory: Path) -> Mapping[str, Any]:
+        del name
+        return self.make_options(directory)
+
+    def write(self, directory: Path, sentences: tuple[str, ...]) -> Mapping[str, Any]:
+        for split in ("train", "valid"):
+            pairs = [{"prompt": "Say it.", "chosen": said, "rejected": "?"} for said in sentences]
+            text = "\n".join(map(json.dumps, pairs))
+            (directory / f"{split}.jsonl").write_text(text, encoding="utf-8")
         found = {"train": "train.jsonl", "validation": "valid.jsonl"}
         return {split: str(directory / file) for split, file in found.items()}
 

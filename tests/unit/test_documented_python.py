@@ -11,10 +11,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from doc_pages import ROOT, Block, blocks
 from torch.nn import Embedding
+
+from llmforge.testing import TinyModel
 
 PYTHON = {page: list(group) for page, group in groupby(blocks("python"), lambda item: item.page)}
 
@@ -44,8 +47,21 @@ def _the_loss_is_a_sum_and_a_count(scope: dict[str, Any]) -> None:
     assert torch.allclose(total, expected)
 
 
+def _every_answer_counts_the_same(scope: dict[str, Any]) -> None:
+    objective = scope["AnswersAlike"]()
+    rows = [(np.arange(5), np.array([0, 0, 1, 1, 1])), (np.arange(3), np.array([0, 0, 1]))]
+    arrays = objective.batch(rows, context=16, seeds=[0, 0])
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    model = TinyModel()
+    total, count = objective.loss(model, batch)
+    assert int(count) == int(objective.targets(np.array([3, 1])).sum()) == 2
+    scores, _ = model.sequence_log_probs(batch)
+    assert torch.allclose(total, -scores[0] / 3 - scores[1])
+
+
 AFTERWARDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "docs/how-to/own-model.md": _the_loss_is_a_sum_and_a_count,
+    "docs/how-to/preference-tuning.md": _every_answer_counts_the_same,
 }
 """What must hold of the names that a page has defined."""
 

@@ -126,6 +126,8 @@ def test_the_loss_never_holds_the_logits_of_all_positions(
 
     with Watch():
         model.loss({"inputs": ids(3, 20), "targets": ids(3, 20)})[0].backward()
+        scores, _ = model.sequence_log_probs({"inputs": ids(3, 20), "targets": ids(3, 20)})
+        scores.square().sum().backward()
     assert largest <= 32  # a weight's gradient is [257, 32] or its transpose; logits are 8 rows
 
 
@@ -133,11 +135,11 @@ def test_the_chunked_loss_can_be_traced_for_batches_of_any_length() -> None:
     hidden, weight = torch.randn(48, 8), torch.randn(50, 8)
     targets = torch.randint(50, (48,))
     logits, scored = hidden @ weight.t(), targets != IGNORE_INDEX
-    part = _cross_entropy._loss_and_gradient_
+    part = _cross_entropy._log_probs_and_gradient_
     traced = make_fx(part, tracing_mode="symbolic")(logits.clone(), targets, scored)
     torch.testing.assert_close(
         traced(logits.clone(), targets, scored),
-        functional.cross_entropy(logits, targets, reduction="sum"),
+        -functional.cross_entropy(logits, targets, reduction="none"),
     )
 
 

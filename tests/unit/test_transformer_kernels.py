@@ -10,7 +10,7 @@ from torch.nn import functional
 from llmforge.interfaces import IGNORE_INDEX
 from llmforge_plugins.models import _cross_entropy, _linear
 from llmforge_plugins.models._attention import causal_attention, rotary_tables
-from llmforge_plugins.models._cross_entropy import linear_cross_entropy
+from llmforge_plugins.models._cross_entropy import linear_cross_entropy, linear_log_probs
 from llmforge_plugins.models._norm import RmsNorm
 
 
@@ -76,6 +76,37 @@ def test_chunked_cross_entropy_is_exact_in_double_precision() -> None:
         _gradients(loss, hidden, weight), _gradients(expected, hidden, weight), strict=True
     ):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_log_probabilities_and_their_weighted_gradients_are_exact_in_double_precision() -> None:
+    hidden, weight, targets = _problem(torch.float64)
+    found = linear_log_probs(hidden, weight, targets)
+    plain = -functional.cross_entropy(hidden @ weight.t(), targets, reduction="none")
+    torch.testing.assert_close(found, plain)
+    assert not found[targets == IGNORE_INDEX].any()
+    draw = torch.Generator().manual_seed(6)
+    each = torch.randn(len(found), dtype=torch.float64, generator=draw)
+    for mine, theirs in zip(
+        _gradients((found * each).sum(), hidden, weight),
+        _gradients((plain * each).sum(), hidden, weight),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_log_probabilities_under_autocast_are_those_of_rounded_inputs() -> None:
+    hidden, weight, targets = _problem(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = linear_log_probs(hidden, weight, targets)
+    assert found.dtype == torch.float32
+    narrow = hidden.bfloat16(), weight.bfloat16()
+    expected = _expected(*narrow, targets)
+    torch.testing.assert_close(-found.sum(), expected, rtol=1e-5, atol=1e-3)
+    for mine, theirs in zip(
+        _gradients(-found.sum(), hidden, weight), _gradients(expected, *narrow), strict=True
+    ):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, theirs.float(), rtol=0.05, atol=0.02)
 
 
 def test_using_the_gradients_of_a_loss_twice_is_refused() -> None:

@@ -27,6 +27,7 @@ from llmforge.data.shards import TokenSplit
 from llmforge.data.tokens import prepare_tokens
 from llmforge.errors import DataError, Problem, RecipeError
 from llmforge.interfaces import (
+    SEQUENCE_LOG_PROBS,
     ChatTokenizer,
     Conversation,
     Data,
@@ -47,6 +48,9 @@ from llmforge.run.setup.example_packing import packs_examples
 from llmforge.run.setup.model_build import BuiltModel, ModelBuilder
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import sync_directory
+
+_CONTINUING = frozenset({Objective.form, SEQUENCE_LOG_PROBS})
+"""Forms of objectives after which a model continues a conversation as the template lays it out."""
 
 AnyData = Data | TokenData | ExampleData
 
@@ -72,10 +76,13 @@ class PreparedData:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Return what identifies the training data."""
-        found = {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint}
-        if isinstance(train := self.splits["train"], ExampleSplit):
-            found["template"] = train.template
-        return found
+        return fingerprints(self.data, self.tokenizer, self.splits)
+
+    @property
+    def objective(self) -> Objective:
+        """Return what made the rows; next-token prediction for text."""
+        train = self.splits["train"]
+        return train.objective if isinstance(train, ExampleSplit) else Objective()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -102,6 +109,16 @@ class PreparedData:
             return self.batches.files(sequences)
         count = len(getattr(self.data, "files", ()))
         return {"files": count, "files_processed": count}
+
+
+def fingerprints(
+    data: AnyData, tokenizer: Tokenizer, splits: Mapping[str, TokenSplit | ExampleSplit]
+) -> dict[str, str]:
+    """Return what identifies data and how it became tokens."""
+    found = {"data": data.fingerprint, "tokenizer": tokenizer.fingerprint}
+    if isinstance(train := splits["train"], ExampleSplit):
+        found["template"] = train.template
+    return found
 
 
 def prepare_data(
@@ -137,9 +154,9 @@ def prepare_data(
     with _too_little_named(data, run):
         if isinstance(validation := splits.get("validation"), TokenSplit):
             require_targets(validation, name="validation")
-        batches = _train_batches(splits["train"], run)
+        batches = training_batches(splits["train"], run)
     template = None
-    if isinstance(data, ExampleData) and objective.form == Objective.form:
+    if isinstance(data, ExampleData) and objective.form in _CONTINUING:
         template = chat_template(data.layout, tokenizer)
     return PreparedData(
         data=data, tokenizer=tokenizer, splits=splits, batches=batches, template=template
@@ -176,9 +193,14 @@ def prepare_splits(
     return prepare_tokens(data, tokenizer, cache=cache, notice=notice, check_stop=check_stop)
 
 
-def _train_batches(
+def training_batches(
     split: TokenSplit | ExampleSplit, run: RunContext
 ) -> TrainBatches | ExampleBatches:
+    """Return the batches of the training split, as the run draws them.
+
+    Raises:
+        DataError: there are too few tokens.
+    """
     options: dict[str, Any] = {
         "context": run.context,
         "batch_size": run.train.batch_size,
@@ -270,13 +292,21 @@ def run_length(recipe: Recipe, epochs: Epochs) -> tuple[int, int]:
 
 
 def prepare_engine(
-    manager: pluggy.PluginManager, run: RunContext, tokenizer: Tokenizer
+    manager: pluggy.PluginManager,
+    run: RunContext,
+    prepared: PreparedData,
 ) -> tuple[Engine, BuiltModel]:
     """Build model, optimizer and schedule through the backend; say what of the model trains.
 
-    One rank of each machine hashes what is frozen.
+    One rank of each machine hashes what is frozen. The loss is the objective's if it has its own.
     """
-    builder = ModelBuilder(manager, run, tokenizer, hashes=run.local_rank == 0)
+    builder = ModelBuilder(
+        manager,
+        run,
+        prepared.tokenizer,
+        objective=prepared.objective,
+        hashes=run.local_rank == 0,
+    )
 
     def optimizer_factory(parameters: list[tuple[str, Any]]) -> Any:
         return call_factory(manager, "forge_build_optimizer", run=run, parameters=parameters)

@@ -58,6 +58,7 @@ def open_writer(
             recipe=to_toml(recipe.tables),
             recipe_hash=plan.identity.hash,
             tokenizer=directory.tokenizer,
+            reference=None if setup.reference is None else directory.reference,
             world_size=team.place.world_size,
             frozen=setup.built.frozen,
         ),

@@ -43,6 +43,11 @@ def packing_line(prepared: PreparedData, run: RunContext, *, micro: int) -> str 
         return None
     rows = prepared.splits["train"]
     assert isinstance(rows, ExampleSplit)
+    if (sequences := rows.objective.sequences) > 1:
+        return (
+            f"train: {rows.rows:,} examples of {sequences} sequences, each in a row of its own "
+            "(the objective packs none)"
+        )
     if rows.objective.form != Objective.form:
         return None  # what is padding in its batches only the objective knows
     if batches.packed:

@@ -11,8 +11,9 @@ import torch
 from llmforge.checkpoint.frozen_weights import FrozenWeights, frozen_parameters, hash_tensors
 from llmforge.distributed import Team
 from llmforge.errors import Problem, RecipeError, RunError
-from llmforge.interfaces import Adapter, LanguageModel, RunContext
+from llmforge.interfaces import Adapter, LanguageModel, Objective, RunContext
 from llmforge.plugins import call_factory
+from llmforge.run.objective_loss import take_over_loss
 from llmforge.run.seeds import ADAPTER, MODEL, derive
 
 
@@ -52,15 +53,23 @@ class ModelBuilder:
         run: the run.
         tokenizer: of the run.
         hashes: whether to hash what is frozen, when the model is first built.
+        objective: whose loss the model gets if it has one.
 
     Attributes:
         built: what the model is, once it was built with weights.
     """
 
     def __init__(
-        self, manager: pluggy.PluginManager, run: RunContext, tokenizer: Any, *, hashes: bool
+        self,
+        manager: pluggy.PluginManager,
+        run: RunContext,
+        tokenizer: Any,
+        *,
+        hashes: bool,
+        objective: Objective | None = None,
     ) -> None:
         self._manager, self._run, self._tokenizer = manager, run, tokenizer
+        self._objective = objective or Objective()
         self._hashes = hashes
         self.built: BuiltModel | None = None
 
@@ -74,6 +83,7 @@ class ModelBuilder:
         on_meta = any(parameter.is_meta for _, parameter in model.named_parameters())
         if self.built is None and not on_meta:
             self.built = _look_at(model, self._run, hashes=self._hashes)
+        take_over_loss(model, self._objective)
         return model
 
 

@@ -38,6 +38,7 @@ from llmforge.run.setup.build import (
 )
 from llmforge.run.setup.example_packing import packing_line
 from llmforge.run.setup.model_build import BuiltModel, agreed
+from llmforge.run.setup.reference import Reference, with_reference
 from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_point
 from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
@@ -49,6 +50,9 @@ from llmforge.run.training.loop import TaskMetrics, TrainingLoop
 from llmforge.run.training.loop_outputs import LoopOutputs
 from llmforge.run.training.throughput import peak_flops
 from llmforge.rundir import RunDirectory, RunRecord
+
+REFERENCE = "reference"
+"""Where the record's ``fingerprints`` have the hash of what the objective compares with."""
 
 FROZEN = "frozen_weights"
 """Where the record's ``fingerprints`` have the hash of what does not train."""
@@ -71,6 +75,7 @@ class TrainingSetup:
         division: how the batch is computed.
         evaluation_rows: sequences that are evaluated at once.
         facts: sizes of model, data, steps and machine, for the log and trackers.
+        reference: what the objective compares with; None where it needs nothing.
     """
 
     run: RunContext
@@ -82,6 +87,7 @@ class TrainingSetup:
     division: Division
     evaluation_rows: int
     facts: dict[str, Any]
+    reference: Reference | None = None
 
     def sampling(
         self,
@@ -175,9 +181,12 @@ class TrainingSetup:
 
     def fingerprints(self) -> dict[str, str]:
         """Return what a resume must find again: of the data, and of what does not train."""
-        frozen = self.built.frozen
-        own = self.prepared.fingerprints
-        return own if frozen is None else {**own, FROZEN: frozen.sha256}
+        found = dict(self.prepared.fingerprints)
+        if self.built.frozen is not None:
+            found[FROZEN] = self.built.frozen.sha256
+        if self.reference is not None:
+            found[REFERENCE] = self.reference.sha256
+        return found
 
     def resolved(self) -> dict[str, Any]:
         """Return what ``auto`` became, for the run's record."""
@@ -222,7 +231,8 @@ class TrainingSetup:
             f"vocabulary {self.facts['vocab_size']:,}",
             *self.built.lines(),
             f"{division}; {self.prepared.batches.tokens_per_step:,} tokens a step, "
-            f"at most {self.evaluation_rows * plan.recipe.context:,} at once in evaluation",
+            f"at most {self.evaluation_rows * _longest_row(plan.recipe, self.prepared):,} at once "
+            "in evaluation",
         ]
 
     def _examples(self) -> list[str]:
@@ -301,20 +311,33 @@ def set_up(
     if plan.recipe.train.extend_to is not None:
         point.state.reopen(until=last_step)
     run = with_matmul_speed(run, team=team)
-    engine, built = prepare_engine(components.manager, run, prepared.tokenizer)
+    engine, built = prepare_engine(components.manager, run, prepared)
     built = agreed(built, team)
     _require_same_base(record, built)
     if team.place.is_leader and (warning := slow_bf16(run, engine.resolution)):
         notice(warning)
-    load_into(engine, point, built=built)
-    components.restore(point.state.components)
     division = divide_batch(
         plan.recipe,
         record.resolved,
         device=engine.device.type,
         ranks=team.place.world_size,
         rank=team.place.rank,
+        longest=_longest_row(plan.recipe, prepared),
     )
+    # before the weights of a checkpoint are loaded: it is of those that the run starts from
+    prepared, reference = with_reference(
+        prepared,
+        engine,
+        run,
+        directory=plan.directory,
+        checkpoint=None if point.checkpoint is None else point.checkpoint.path,
+        expected=None if allow_data_change else record.fingerprints.get(REFERENCE),
+        rows=division.micro,
+        team=team,
+        check_stop=check_stop,
+    )
+    load_into(engine, point, built=built)
+    components.restore(point.state.components)
     return TrainingSetup(
         run=run,
         prepared=prepared,
@@ -323,7 +346,15 @@ def set_up(
         point=point,
         last_step=last_step,
         division=division,
-        evaluation_rows=_evaluation_rows(team, plan, record, engine=engine, division=division),
+        evaluation_rows=_evaluation_rows(
+            team,
+            plan,
+            record,
+            engine=engine,
+            division=division,
+            longest=_longest_row(plan.recipe, prepared),
+        ),
+        reference=reference,
         facts=run_facts(
             plan.recipe,
             model=engine.model,
@@ -389,7 +420,13 @@ def _shared_point(team: Team, plan: Plan, *, resume: Path | None) -> StartingPoi
 
 
 def _evaluation_rows(
-    team: Team, plan: Plan, record: RunRecord, *, engine: Engine, division: Division
+    team: Team,
+    plan: Plan,
+    record: RunRecord,
+    *,
+    engine: Engine,
+    division: Division,
+    longest: int,
 ) -> int:
     """Return how many windows are evaluated at once, the same on all ranks and after a resume."""
     kept = plan.recipe.eval.batch_size or record.resolved.get("eval_batch_size")
@@ -397,7 +434,7 @@ def _evaluation_rows(
         return int(kept)
     fitting = rows_at_once(
         engine.model,
-        context=plan.recipe.context,
+        context=longest,
         device=engine.device,
         least=division.micro,
         sharing=team.place.local_world_size,
@@ -413,6 +450,11 @@ def _check_same_data(team: Team, prepared: PreparedData) -> None:
             f"data or tokenizer of rank {', '.join(wrong)} are not those of rank 0",
             remedy="give every machine the same data; run.root must be a directory they share",
         )
+
+
+def _longest_row(recipe: Recipe, prepared: PreparedData) -> int:
+    """Return how many tokens a row has at most: of several sequences each has the context."""
+    return recipe.context * prepared.objective.sequences
 
 
 def _is_on_cpu(run: RunContext) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import psutil
 import torch
@@ -16,6 +16,7 @@ from llmforge.distributed import Alone, Place, Team
 from llmforge.errors import TrainingError
 from llmforge.interfaces import IGNORE_INDEX, Batch, LanguageModel
 from llmforge.progress import Task, track
+from llmforge.run.objective_loss import has_own_loss
 
 _ALONE = Alone()
 
@@ -71,15 +72,16 @@ def evaluate(
     team: Team = _ALONE,
     fewer: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float] | None:
-    """Return ``{name}/loss`` (nats per token), perplexity and bits per byte of a split.
+    """Return ``{name}/loss`` (nats per target), perplexity and bits per byte of a split.
 
     Of text every token but the first is scored once, in windows of ``context`` tokens, of examples
     what is learned of them. Bits per byte
     divide by the UTF-8 length of the text, so they compare across tokenizers; data that came as
-    tokens has none.
+    tokens has none. Objectives with a loss of their own have what they measure instead.
 
     Args:
-        compute: summed loss and target count of a batch; halves nothing, may raise OOM.
+        compute: summed loss, or several sums, and target count of a batch; halves nothing, may
+            raise OOM.
         split: the tokens and their text's length.
         name: prefix of the metrics: ``val`` or ``test``.
         context: window length in tokens.
@@ -116,8 +118,8 @@ def evaluate(
             continue
         if totals is None:
             return None
-        loss_sum, count = team.total(totals).tolist()
-        return _metrics(loss_sum, int(count), split=split, name=name)
+        *sums, count = team.total(totals).tolist()
+        return _metrics(sums, int(count), split=split, name=name)
 
 
 def _batches(
@@ -135,7 +137,7 @@ def _totals(
     *,
     stop: Callable[[], bool],
 ) -> torch.Tensor | None:
-    """Sum on the device and read once, loss and count in fp64; None when stopped."""
+    """Sum on the device and read once, losses and count in fp64; None when stopped."""
     loss_sum: torch.Tensor | None = None
     count: torch.Tensor | None = None
     for batch in batches:
@@ -147,7 +149,8 @@ def _totals(
         count = targets if count is None else count + targets
     if loss_sum is None or count is None:
         raise ValueError("nothing to evaluate")
-    return torch.tensor([loss_sum.item(), count.item()], dtype=torch.float64)
+    sums = loss_sum.reshape(-1).tolist()
+    return torch.tensor([*sums, count.item()], dtype=torch.float64)
 
 
 def _counted(batches: Iterable[Batch], task: Task) -> Iterator[Batch]:
@@ -176,10 +179,14 @@ def own_batches(batches: Iterable[Batch], place: Place) -> Iterator[Batch]:
 
 
 def _metrics(
-    loss_sum: float, count: int, *, split: TokenSplit | ExampleSplit, name: str
+    sums: Sequence[float], count: int, *, split: TokenSplit | ExampleSplit, name: str
 ) -> dict[str, float]:
+    loss_sum, *measured = sums
     loss = loss_sum / count
     values = {f"{name}/loss": loss}
+    if isinstance(split, ExampleSplit) and has_own_loss(split.objective):
+        pairs = zip(split.objective.measures, measured, strict=True)
+        return values | {f"{name}/{key}": found / count for key, found in pairs}
     if isinstance(split, TokenSplit) or split.objective.form != "classify":  # a label is no token
         values[f"{name}/perplexity"] = math.exp(min(loss, 700.0))
     if split.n_bytes is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmforge.component import Component
-from llmforge.interfaces import IGNORE_INDEX, RunContext
+from llmforge.interfaces import IGNORE_INDEX, SEQUENCE_LOG_PROBS, RunContext
 from llmforge.testing.context import run_context
 from llmforge.testing.contracts.base import Contract, build
 from llmforge.testing.stand_ins import TinyTokenizer
@@ -191,6 +191,42 @@ class ModelContract(Contract):
         ]
         torch.testing.assert_close(sum(loss for loss, _ in parts), whole, rtol=1e-4, atol=1e-3)
         assert int(count) == length - 1
+
+    def test_sequences_are_scored_one_by_one(
+        self, plugin: Component, model: Any, batch: dict[str, Tensor]
+    ) -> None:
+        if SEQUENCE_LOG_PROBS not in plugin.supports:
+            assert not hasattr(model, "sequence_log_probs"), (
+                f"supports = {{'{SEQUENCE_LOG_PROBS}'}}"
+            )
+            return
+        found, counts = model.sequence_log_probs(batch)
+        scored = batch["targets"] != IGNORE_INDEX
+        assert found.dtype == torch.float32
+        assert counts.tolist() == scored.sum(1).tolist()
+        for row in range(len(found)):
+            alone = {name: value[row : row + 1] for name, value in batch.items()}
+            torch.testing.assert_close(found[row], -model.loss(alone)[0], rtol=1e-4, atol=1e-3)
+        nothing = torch.full_like(batch["targets"][:1], IGNORE_INDEX)
+        unscored, count = model.sequence_log_probs(
+            {"inputs": batch["inputs"][:1], "targets": nothing}
+        )
+        assert (unscored.tolist(), count.tolist()) == ([0.0], [0])
+
+    def test_each_sequence_has_a_gradient_of_its_own(
+        self, plugin: Component, model: Any, batch: dict[str, Tensor]
+    ) -> None:
+        if SEQUENCE_LOG_PROBS not in plugin.supports:
+            return
+        weights = torch.tensor([0.3, -2.0])
+        (model.sequence_log_probs(batch)[0] * weights).sum().backward()
+        found = {name: p.grad.clone() for name, p in model.named_parameters()}
+        model.zero_grad()
+        for row, weight in enumerate(weights):
+            alone = {name: value[row : row + 1] for name, value in batch.items()}
+            (model.loss(alone)[0] * -weight).backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-4)
 
     def test_a_cache_gives_the_logits_of_the_whole_sequence(
         self, plugin: Component, model: Any

@@ -77,10 +77,10 @@ def conversation(
         if column not in row:
             raise BadRow(f"it has no column '{column}'")
     if layout in ("sharegpt", "messages"):
-        messages = _turns(found[COLUMNS[layout][0]], COLUMNS[layout][0])
+        messages = turns(found[COLUMNS[layout][0]], COLUMNS[layout][0])
     else:
         messages = _answered(found, layout)
-    system = _text(found.get("system"), "system", required=False)
+    system = text_of(found.get("system"), "system", required=False)
     if system and messages[0].role != "system":
         messages = [Message(role="system", content=system), *messages]
     _require_answer(messages)
@@ -89,25 +89,30 @@ def conversation(
 
 def _answered(found: Mapping[str, Any], layout: str) -> list[Message]:
     question, answer = _REQUIRED[layout]
-    prompt = _text(found[question], question)
-    extra = _text(found.get("input"), "input", required=False)
+    prompt = text_of(found[question], question)
+    extra = text_of(found.get("input"), "input", required=False)
     if extra:
         prompt += f"{INPUT_HEADING}{extra}"
     return [
         Message(role="user", content=prompt),
-        Message(role="assistant", content=_text(found[answer], answer)),
+        Message(role="assistant", content=text_of(found[answer], answer)),
     ]
 
 
-def _turns(turns: Any, column: str) -> list[Message]:
-    if isinstance(turns, str):
+def turns(found: Any, column: str) -> list[Message]:
+    """Return a list of messages as such.
+
+    Raises:
+        BadRow: it is none, or a message in it cannot be used.
+    """
+    if isinstance(found, str):
         raise BadRow(
             f"'{column}' is a text, not a list of messages",
             remedy="if it is JSON inside of JSON, decode it once more",
         )
-    if not isinstance(turns, list) or not turns:
+    if not isinstance(found, list) or not found:
         raise BadRow(f"'{column}' is not a list of messages")
-    return [_turn(turn, number) for number, turn in enumerate(turns, 1)]
+    return [_turn(turn, number) for number, turn in enumerate(found, 1)]
 
 
 def _turn(turn: Any, number: int) -> Message:
@@ -126,7 +131,7 @@ def _turn(turn: Any, number: int) -> Message:
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list):  # parts, as services for several media have them
         content = "".join(_part(part, number) for part in content)
-    text = _text(content, f"message {number}", required=not fields.get("tool_calls"))
+    text = text_of(content, f"message {number}", required=not fields.get("tool_calls"))
     return Message(role=role, content=text, fields=fields or None)
 
 
@@ -136,7 +141,12 @@ def _part(part: Any, number: int) -> str:
     raise BadRow(f"message {number} has a part that is not text")
 
 
-def _text(value: Any, name: str, *, required: bool = True) -> str:
+def text_of(value: Any, name: str, *, required: bool = True) -> str:
+    """Return a text as such; an empty one where it is missing and not ``required``.
+
+    Raises:
+        BadRow: it is no text, or is empty and required.
+    """
     if value is None and not required:
         return ""
     if not isinstance(value, str):

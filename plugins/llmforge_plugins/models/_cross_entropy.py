@@ -36,27 +36,34 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     return loss
 
 
+def linear_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probability in nats of each target, [positions], 0 where unscored.
+
+    For losses that are no plain sum of them, whose gradients are not known before all are there. So
+    logits are computed a second time in the backward pass, chunk by chunk as well. Arguments and
+    precision are those of :func:`linear_cross_entropy`.
+    """
+    found: Tensor = _LinearLogProbs.apply(hidden, weight, targets)
+    return found
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Computes the gradients in the forward pass; the backward pass only scales them."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """Return the loss and keep the gradients of both inputs."""
-        device = hidden.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
-        chunk = _CHUNK_ON_CPU if device == "cpu" else _CHUNK_ELSEWHERE
+        device, dtype = hidden.device.type, _product_dtype(hidden)
         wants_hidden, wants_weight, _ = ctx.needs_input_grad
         with torch.autocast(device, enabled=False):
             cast = weight.to(dtype)
             loss = hidden.new_zeros((), dtype=_wide(dtype))
             grad_hidden = torch.empty_like(hidden) if wants_hidden else None
             grad_weight = None
-            for start in range(0, hidden.shape[0], chunk):
-                rows = slice(start, start + chunk)
+            for rows in _chunks(hidden):
                 part, scored = hidden[rows].to(dtype), targets[rows] != IGNORE_INDEX
                 logits = matmul_transposed(part, cast)
-                loss += _loss_and_gradient_(logits, targets[rows], scored)
+                loss -= _log_probs_and_gradient_(logits, targets[rows], scored).sum()
                 column = scored[:, None].to(dtype)
                 if grad_hidden is not None:
                     grad_hidden[rows] = matmul_transposed(logits, cast.t()) * column
@@ -80,8 +87,61 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
 
 
-def _loss_and_gradient_(logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
-    """Return the summed loss; put the gradient, also of unscored rows, in place of ``logits``.
+class _LinearLogProbs(torch.autograd.Function):
+    """Computes each target's log-probability, and logits again for the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """Return the log-probabilities and keep the inputs."""
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.dtype = _product_dtype(hidden)
+        found = hidden.new_zeros(hidden.shape[0], dtype=_wide(ctx.dtype))
+        with torch.autocast(hidden.device.type, enabled=False):
+            cast = weight.to(ctx.dtype)
+            for rows in _chunks(hidden):
+                logits = matmul_transposed(hidden[rows].to(ctx.dtype), cast)
+                scored = targets[rows] != IGNORE_INDEX
+                found[rows] = _log_probs_and_gradient_(logits, targets[rows], scored)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Return the gradients of both inputs, weighted by ``grad`` [positions]."""
+        hidden, weight, targets = ctx.saved_tensors
+        wants_hidden, wants_weight, _ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = None
+        with torch.autocast(hidden.device.type, enabled=False):
+            cast = weight.to(ctx.dtype)
+            for rows in _chunks(hidden):
+                part, scored = hidden[rows].to(ctx.dtype), targets[rows] != IGNORE_INDEX
+                logits = matmul_transposed(part, cast)
+                _log_probs_and_gradient_(logits, targets[rows], scored)
+                column = -(grad[rows] * scored)[:, None]  # in fp32: it may be small
+                if grad_hidden is not None:
+                    grad_hidden[rows] = matmul_transposed(logits, cast.t()) * column
+                if wants_weight:
+                    of_chunk = weight_gradient(logits, (part * column).to(ctx.dtype))
+                    grad_weight = _sum(grad_weight, of_chunk, _wide(weight.dtype))
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    device = hidden.device.type
+    autocast = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if autocast else hidden.dtype
+
+
+def _chunks(hidden: Tensor) -> list[slice]:
+    """Return the positions whose logits are held at once."""
+    size = _CHUNK_ON_CPU if hidden.device.type == "cpu" else _CHUNK_ELSEWHERE
+    return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
+
+
+def _log_probs_and_gradient_(logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
+    """Return each target's log-probability, 0 where unscored.
+
+    In place of ``logits`` comes the gradient of its negative, also of unscored rows.
 
     A target less likely than fp32 can express counts as the least likely it can: 87 nats.
     """
@@ -97,8 +157,8 @@ def _loss_and_gradient_(logits: Tensor, targets: Tensor, scored: Tensor) -> Tens
         wide.scatter_(1, label, found - 1.0)
         if wide is not narrow:
             narrow.copy_(wide)
-    losses = likely[:, 0].clamp_min_(torch.finfo(dtype).tiny).log_()
-    return -losses.where(scored, 0.0).sum()
+    log_probs = likely[:, 0].clamp_min_(torch.finfo(dtype).tiny).log_()
+    return log_probs.where(scored, 0.0)
 
 
 def _sum(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:

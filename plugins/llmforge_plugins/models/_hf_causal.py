@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmforge.interfaces import IGNORE_INDEX, Batch, RunContext
-from llmforge_plugins.models._cross_entropy import linear_cross_entropy
+from llmforge_plugins.models._cross_entropy import linear_cross_entropy, linear_log_probs
 from llmforge_plugins.models._hf_cache import HuggingFaceCache
 from llmforge_plugins.models._hf_load import load
 from llmforge_plugins.models._hf_module import HuggingFaceModule
@@ -41,17 +41,38 @@ class CausalModel(HuggingFaceModule):
         """
         targets = batch["targets"].flatten()
         head = self._plain_head()
-        masked = self._masked(batch)
         if head is None:
-            logits = self.inner(input_ids=batch["inputs"], use_cache=False, **masked).logits
             total = functional.cross_entropy(
-                logits.flatten(0, 1).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum"
+                self._logits(batch), targets, ignore_index=IGNORE_INDEX, reduction="sum"
             )
         else:
-            base = self.inner.base_model
-            hidden = base(input_ids=batch["inputs"], use_cache=False, **masked)[0].flatten(0, 1)
-            total = _chunked(hidden, head, targets, scale=self._logit_scale or 1.0)
+            total = linear_cross_entropy(*self._last_layer(batch, head), targets)
         return total, (targets != IGNORE_INDEX).sum()
+
+    def sequence_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return each sequence's summed log-probability of scored targets, and their number."""
+        targets = batch["targets"].flatten()
+        head = self._plain_head()
+        if head is None:
+            found = -functional.cross_entropy(
+                self._logits(batch), targets, ignore_index=IGNORE_INDEX, reduction="none"
+            )
+        else:
+            found = linear_log_probs(*self._last_layer(batch, head), targets)
+        scored = batch["targets"] != IGNORE_INDEX
+        return found.view(scored.shape).sum(1), scored.sum(1)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """Return all logits in fp32, [positions, vocabulary], as the model itself makes them."""
+        masked = self._masked(batch)
+        found = self.inner(input_ids=batch["inputs"], use_cache=False, **masked).logits
+        return found.flatten(0, 1).float()
+
+    def _last_layer(self, batch: Batch, head: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Return the inputs of the output matrix, [positions, width], and the matrix."""
+        base, masked = self.inner.base_model, self._masked(batch)
+        hidden = base(input_ids=batch["inputs"], use_cache=False, **masked)[0].flatten(0, 1)
+        return _as_product(hidden, head, scale=self._logit_scale or 1.0)
 
     def forward(self, inputs: Tensor, *, cache: HuggingFaceCache | None = None) -> Tensor:
         """Return logits [rows, positions, vocabulary]; with a cache, extend it.
@@ -128,8 +149,8 @@ class CausalModel(HuggingFaceModule):
         return self.window is None or self.window >= self.context
 
 
-def _chunked(hidden: Tensor, head: nn.Linear, targets: Tensor, *, scale: float) -> Tensor:
-    """Return the summed cross-entropy of ``scale * head(hidden)``, chunk by chunk."""
+def _as_product(hidden: Tensor, head: nn.Linear, *, scale: float) -> tuple[Tensor, Tensor]:
+    """Return two matrices whose product is ``scale * head(hidden)``, the second transposed."""
     weight = head.weight
     if scale != 1.0:
         hidden = hidden * scale
@@ -137,7 +158,7 @@ def _chunked(hidden: Tensor, head: nn.Linear, targets: Tensor, *, scale: float) 
         # a bias is the weight of an input that is always 1
         hidden = torch.cat([hidden, hidden.new_full((hidden.shape[0], 1), scale)], dim=1)
         weight = torch.cat([weight, head.bias[:, None]], dim=1)
-    return linear_cross_entropy(hidden, weight, targets)
+    return hidden, weight
 
 
 def _window(config: Any) -> int | None:

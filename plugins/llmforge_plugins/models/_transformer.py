@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch.nn import functional
 from llmforge.interfaces import IGNORE_INDEX, Batch
 from llmforge_plugins.models._attention import causal_attention, rotary_tables, rotate
 from llmforge_plugins.models._cache import CacheStep, KeyValueCache
-from llmforge_plugins.models._cross_entropy import linear_cross_entropy
+from llmforge_plugins.models._cross_entropy import linear_cross_entropy, linear_log_probs
 from llmforge_plugins.models._linear import Linear, linear
 from llmforge_plugins.models._norm import RmsNorm
 from llmforge_plugins.models._packed import PackedWeights
@@ -153,17 +152,37 @@ class TransformerModel(nn.Module):
 
         Positions see those of their own segment only; padding is left out where that is faster.
         """
+        hidden, targets, _ = self._to_score(batch)
+        count = (batch["targets"] != IGNORE_INDEX).sum()
+        return linear_cross_entropy(hidden, self._output_weight(), targets), count
+
+    def sequence_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return each sequence's summed log-probability of scored targets, and their number."""
+        hidden, targets, places = self._to_score(batch)
+        found = linear_log_probs(hidden, self._output_weight(), targets)
+        scored = batch["targets"] != IGNORE_INDEX
+        if places is not None:
+            found = found.new_zeros(scored.numel()).index_copy(0, places, found)
+        return found.view(scored.shape).sum(1), scored.sum(1)
+
+    def _to_score(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return hidden states and targets of positions, every scored one among them.
+
+        With them comes where they are in the flattened batch, or None for all as they are.
+        """
         segments = find_segments(batch)
         inputs, targets = batch["inputs"], batch["targets"].flatten()
-        if segments is not None and segments.index is not None:
-            inputs, targets = inputs.flatten()[segments.index][None], targets[segments.index]
+        places = None if segments is None else segments.index
+        if places is not None:
+            inputs, targets = inputs.flatten()[places][None], targets[places]
         hidden = self._hidden(inputs, None, segments).flatten(0, 1)
         scored = targets != IGNORE_INDEX
-        count = scored.sum()
-        if can_be_looked_at(hidden):
-            # the logits of other positions are of no use; elsewhere counting them would wait
-            hidden, targets = _only(scored, count, hidden, targets)
-        return linear_cross_entropy(hidden, self._output_weight(), targets), count
+        # the logits of other positions are of no use; elsewhere counting them would wait
+        if can_be_looked_at(hidden) and int(scored.sum()) not in (0, len(scored)):
+            index = scored.nonzero().squeeze(1)
+            places = index if places is None else places.index_select(0, index)
+            hidden, targets = hidden.index_select(0, index), targets.index_select(0, index)
+        return hidden, targets, places
 
     def forward(self, inputs: Tensor, *, cache: KeyValueCache | None = None) -> Tensor:
         """Return logits [rows, positions, vocabulary]; with a cache, extend it."""
@@ -246,14 +265,6 @@ class TransformerModel(nn.Module):
             elif parameter.dim() > 1:
                 scale = math.sqrt(2 * self.shape.layers) if name.endswith(into_residual) else 1.0
                 nn.init.normal_(parameter, std=_INIT_STD / scale)
-
-
-def _only(scored: Tensor, count: Tensor, *values: Tensor) -> Sequence[Tensor]:
-    """Return of ``values`` [positions, …] those of scored positions, unless all or none is."""
-    if int(count) in (0, len(scored)):
-        return values
-    index = scored.nonzero().squeeze(1)
-    return [value.index_select(0, index) for value in values]
 
 
 def _norm(shape: Shape) -> nn.Module:

@@ -15,7 +15,7 @@ class HfCausal(PretrainedModel, kind="model"):
     """
 
     zoo_name = "hf-causal"
-    supports = frozenset({"kv_cache", "segments"})
+    supports = frozenset({"kv_cache", "segments", "sequence_log_probs"})
 
     class Options(PretrainedOptions):
         """Options of ``[model.hf-causal]``."""

@@ -24,7 +24,7 @@ class Transformer(Component, kind="model"):
     GPT-2 (learned positions, LayerNorm, GELU, biases) and GPT-NeoX (the presets ``neox-…``).
     """
 
-    supports = frozenset({"kv_cache", "segments"})
+    supports = frozenset({"kv_cache", "segments", "sequence_log_probs"})
 
     class Options(llmforge.Options):
         """Options of ``[model.transformer]``."""

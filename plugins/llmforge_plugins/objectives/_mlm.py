@@ -15,6 +15,7 @@ from llmforge.interfaces import (
     Example,
     ExampleEncoder,
     Objective,
+    Preference,
     Row,
     padded_rows,
 )
@@ -49,6 +50,8 @@ class HiddenTokens(Objective):
         if isinstance(example, Conversation):
             text = "\n\n".join(message.content for message in example.messages)
             ids = encoder.text(text)
+        elif isinstance(example, Preference):
+            raise DataError("it is a pair of answers", remedy='objective.name = "dpo"')
         else:
             ids = encoder.text(example.text, example.pair)
         special = encoder.special_ids
