@@ -140,7 +140,9 @@ def test_the_tokenizer_is_in_the_file(tmp_path: Path) -> None:
     assert (told["tokenizer.ggml.model"], told["tokenizer.ggml.pre"]) == ("gpt2", "gpt-2")
     tokens = told["tokenizer.ggml.tokens"]
     assert {text: number for number, text in enumerate(tokens)} == saved["model"]["vocab"]
-    merges = [item if isinstance(item, str) else " ".join(item) for item in saved["model"]["merges"]]
+    merges = [
+        item if isinstance(item, str) else " ".join(item) for item in saved["model"]["merges"]
+    ]
     assert told["tokenizer.ggml.merges"] == merges
     assert tokens[told["tokenizer.ggml.eos_token_id"]] == "<|endoftext|>"
     assert told["tokenizer.ggml.token_type"][0] == 3  # control

@@ -136,7 +136,7 @@ def save_for_transformers(directory: Path, content: str, config: Mapping[str, An
     known = {key: value for key, value in config.items() if value is not None}
     template = known.pop("chat_template", None)
     known.setdefault("model_input_names", _input_names(str(known.get("tokenizer_class", ""))))
-    # classes of single models make their rules anew, those of tokenizer.json are what was trained on
+    # classes of single models have rules of their own; the run was trained on those of this file
     known["tokenizer_class"] = _CONFIG["tokenizer_class"]
     if "eos_token" in known:
         known.setdefault("pad_token", known["eos_token"])
