@@ -1,4 +1,4 @@
-"""``init_from``: the transformer with published weights, against transformers on the same folder."""
+"""``init_from``: the transformer with published weights, against transformers on them."""
 
 from __future__ import annotations
 
@@ -162,7 +162,8 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="preset and init_from both say"):
         (tmp_path / "recipe.toml").write_text(
             f'[model]\nname = "transformer"\n[model.transformer]\npreset = "tiny"\n'
-            f'init_from = "{tmp_path / "base"}"\n[data]\nname = "wikitext"\n[train]\nmax_steps = 1\n'
+            f'init_from = "{tmp_path / "base"}"\n'
+            '[data]\nname = "wikitext"\n[train]\nmax_steps = 1\n'
         )
         load_recipe(tmp_path / "recipe.toml")
 
