@@ -82,9 +82,10 @@ class AdapterContract(Contract):
             return
         model = _model()
         _apply(adapter, model)
+        (folder := tmp_path / "exported").mkdir()
         with pytest.raises(ExportError):
-            adapter.save_hugging_face(model, tmp_path)
-        assert list(tmp_path.iterdir()) == []
+            adapter.save_hugging_face(model, folder)
+        assert list(folder.iterdir()) == []
 
 
 def _model() -> TinyModel:
