@@ -42,6 +42,7 @@ from llmforge.run.setup.run_record import disk_errors_told, open_record
 from llmforge.run.setup.training_setup import TrainingSetup, set_up
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.training.loop_outputs import LoopOutputs
+from llmforge.run_root import root_option
 from llmforge.rundir import Recorder, RunDirectory, RunLock, write_completion
 from llmforge.rundir.atomic import write_json, write_text
 
@@ -410,11 +411,12 @@ class _Start:
         try:
             exporter(self._plan.directory, self._plan.recipe, self._notice)
         except Exception as error:  # whatever a model's own library raises
-            reason = error.reason if isinstance(error, ForgeError) else repr(error)
-            place = self._plan.directory.export
+            told = error if isinstance(error, ForgeError) else ForgeError(repr(error))
+            reason, remedy = told.reason, f" ({told.remedy})" if told.remedy else ""
+            command = f"forge export {self._plan.run_id} --to {self._plan.directory.export}"
             self._notice(
-                f"the model was not exported: {reason}; later: "
-                f"forge export {self._plan.run_id} --to {place}"
+                f"the model was not exported: {reason}{remedy}; "
+                f"later: {command}{root_option(self._plan.root)}"
             )
             log.debug("the export failed", exc_info=True)
 

@@ -49,6 +49,7 @@ def test_a_model_that_cannot_be_written_costs_no_run_and_is_named(tmp_path: Path
     assert found["state"] == "completed"
     (notice,) = [text for text in found["notices"] if "export" in text]
     assert 'model.transformer.activation = "swiglu"' in notice
+    assert "--format safetensors" in notice
     assert "later: forge export tiny --to" in notice
     assert not (tmp_path / "runs" / "tiny" / "export").exists()
     again = CliRunner().invoke(app, ["train", str(tmp_path / "recipe.toml")])

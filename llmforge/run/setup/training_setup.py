@@ -302,7 +302,11 @@ def set_up(
     if plan.recipe.train.extend_to is not None:
         point.state.reopen(until=last_step)
     run = with_matmul_speed(run, team=team)
-    engine, built = prepare_engine(components.manager, _filled_by(point, run), prepared.tokenizer)
+    filled = _filled_by(point, run)
+    engine, built = prepare_engine(components.manager, filled, prepared.tokenizer)
+    if filled.filled and built.frozen_names:
+        # an old checkpoint, which has the frozen weights too and does not say which they are
+        engine, built = prepare_engine(components.manager, run, prepared.tokenizer)
     built = agreed(built, team)
     _require_same_base(record, built)
     if team.place.is_leader and (warning := slow_bf16(run, engine.resolution)):

@@ -245,14 +245,15 @@ class ModelContract(Contract):
     def test_transformers_reads_what_it_writes(
         self, model: Any, batch: dict[str, Tensor], tmp_path: Path
     ) -> None:
-        if not isinstance(model, HuggingFaceModel):
+        form: Any = model
+        if not isinstance(form, HuggingFaceModel):
             return
         transformers = pytest.importorskip("transformers")
         files = []
         for name in ("first", "second"):
             folder = tmp_path / name
             folder.mkdir()
-            model.save_hugging_face(folder, tokenizer=TinyTokenizer(), max_shard_size=10_000)
+            form.save_hugging_face(folder, tokenizer=TinyTokenizer(), max_shard_size=10_000)
             files.append({path.name: path.read_bytes() for path in folder.iterdir()})
         assert files[0] == files[1], "equal models give equal files"
         assert {"config.json", "model.safetensors.index.json"} <= files[0].keys()
