@@ -213,8 +213,8 @@ def _about(facts: CardFacts, folder: Path) -> str:
     purpose = {
         "next_token": "continues text",
         "seq2seq": "writes a text for a text",
-        "mlm": "tells hidden words",
-        "classify": f"tells {len(facts.labels)} labels: {', '.join(facts.labels)}",
+        "mlm": "fills in hidden words",
+        "classify": f"sorts texts by {len(facts.labels)} labels: {', '.join(facts.labels)}",
     }.get(facts.form, "")
     purpose = "answers messages" if facts.chat else purpose
     best = "the best checkpoint" if facts.run.is_best else "a checkpoint"

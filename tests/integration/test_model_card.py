@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_parts import own_tables, rows, text_data, train
+from export_parts import own_tables, rows, text_data, train, untrained
 from hf_models import save, save_tokenizer
 from huggingface_hub import ModelCard
 from test_export_folder import LORA, pretrained
 
 from llmforge.export import export_folder
+from llmforge.export.model_card import CardFacts, write_card
+from llmforge.export.run_facts import read_facts
 
 
 def card_of(folder: Path) -> ModelCard:
@@ -90,6 +93,41 @@ def test_a_model_that_answers_messages_is_asked_with_its_template(tmp_path: Path
         checkpoint.path / "tokenizer" / "chat_template.jinja"
     ).read_text()
     run_code(tmp_path / "out")
+
+
+def test_a_published_base_is_linked_and_its_licence_named(tmp_path: Path) -> None:
+    checkpoint = untrained(tmp_path / "run", {})
+    facts = CardFacts(
+        run=read_facts(checkpoint),
+        layout="hf",
+        alone=True,
+        dtype="fp32",
+        parameters=124_734_720,
+        trained=294_912,
+        form="next_token",
+        model="hf-causal",
+        base={"repository": "openai-community/gpt2", "commit": "c" * 40},
+        adapter="lora",
+        chat=False,
+        has_tokenizer=True,
+        labels=(),
+        context=1024,
+    )
+    write_card(tmp_path, facts)
+    card = card_of(tmp_path)
+    told = card.data.to_dict()
+    assert (told["license"], told["base_model"]) == ("mit", "openai-community/gpt2")
+    assert (told["library_name"], told["base_model_relation"]) == ("peft", "adapter")
+    assert (
+        "The adapter (lora) of 294,912 parameters for "
+        "[openai-community/gpt2](https://huggingface.co/openai-community/gpt2) at commit "
+        "`cccccccccccc`."
+    ) in card.text
+    assert 'AutoModelForCausalLM.from_pretrained("openai-community/gpt2")' in card.text
+    assert "No licence" not in card.text
+    whole = dataclasses.replace(facts, alone=False, adapter=None)
+    write_card(tmp_path, whole)
+    assert card_of(tmp_path).data.to_dict()["base_model_relation"] == "finetune"
 
 
 @pytest.mark.parametrize("layout", ["safetensors", "gguf"])
