@@ -228,7 +228,8 @@ def test_the_log_of_training_is_that_of_the_trainer_of_transformers(tmp_path: Pa
     evaluations = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
     assert (len(losses), len(evaluations)) == (4, 2)
     assert state.best_metric == min(evaluations)
-    earlier = train(tmp_path / "more", own_tables(tmp_path, {}) | {"checkpoint": {"every": 2}})
+    kept = {"checkpoint": {"every": 2, "keep_last": 10}}
+    earlier = train(tmp_path / "more", own_tables(tmp_path, {}) | kept)
     first = earlier.path.with_name("step-00000002")
     export_folder(open_checkpoint(first), tmp_path / "early")
     state = TrainerState.load_from_json(str(tmp_path / "early" / "trainer_state.json"))
