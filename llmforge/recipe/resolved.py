@@ -15,6 +15,7 @@ from llmforge.recipe.schema import (
     DataKeys,
     EarlyStoppingTable,
     EvalTable,
+    ExportTable,
     GenerationKeys,
     MetricKeys,
     RunTable,
@@ -66,6 +67,7 @@ class Recipe:
     eval: EvalTable
     early_stopping: EarlyStoppingTable
     checkpoint: CheckpointTable
+    export: ExportTable
     data: DataKeys
     generation: GenerationKeys
     metric: MetricKeys
