@@ -15,6 +15,13 @@ from llmforge.interfaces.backend import (
     flat_part,
     whole_shape,
 )
+from llmforge.interfaces.continuous import (
+    Continuation,
+    ContinuationUpdate,
+    ContinuousBatch,
+    ContinuousGenerator,
+    TokenScore,
+)
 from llmforge.interfaces.data import Data, TokenData, TokenShard
 from llmforge.interfaces.examples import (
     Conversation,
@@ -33,6 +40,7 @@ from llmforge.interfaces.model import (
     Cache,
     LabelPredictor,
     LanguageModel,
+    RowCache,
     SourceReader,
     model_blocks,
 )
@@ -59,6 +67,10 @@ __all__ = [
     "Cache",
     "ChatTokenizer",
     "Completion",
+    "Continuation",
+    "ContinuationUpdate",
+    "ContinuousBatch",
+    "ContinuousGenerator",
     "Conversation",
     "Data",
     "Dimension",
@@ -82,6 +94,7 @@ __all__ = [
     "Progress",
     "Resolution",
     "Row",
+    "RowCache",
     "RunContext",
     "Slice",
     "SlicedTensors",
@@ -93,6 +106,7 @@ __all__ = [
     "TextExample",
     "Tie",
     "TokenData",
+    "TokenScore",
     "TokenShard",
     "Tokenizer",
     "TrackedCheckpoint",
