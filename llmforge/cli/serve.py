@@ -249,9 +249,7 @@ def _serve(
         loaded = load_checkpoint(
             checkpoint, device=device, dtype=dtype, weights=weights, notice=note
         )
-        return served_model(
-            loaded, loaded.recipe.selected("generation"), limits=limits, note=note
-        )
+        return served_model(loaded, loaded.recipe.selected("generation"), limits=limits, note=note)
 
     checkpoint = locate(run, root=root, say=note)
     model = load(checkpoint)

@@ -62,4 +62,6 @@ def model_failed(message: str) -> ApiError:
 
 def stopping() -> ApiError:
     """Return the error of a server that is being stopped."""
-    return ApiError(503, "the server is being stopped", code="stopping", headers={"Retry-After": "5"})
+    return ApiError(
+        503, "the server is being stopped", code="stopping", headers={"Retry-After": "5"}
+    )

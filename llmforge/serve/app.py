@@ -231,9 +231,7 @@ async def _collect(
             async with asyncio.timeout_at(deadline):
                 news = await ticket.news()
         except TimeoutError:
-            raise ApiError(
-                408, "the time for this answer is up", code="request_timeout"
-            ) from None
+            raise ApiError(408, "the time for this answer is up", code="request_timeout") from None
         if ticket.abandoned:
             raise ApiError(408, "the client left", code="client_left")
         for place, update in news:

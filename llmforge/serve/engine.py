@@ -252,9 +252,9 @@ class Engine:
 
     def _report(self, update: ContinuationUpdate) -> None:
         self._written.append(update)
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS and len(self._models) == 1:
-            if isinstance(self._models[0].batch, OneAtATime):
-                self._flush()
+        late = time.monotonic() - self._flushed > _FLUSH_SECONDS
+        if late and any(isinstance(model.batch, OneAtATime) for model in self._models):
+            self._flush()
 
     def _flush(self) -> None:
         if self._written:

@@ -173,7 +173,9 @@ class Guard:
 
 def _too_large(most: int) -> ApiError:
     return ApiError(
-        413, f"the request is larger than {most:,} bytes", code="body_too_large",
+        413,
+        f"the request is larger than {most:,} bytes",
+        code="body_too_large",
         headers={"Connection": "close"},
     )
 

@@ -169,7 +169,9 @@ def _length(
 def _options(body: SamplingBody, model: ServedModel, limits: Limits) -> Any:
     stops = body.stops() or []
     if len(stops) > limits.max_stops:
-        raise _refused("stop", f"{len(stops)} stop texts are given; there may be {limits.max_stops}")
+        raise _refused(
+            "stop", f"{len(stops)} stop texts are given; there may be {limits.max_stops}"
+        )
     for stop in stops:
         _require_text(stop, "stop")
     try:

@@ -115,9 +115,7 @@ def run_server(
         engine.stopping = True
         note(f"stopping: {_count(engine.unfinished)} still being written")
         if loops:
-            loops[0].call_soon_threadsafe(
-                loops[0].call_later, limits.drain_seconds, cut
-            )
+            loops[0].call_soon_threadsafe(loops[0].call_later, limits.drain_seconds, cut)
 
     def cut() -> None:
         if count := engine.fail_all(ForgeError("the server is being stopped")):

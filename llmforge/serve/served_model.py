@@ -75,5 +75,3 @@ def served_model(
         lambda options: build_generator(loaded, Selection(selection.kind, selection.name, options))
     )
     return ServedModel(loaded=loaded, selection=selection, batch=single, continuous=False)
-
-

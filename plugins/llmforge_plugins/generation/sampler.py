@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Sampler(Component, kind="generation"):
     """Continues prompts: greedy, temperature, top-k, top-p, min-p, repetition penalty, stops.
 
-    The filters act in this order: presence, frequency and repetition penalty, temperature, top-k, top-p, min-p. Equal
-    seeds give equal texts, and a text does not depend on what else is in its batch.
+    They act in this order: presence, frequency and repetition penalty, temperature, top-k, top-p,
+    min-p. Equal seeds give equal texts, and a text does not depend on what else is in its batch.
     """
 
     supports = frozenset(
