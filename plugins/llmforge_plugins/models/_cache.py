@@ -65,7 +65,7 @@ class KeyValueCache:
         Raises:
             ValueError: ``source`` is not one row of at least ``count`` positions.
         """
-        row = KeyValueCache(layers=len(self._held), rows=0 if source else 1, length=length)
+        row = KeyValueCache(layers=len(self._held), rows=1 if source is None else 0, length=length)
         row.weights = self.weights
         if source is not None:
             row._insert(source, count)

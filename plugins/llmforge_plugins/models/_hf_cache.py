@@ -38,7 +38,9 @@ class HuggingFaceCache(Cache):
     ) -> HuggingFaceCache:
         """Return a cache of one row; see :class:`llmforge.interfaces.RowCache`."""
         row = HuggingFaceCache(layers=0, rows=1, length=length)
-        row._held = self._held.new_row(length, source=source and source._held, count=count)
+        row._held = self._held.new_row(
+            length, source=None if source is None else source._held, count=count
+        )
         return row
 
     def insert(self, source: HuggingFaceCache) -> None:
