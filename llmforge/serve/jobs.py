@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmforge.data.chat_template import TemplateError
-from llmforge.errors import RecipeError
+from llmforge.errors import DataError, RecipeError
 from llmforge.generation import changed_options
 from llmforge.interfaces import Continuation, Message
 from llmforge.serve.api_errors import ApiError
@@ -92,7 +91,7 @@ async def chat_job(body: ChatBody, model: ServedModel, limits: Limits) -> Job:
     size = sum(len(message.content) for message in messages)
     try:
         ids = await _computed(lambda: chat.encode(messages), size=size)
-    except TemplateError as error:
+    except DataError as error:  # the template refuses it, or the tokenizer
         raise _refused("messages", str(error)) from None
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     prompt = Prompt(text=messages[-1].content, ids=_begun(ids, model))
@@ -202,7 +201,10 @@ async def _prompt(item: str | list[int], model: ServedModel) -> Prompt:
     tokenizer = model.loaded.tokenizer
     if isinstance(item, str):
         _require_text(item, "prompt")
-        ids = await _computed(lambda: tokenizer.encode(item), size=len(item))
+        try:
+            ids = await _computed(lambda: tokenizer.encode(item), size=len(item))
+        except DataError as error:
+            raise _refused("prompt", str(error)) from None
         return Prompt(text=item, ids=_begun(ids, model))
     if wrong := [token for token in item if token >= tokenizer.vocab_size]:
         raise _refused(

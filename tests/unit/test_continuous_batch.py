@@ -215,6 +215,8 @@ class Held:
     """Stands for a cache: only what is held counts here."""
 
     def new_row(self, length: int, *, source: Any, count: int) -> str:
+        assert source is not None
+        assert length == count
         return f"copy of {count}"
 
 
