@@ -245,12 +245,16 @@ def generate_one_by_one(root: Path, threads: int) -> None:
         asked = json.loads(line)
         began = time.perf_counter()
         first: list[float] = []
+
+        def on_text(_: int, __: str, began: float = began, first: list[float] = first) -> None:
+            first.append(time.perf_counter() - began)
+
         for ids in asked["prompts"]:
             generator.generate(
                 GenerationRequest(
                     prompts=[" ".join(map(str, ids))],
                     max_new_tokens=asked["tokens"],
-                    on_text=lambda *_: first.append(time.perf_counter() - began),
+                    on_text=on_text,
                 )
             )
         print(json.dumps([time.perf_counter() - began, first[0]]), flush=True)

@@ -122,7 +122,7 @@ def run_server(
             note(f"{_count(count)} cut off after {limits.drain_seconds:g} seconds")
 
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         http="h11",
         ws="none",
         log_level="warning",
