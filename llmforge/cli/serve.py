@@ -143,10 +143,11 @@ def serve(
     weights: options.Weights = None,
     root: options.Root = None,
 ) -> None:
-    """Serve a trained model over HTTP, in the form of OpenAI's API, with a page to try it.
+    """Serve a trained model over HTTP, in the form of OpenAI's API.
 
-    Only this machine reaches it unless --host says otherwise, and then it needs --api-key-env.
-    Options that a request leaves out are the recipe's. SIGTERM lets answers finish.
+    A browser finds a page to try it there. Only this machine reaches it unless --host says
+    otherwise, and then it needs --api-key-env. Options that a request leaves out are the recipe's.
+    SIGTERM lets answers finish.
     """
     from llmforge.cli.common import error_console, run_root
     from llmforge.serve.limits import Limits

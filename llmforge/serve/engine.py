@@ -249,6 +249,7 @@ class Engine:
             traceback.print_exc()
             told = error if isinstance(error, ForgeError) else ForgeError(_short(error))
             self._call_loop(lambda: self.fail_all(told))
+            self._take_commands(wait=True)  # among them the one that empties the batch
 
     def _report(self, update: ContinuationUpdate) -> None:
         self._written.append(update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -308,3 +309,12 @@ def test_the_page_asks_nobody_else(server: ServeProcess) -> None:
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert "http://" not in response.text
     assert "https://" not in response.text
+
+
+def test_the_python_of_the_how_to_page_runs(server: ServeProcess) -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/serve-and-chat.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = code.replace("http://127.0.0.1:8000", server.url).replace("my-run", "talk")
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert scope["answer"].choices[0].message.content
