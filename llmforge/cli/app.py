@@ -56,6 +56,18 @@ OWN = {
             _EXPERIMENTS,
         ),
         Command(
+            "chat",
+            "llmforge.cli.chat:chat",
+            "Talk with a model that was trained on conversations.",
+            _EXPERIMENTS,
+        ),
+        Command(
+            "serve",
+            "llmforge.cli.serve:serve",
+            "Serve a trained model over HTTP, in the form of OpenAI's API.",
+            _EXPERIMENTS,
+        ),
+        Command(
             "evaluate",
             "llmforge.cli.evaluate:evaluate",
             "Measure a checkpoint over a whole split: loss, and the recipe's metrics.",

@@ -15,6 +15,13 @@ from llmforge.interfaces.backend import (
     flat_part,
     whole_shape,
 )
+from llmforge.interfaces.continuous import (
+    Continuation,
+    ContinuationUpdate,
+    ContinuousBatch,
+    ContinuousGenerator,
+    TokenScore,
+)
 from llmforge.interfaces.data import Data, TokenData, TokenShard
 from llmforge.interfaces.examples import (
     Conversation,
@@ -39,6 +46,7 @@ from llmforge.interfaces.model import (
     Cache,
     LabelPredictor,
     LanguageModel,
+    RowCache,
     SequenceScorer,
     SourceReader,
     model_blocks,
@@ -72,6 +80,10 @@ __all__ = [
     "Cache",
     "ChatTokenizer",
     "Completion",
+    "Continuation",
+    "ContinuationUpdate",
+    "ContinuousBatch",
+    "ContinuousGenerator",
     "Conversation",
     "Data",
     "Dimension",
@@ -99,6 +111,7 @@ __all__ = [
     "Progress",
     "Resolution",
     "Row",
+    "RowCache",
     "RunContext",
     "SequenceScorer",
     "Slice",
@@ -111,6 +124,7 @@ __all__ = [
     "TextExample",
     "Tie",
     "TokenData",
+    "TokenScore",
     "TokenShard",
     "Tokenizer",
     "TrackedCheckpoint",

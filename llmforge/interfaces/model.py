@@ -43,6 +43,30 @@ class Cache(Protocol):
         ...
 
 
+class RowCache(Cache, Protocol):
+    """A cache that rows join and leave between tokens, for continuous batching.
+
+    A model offers it by returning one from ``new_cache``, also for no rows yet. Rows are numbered
+    from 0 in the order they joined, but for those that took the place of one that left.
+    """
+
+    def new_row(self, length: int, *, source: Any = None, count: int = 0) -> Any:
+        """Return a cache of one row for at most ``length`` positions, to be inserted later.
+
+        It shares what this cache keeps of the model. With ``source``, another cache of one row,
+        it holds a copy of that one's first ``count`` positions; else it is empty.
+        """
+        ...
+
+    def insert(self, source: Any) -> None:
+        """Add the only row of ``source`` as the last; ``source`` stays as it is."""
+        ...
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last one takes its place."""
+        ...
+
+
 class LanguageModel(Protocol):
     """A ``torch.nn.Module`` that can be trained and sampled.
 

@@ -12,7 +12,7 @@ from llmforge.interfaces import IGNORE_INDEX, Batch
 
 
 class TinyCache:
-    """The embeddings of the positions seen; see :class:`llmforge.interfaces.Cache`."""
+    """The embeddings of the positions seen; see :class:`llmforge.interfaces.RowCache`."""
 
     def __init__(self, rows: int, length: int, width: int) -> None:
         self._seen = torch.zeros(rows, length, width)
@@ -29,6 +29,27 @@ class TinyCache:
         self._seen.scatter_(1, index, embedded)
         self._lengths = self._lengths + embedded.shape[1]
         return self._seen.cumsum(dim=1).gather(1, index), positions
+
+    def new_row(self, length: int, *, source: TinyCache | None = None, count: int = 0) -> TinyCache:
+        """Return a cache of one row, which holds the first ``count`` positions of ``source``."""
+        row = TinyCache(1, length, self._seen.shape[2])
+        if source is not None:
+            row._seen[0, :count] = source._seen[0, :count]
+            row._lengths = torch.tensor([count])
+        return row
+
+    def insert(self, source: TinyCache) -> None:
+        """Add the row of ``source`` as the last."""
+        row = self._seen.new_zeros(1, *self._seen.shape[1:])
+        row[0, : source._seen.shape[1]] = source._seen[0]
+        self._seen = torch.cat([self._seen, row])
+        self._lengths = torch.cat([self._lengths, source._lengths])
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last one takes its place."""
+        rows = list(range(len(self._lengths)))
+        rows[row] = rows[-1]
+        self._seen, self._lengths = self._seen[rows[:-1]], self._lengths[rows[:-1]]
 
 
 class TinyModel(nn.Module):

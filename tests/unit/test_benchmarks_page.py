@@ -39,6 +39,13 @@ def generation(batch: int) -> str:
     return only(rf"^4x256 +{batch} greedy +llmforge bf16 +[\d,]+ +({NUMBER}) \(", table)
 
 
+def serving(clients: int) -> str:
+    """Return the ratio of ``forge serve`` to texts written one after the other."""
+    return only(
+        rf"^ +{clients}  forge serve +[\d,]+ +({NUMBER}) \(", result("2026-11-29-serving.md")
+    )
+
+
 def distributed(row: str) -> str:
     """Return a whole run's ratio to its bare loop."""
     table = result(DISTRIBUTED).split("## Engines alone")[0]
@@ -67,6 +74,7 @@ ROWS: Mapping[str, Callable[[], list[str]]] = {
     "training, 6 layers × 384, `auto`": lambda: [training("6x384", "forge auto")],
     "greedy generation, one prompt, bf16": lambda: [generation(1)],
     "greedy generation, eight prompts, bf16": lambda: [generation(8)],
+    "serving eight clients, 6 layers × 384, fp32": lambda: [serving(8)],
     "DDP, two ranks, whole runs": lambda: [distributed("DDP")],
     "ZeRO 1, 2, 3, whole runs": lambda: [distributed(f"ZeRO-{stage}") for stage in (1, 2, 3)],
     "the step thread's share spent on logging": lambda: [logging_share()],

@@ -7,7 +7,8 @@ import torch
 
 from llmforge_plugins.generation._choose import (
     NOT_FINITE,
-    Chooser,
+    RowChoice,
+    choose,
     draw,
     penalise,
     stream_seed,
@@ -118,37 +119,73 @@ def test_penalty_divides_positive_and_multiplies_negative_logits_of_seen_tokens(
     assert penalise(logits, seen, penalty=1.5).tolist() == [[2.0, -4.5, 3.0, -3.0]]
 
 
-def chooser(*, prompts: list[list[int]], **options: object) -> Chooser:
-    return Chooser(
-        Sampler.Options(**options),
-        prompts=prompts,
-        seeds=list(range(len(prompts))),
-        vocab_size=4,
-        device=torch.device("cpu"),
-    )
+def choices(*, prompts: list[list[int]], **options: object) -> list[RowChoice]:
+    return [
+        RowChoice(
+            Sampler.Options(**options),
+            prompt=prompt,
+            seed=seed,
+            vocab_size=4,
+            device=torch.device("cpu"),
+        )
+        for seed, prompt in enumerate(prompts)
+    ]
 
 
 def test_penalty_counts_the_prompt_and_what_was_chosen() -> None:
-    choose = chooser(prompts=[[0]], greedy=True, repetition_penalty=2.0)
+    rows = choices(prompts=[[0]], greedy=True, repetition_penalty=2.0)
     logits = torch.tensor([[4.0, 3.0, 2.5, 0.1]])
-    assert [choose(logits, step).item() for step in range(3)] == [1, 2, 0]
+    assert [choose(logits, rows).item() for _ in range(3)] == [1, 2, 0]
+
+
+def test_presence_penalty_is_taken_once_and_not_for_the_prompt() -> None:
+    rows = choices(prompts=[[0]], greedy=True, presence_penalty=1.0)
+    logits = torch.tensor([[2.0, 1.5, 0.8, 0.0]])
+    # 0 is taken first, then has 1.0, then both 0 (1.0) and 1 (0.5) are above or below 0.8
+    assert [choose(logits, rows).item() for _ in range(4)] == [0, 1, 0, 0]
+
+
+def test_frequency_penalty_grows_with_each_time() -> None:
+    rows = choices(prompts=[[0]], greedy=True, frequency_penalty=0.5)
+    logits = torch.tensor([[2.0, 1.4, 0.0, 0.0]])
+    assert [choose(logits, rows).item() for _ in range(4)] == [0, 0, 1, 0]
+
+
+def test_a_bias_can_force_and_forbid_a_token() -> None:
+    logits = torch.tensor([[4.0, 3.0, 2.5, 0.1]])
+    device = torch.device("cpu")
+    for bias, expected in (({3: 100.0}, 3), ({0: -100.0}, 1)):
+        row = RowChoice(
+            Sampler.Options(), prompt=[], seed=0, vocab_size=4, device=device, bias=bias
+        )
+        assert {choose(logits, [row]).item() for _ in range(20)} <= {expected, 1, 2}
+        assert choose(logits, [row]).item() != 0
 
 
 def test_temperature_zero_is_greedy() -> None:
-    choose = chooser(prompts=[[0]] * 2, temperature=0.0)
-    assert choose(torch.tensor([[0.0, 1.0, 0.9, 0.0]] * 2), 0).tolist() == [1, 1]
+    rows = choices(prompts=[[0]] * 2, temperature=0.0)
+    assert choose(torch.tensor([[0.0, 1.0, 0.9, 0.0]] * 2), rows).tolist() == [1, 1]
 
 
 def test_kept_rows_go_on_with_their_own_noise_and_memory() -> None:
     options = {"repetition_penalty": 1.3, "temperature": 1.0, "max_new_tokens": 20}
     logits = torch.tensor([[0.5, 0.2, 0.1, 0.4]])
-    whole = chooser(prompts=[[0], [1], [2]], **options)
-    expected = [whole(logits.expand(3, -1), step).tolist() for step in range(20)]
-    cut = chooser(prompts=[[0], [1], [2]], **options)
-    cut(logits.expand(3, -1), 0)
-    cut.keep(torch.tensor([1, 2]))
-    rest = [cut(logits.expand(2, -1), step).tolist() for step in range(1, 20)]
+    whole = choices(prompts=[[0], [1], [2]], **options)
+    expected = [choose(logits.expand(3, -1), whole).tolist() for _ in range(20)]
+    cut = choices(prompts=[[0], [1], [2]], **options)
+    choose(logits.expand(3, -1), cut)
+    rest = [choose(logits.expand(2, -1), cut[1:]).tolist() for _ in range(1, 20)]
     assert rest == [tokens[1:] for tokens in expected[1:]]
+
+
+def test_rows_of_different_options_choose_as_they_do_alone() -> None:
+    kinds = ({"temperature": 1.0}, {"greedy": True}, {"temperature": 0.5, "top_k": 2})
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    rows = [choices(prompts=[[0]], **kind)[0] for kind in kinds]
+    alone = [choices(prompts=[[0]], **kind) for kind in kinds]
+    for _ in range(20):
+        together = choose(logits, rows).tolist()
+        assert together == [choose(logits[i : i + 1], row).item() for i, row in enumerate(alone)]
 
 
 def test_seeds_differ_by_seed_prompt_and_ordinal() -> None:

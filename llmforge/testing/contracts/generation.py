@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from typing import Any
 
 import pytest
 import torch
 
 from llmforge.component import Component
 from llmforge.errors import UsageError
-from llmforge.interfaces import Completion, GenerationRequest, Generator, RunContext
+from llmforge.interfaces import (
+    Completion,
+    Continuation,
+    ContinuationUpdate,
+    GenerationRequest,
+    Generator,
+    RunContext,
+)
 from llmforge.testing.contracts.base import Contract, build
 from llmforge.testing.stand_ins import TinyTokenizer
 from llmforge.testing.tiny_model import TinyModel
 
 TOKEN_PROMPTS = "token_prompts"
 """What a generator supports that is given prompts as tokens."""
+
+CONTINUOUS = "continuous_batching"
+"""What a generator supports that has a ``new_batch``."""
 
 PROMPTS = ("The river", "Bees", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich")
 
@@ -118,6 +129,42 @@ class GenerationContract(Contract):
         first = TinyTokenizer().encode(whole.text)[0]
         (ended,) = generator.generate(dataclasses.replace(request, stop_ids=frozenset({first})))
         assert (ended.text, ended.tokens, ended.finish) == ("", 0, "eos")
+
+    def test_a_continuous_batch_writes_what_a_request_alone_does(
+        self, plugin: Component, generator: Any
+    ) -> None:
+        if CONTINUOUS not in plugin.supports:
+            return
+        batch = generator.new_batch(rows=2, prefix_tokens=0)
+        assert batch is not None, "the model has a cache that rows join and leave"
+        texts: defaultdict[int, str] = defaultdict(str)
+        finishes: dict[int, str | None] = {}
+
+        def report(update: ContinuationUpdate) -> None:
+            texts[update.key] += update.text
+            finishes[update.key] = update.finish
+
+        prompts = ("The river", "Bees", "The river", "A")
+        for key, prompt in enumerate(prompts):
+            batch.add(
+                Continuation(
+                    key=key,
+                    prompt=prompt,
+                    prompt_ids=TinyTokenizer().encode(prompt),
+                    options=plugin.options,
+                    max_new_tokens=3 + key,
+                    seed=5,
+                )
+            )
+            batch.step(report)
+        batch.cancel(2)
+        while batch.busy:
+            batch.step(report)
+        assert finishes.get(2) is None
+        for key in (0, 1, 3):
+            request = GenerationRequest(prompts=[prompts[key]], seed=5, max_new_tokens=3 + key)
+            (alone,) = generator.generate(request)
+            assert (texts[key], finishes[key]) == (alone.text, alone.finish)
 
     def test_the_model_is_left_as_it_was(self, generator: Generator, model: TinyModel) -> None:
         before = {name: value.clone() for name, value in model.state_dict().items()}

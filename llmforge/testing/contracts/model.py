@@ -303,6 +303,33 @@ class ModelContract(Contract):
             found = theirs(input_ids=batch["inputs"]).logits
             torch.testing.assert_close(found, model(batch["inputs"]), rtol=1e-3, atol=1e-4)
 
+    def test_a_cache_that_rows_join_and_leave_goes_on_with_those(
+        self, plugin: Component, model: Any
+    ) -> None:
+        if "kv_cache" not in plugin.supports:
+            return
+        lengths = (3, 6, 4)
+        prompts = [_tokens(3, 6)[row : row + 1, :length] for row, length in enumerate(lengths)]
+        following = torch.tensor([[7], [8]])
+        with torch.inference_mode():
+            batch = model.new_cache(0, 8)
+            if not hasattr(batch, "insert"):
+                return
+            for prompt in prompts:
+                row = batch.new_row(prompt.shape[1])
+                model(prompt, cache=row)
+                batch.insert(row)
+            batch.remove(0)  # the last takes its place
+            fed = model(following, cache=batch)[:, -1]
+            begun = batch.new_row(8, source=row, count=2)
+            model(prompts[2][:, 2:], cache=begun)
+            batch.insert(begun)
+            again = model(torch.tensor([[1], [2], [7]]), cache=batch)[:, -1]
+            for place, prompt in ((0, prompts[2]), (1, prompts[1])):
+                alone = torch.cat([prompt, following[place : place + 1]], dim=1)
+                torch.testing.assert_close(fed[place], model(alone)[0, -1], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(again[2], fed[0], rtol=1e-3, atol=1e-4)
+
 
 def _tokens(rows: int, length: int) -> Tensor:
     return torch.randint(256, (rows, length), generator=torch.Generator().manual_seed(3))

@@ -8,11 +8,13 @@ drawn ahead from a generator of its own, which is what makes it independent of i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from llmforge.errors import ForgeError
 
 NOT_FINITE = -1
 """Chosen in place of a token where the logits hold no usable distribution."""
@@ -23,70 +25,122 @@ _COLDEST = 1e-6
 _HEAD = 256
 """Likeliest tokens looked at before a whole vocabulary is sorted."""
 
+Filters = tuple[float, int, float, float]  # temperature, top-k, top-p, min-p
 
-class Chooser:
-    """Picks the next token of every row.
+
+class RowChoice:
+    """What the choices of one row depend on besides its logits; no other row has a part in it.
 
     Args:
         options: the sampler's options.
-        prompts: token ids of each row's prompt; they count for the repetition penalty.
-        seeds: one seed per row.
-        vocab_size: number of logits per row.
+        prompt: token ids of the prompt; they count for the repetition penalty.
+        seed: of the row.
+        vocab_size: number of logits.
         device: where the logits are.
         limit: tokens that are chosen at most, instead of the option.
         greedy: take the likeliest whatever the options say.
+        bias: what is added to the logits of some tokens.
+
+    Attributes:
+        step: how many tokens were chosen.
+        filters: temperature, top-k, top-p and min-p; None to take the likeliest. Rows of equal
+            filters are drawn together.
     """
 
     def __init__(
         self,
         options: Any,
         *,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[int],
+        prompt: Sequence[int],
+        seed: int,
         vocab_size: int,
         device: torch.device,
         limit: int | None = None,
         greedy: bool = False,
+        bias: Mapping[int, float] | None = None,
     ) -> None:
+        self.step = 0
         self._options = options
-        self._greedy = greedy or options.greedy or options.temperature < _COLDEST
-        self._noise = (
-            None if self._greedy else _noise(seeds, limit or options.max_new_tokens).to(device)
-        )
-        self._seen = None
+        self.filters: Filters | None = None
+        self._noise: list[float] = []
+        if not (greedy or options.greedy or options.temperature < _COLDEST):
+            self.filters = (options.temperature, options.top_k, options.top_p, options.min_p)
+            self._noise = _noise(seed, limit or options.max_new_tokens)
+        self._seen = self._counts = self._bias = None
         if options.repetition_penalty != 1:
-            self._seen = _seen(prompts, vocab_size).to(device)
+            self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+            self._seen[list(prompt)] = True
+        if options.presence_penalty or options.frequency_penalty:
+            self._counts = torch.zeros(vocab_size, device=device)
+        if bias:
+            self._bias = torch.zeros(vocab_size, device=device)
+            self._bias[list(bias)] = torch.tensor(list(bias.values()), device=device)
 
-    def keep(self, rows: Tensor) -> None:
-        """Continue with these rows only, int64 indices on the device of the logits."""
-        if self._noise is not None:
-            self._noise = self._noise[:, rows]
-        if self._seen is not None:
-            self._seen = self._seen[rows]
+    @property
+    def adjusts(self) -> bool:
+        """Return whether logits are changed before a token is chosen."""
+        return any(part is not None for part in (self._seen, self._counts, self._bias))
 
-    def __call__(self, logits: Tensor, step: int) -> Tensor:
-        """Return the next tokens, int64 [rows], for ``logits`` [rows, vocabulary].
+    @property
+    def noise(self) -> float:
+        """Return the random number of the next token, in (0, 1]."""
+        return self._noise[self.step]
 
-        ``step`` counts the tokens already chosen. Rows whose logits are not finite get
-        ``NOT_FINITE``.
-        """
+    def adjusted(self, logits: Tensor) -> Tensor:
+        """Return ``logits`` [vocabulary] with the bias added, and then every penalty taken."""
+        if self._bias is not None:
+            logits = logits + self._bias
+        if self._counts is not None:
+            # As OpenAI describes them: for what was generated, once and by how often.
+            logits = logits - self._options.presence_penalty * (self._counts > 0)
+            logits = logits - self._options.frequency_penalty * self._counts
         if self._seen is not None:
             logits = penalise(logits, self._seen, penalty=self._options.repetition_penalty)
-        if self._noise is None:
-            peaks, tokens = logits.max(dim=-1)
-            tokens = torch.where(peaks.isfinite(), tokens, NOT_FINITE)
-        else:
-            tokens = draw(
-                logits.float(),
-                self._noise[step],
-                temperature=self._options.temperature,
-                top_k=self._options.top_k,
-                top_p=self._options.top_p,
-                min_p=self._options.min_p,
-            )
+        return logits
+
+    def took(self, token: Tensor) -> None:
+        """Count ``token``, int64 of one element, as chosen."""
+        self.step += 1
         if self._seen is not None:
-            self._seen.scatter_(1, tokens.clamp_min(0)[:, None], True)
-        return tokens
+            self._seen[token.clamp_min(0)] = True
+        if self._counts is not None:
+            self._counts[token.clamp_min(0)] += 1
+
+
+def choose(logits: Tensor, rows: Sequence[RowChoice]) -> Tensor:
+    """Return the next tokens, int64 [rows], for ``logits`` [rows, vocabulary].
+
+    Rows whose logits are not finite get ``NOT_FINITE``.
+    """
+    if any(row.adjusts for row in rows):
+        logits = torch.stack(
+            [row.adjusted(line) for row, line in zip(rows, logits.float(), strict=True)]
+        )
+    groups: dict[Filters | None, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row.filters, []).append(place)
+    if len(groups) == 1:
+        tokens = _chosen(logits, rows)
+    else:
+        tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
+        for places in groups.values():
+            index = torch.tensor(places, device=logits.device)
+            tokens[index] = _chosen(logits[index], [rows[place] for place in places])
+    for place, row in enumerate(rows):
+        row.took(tokens[place : place + 1])
+    return tokens
+
+
+def _chosen(logits: Tensor, rows: Sequence[RowChoice]) -> Tensor:
+    """Choose for rows of equal filters."""
+    if rows[0].filters is None:
+        peaks, tokens = logits.max(dim=-1)
+        return torch.where(peaks.isfinite(), tokens, NOT_FINITE)
+    temperature, top_k, top_p, min_p = rows[0].filters
+    noise = torch.tensor([[row.noise] for row in rows], device=logits.device)
+    return draw(
+        logits.float(), noise, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+    )
 
 
 def draw(
@@ -152,10 +206,18 @@ def penalise(logits: Tensor, seen: Tensor, *, penalty: float) -> Tensor:
     """Return ``logits`` with the seen tokens made less likely (for a ``penalty`` above 1).
 
     Positive logits are divided, negative ones multiplied: Keskar et al. 2019, CTRL,
-    arXiv:1909.05858. ``seen`` is bool [rows, vocabulary].
+    arXiv:1909.05858. ``seen`` is bool of the shape of ``logits``.
     """
     changed = torch.where(logits > 0, logits / penalty, logits * penalty)
     return torch.where(seen, changed, logits)
+
+
+def not_finite(step: int) -> ForgeError:
+    """Return the error of a row that got ``NOT_FINITE`` after ``step`` tokens."""
+    return ForgeError(
+        f"the model's output is not finite (NaN or infinity) at generated token {step + 1}",
+        remedy="its weights are damaged or overflow: try another checkpoint, or --dtype fp32",
+    )
 
 
 def stream_seed(seed: int, prompt: str, ordinal: int) -> int:
@@ -167,17 +229,12 @@ def stream_seed(seed: int, prompt: str, ordinal: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _noise(seeds: Sequence[int], count: int) -> Tensor:
-    """Return uniform numbers in (0, 1], float32 [count, rows, 1], each row from its own seed.
+def _noise(seed: int, count: int) -> list[float]:
+    """Return ``count`` uniform numbers in (0, 1], of the precision of float32.
 
     Drawn on the CPU so that every device gets the same ones.
     """
-    rows = [torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return 1 - torch.stack(rows, dim=1)[:, :, None]
-
-
-def _seen(prompts: Sequence[Sequence[int]], vocab_size: int) -> Tensor:
-    seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
-    for row, ids in enumerate(prompts):
-        seen[row, list(ids)] = True
-    return seen
+    numbers: list[float] = (
+        1 - torch.rand(count, generator=torch.Generator().manual_seed(seed))
+    ).tolist()
+    return numbers

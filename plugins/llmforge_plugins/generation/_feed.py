@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-_PREFILL_LOGITS = 1 << 24
+PREFILL_LOGITS = 1 << 24
 """Most logits computed at once while a prompt is read (64 MiB in fp32)."""
 
 
@@ -124,7 +124,7 @@ class Cached:
     def _read(self, rows: Sequence[Sequence[int]]) -> Tensor:
         inputs, lengths = _padded(rows, self._device)
         width = inputs.shape[1]
-        piece = max(1, _PREFILL_LOGITS // (len(rows) * self._vocab_size))
+        piece = max(1, PREFILL_LOGITS // (len(rows) * self._vocab_size))
         ends = torch.tensor(lengths, device=self._device) - 1
         last: Tensor | None = None
         for begin in range(0, width, piece):

@@ -11,9 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmforge.errors import ForgeError, UsageError
-from llmforge.interfaces import Completion, GenerationRequest, LanguageModel, Tokenizer
-from llmforge_plugins.generation._choose import NOT_FINITE, Chooser, stream_seed
+from llmforge.errors import UsageError
+from llmforge.interfaces import (
+    Completion,
+    ContinuousBatch,
+    GenerationRequest,
+    LanguageModel,
+    Tokenizer,
+)
+from llmforge_plugins.generation._choose import (
+    NOT_FINITE,
+    RowChoice,
+    choose,
+    not_finite,
+    stream_seed,
+)
 from llmforge_plugins.generation._feed import feed_for
 from llmforge_plugins.generation._text import TextStream
 
@@ -92,6 +104,23 @@ class TextSampler:
             for row in rows
         ]
 
+    def new_batch(self, *, rows: int, prefix_tokens: int) -> ContinuousBatch | None:
+        """Return a batch that continuations join and leave between tokens.
+
+        None for models without a cache that permits it.
+        """
+        from llmforge_plugins.generation._continuous import ContinuousSampler, row_cache
+
+        if self._apart or row_cache(self._model) is None:
+            return None
+        return ContinuousSampler(
+            self._model,
+            self._tokenizer,
+            device=_device(self._model),
+            rows=rows,
+            prefix_tokens=prefix_tokens,
+        )
+
     def _rows(self, request: GenerationRequest) -> list[_Row]:
         rows: list[_Row] = []
         ordinals: Counter[str] = Counter()
@@ -137,7 +166,7 @@ class TextSampler:
         feed = feed_for(self._model, device=device, vocab_size=self._tokenizer.vocab_size)
         limit = request.max_new_tokens or self._options.max_new_tokens
         live = list(rows)
-        chooser: Chooser | None = None
+        choices: list[RowChoice] = []
         tokens = torch.empty(0)
         room = 0
         for step in range(limit):
@@ -148,9 +177,9 @@ class TextSampler:
                 windows = [row.window(self._model.context) for row in live]
                 room = limit if feed.apart else self._model.context - max(map(len, windows))
                 logits = feed.start(windows, room=min(room, limit - step))
-            if chooser is None:
-                chooser = self._chooser(live, logits, limit=limit, greedy=request.greedy)
-            tokens = chooser(logits, step)
+            if not choices:
+                choices = self._choices(live, logits, limit=limit, greedy=request.greedy)
+            tokens = choose(logits, choices)
             chosen = tokens.tolist()
             _check_finite(chosen, step)
             for row, token in zip(live, chosen, strict=True):
@@ -164,22 +193,25 @@ class TextSampler:
             if len(going) < len(live):
                 kept = torch.tensor(going, device=device)
                 if room == 0 or feed.keep(kept):
-                    chooser.keep(kept)
+                    choices = [choices[place] for place in going]
                     tokens = tokens[kept]
                     live = [live[place] for place in going]
 
-    def _chooser(
+    def _choices(
         self, rows: Sequence[_Row], logits: Tensor, *, limit: int, greedy: bool
-    ) -> Chooser:
-        return Chooser(
-            self._options,
-            prompts=[[] if self._apart else row.prompt_ids for row in rows],
-            seeds=[row.seed for row in rows],
-            vocab_size=logits.shape[-1],
-            device=logits.device,
-            limit=limit,
-            greedy=greedy,
-        )
+    ) -> list[RowChoice]:
+        return [
+            RowChoice(
+                self._options,
+                prompt=[] if self._apart else row.prompt_ids,
+                seed=row.seed,
+                vocab_size=logits.shape[-1],
+                device=logits.device,
+                limit=limit,
+                greedy=greedy,
+            )
+            for row in rows
+        ]
 
     def _take(self, row: _Row, token: int, *, eager: bool, last: bool) -> bool:
         """Add ``token`` to the row; return whether that finished it."""
@@ -219,7 +251,4 @@ def _half(context: int) -> int:
 
 def _check_finite(chosen: Sequence[int], step: int) -> None:
     if NOT_FINITE in chosen:
-        raise ForgeError(
-            f"the model's output is not finite (NaN or infinity) at generated token {step + 1}",
-            remedy="its weights are damaged or overflow: try another checkpoint, or --dtype fp32",
-        )
+        raise not_finite(step)

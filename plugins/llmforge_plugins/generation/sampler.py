@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 class Sampler(Component, kind="generation"):
     """Continues prompts: greedy, temperature, top-k, top-p, min-p, repetition penalty, stops.
 
-    The filters act in this order: repetition penalty, temperature, top-k, top-p, min-p. Equal
-    seeds give equal texts, and a text does not depend on what else is in its batch.
+    They act in this order: presence, frequency and repetition penalty, temperature, top-k, top-p,
+    min-p. Equal seeds give equal texts, and a text does not depend on what else is in its batch.
     """
 
-    supports = frozenset({"batches", "streaming", "kv_cache", "token_prompts"})
+    supports = frozenset(
+        {"batches", "streaming", "kv_cache", "token_prompts", "continuous_batching"}
+    )
 
     class Options(llmforge.Options):
         """``[generation.sampler]``."""
@@ -37,6 +39,10 @@ class Sampler(Component, kind="generation"):
         """Draw from tokens at least this likely relative to the likeliest; 0 turns it off."""
         repetition_penalty: Annotated[float, SAFE, Field(gt=0)] = 1.0
         """Above 1 makes tokens of the prompt and of the text so far less likely; 1 is off."""
+        presence_penalty: Annotated[float, SAFE, Field(ge=-2, le=2)] = 0.0
+        """Taken from the logits of tokens that were generated before; 0 is off."""
+        frequency_penalty: Annotated[float, SAFE, Field(ge=-2, le=2)] = 0.0
+        """Taken from the logits of a token as often as it was generated before; 0 is off."""
         stop: Annotated[list[str], SAFE] = Field(default_factory=list)
         """Texts that end a continuation; they are cut off."""
         greedy: Annotated[bool, SAFE] = False

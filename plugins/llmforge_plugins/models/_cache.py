@@ -15,7 +15,8 @@ class KeyValueCache:
 
     While all rows are equally long, new positions go to one slice and a single new one needs no
     mask. After :meth:`set_lengths` with unequal lengths each row continues from its own length, by
-    index and under a mask.
+    index and under a mask. Rows may join and leave at any time: a store then has more places than
+    there are rows, the rows are the first of them, and what leaves is replaced by the last.
 
     Args:
         layers: attention layers.
@@ -56,6 +57,82 @@ class KeyValueCache:
         if self._lengths is not None:
             self.set_lengths(self._lengths[rows.to(self._lengths.device)])
 
+    def new_row(
+        self, length: int, *, source: KeyValueCache | None = None, count: int = 0
+    ) -> KeyValueCache:
+        """Return a cache of one row for ``length`` positions; see ``RowCache`` of the interfaces.
+
+        Raises:
+            ValueError: ``source`` is not one row of at least ``count`` positions.
+        """
+        row = KeyValueCache(layers=len(self._held), rows=1 if source is None else 0, length=length)
+        row.weights = self.weights
+        if source is not None:
+            row._insert(source, count)
+        return row
+
+    def insert(self, source: KeyValueCache) -> None:
+        """Add the only row of ``source`` as the last.
+
+        Raises:
+            ValueError: it is not one row, or does not fit.
+        """
+        self._insert(source, source._longest)
+
+    def _insert(self, source: KeyValueCache, count: int) -> None:
+        if source._rows != 1 or not 0 <= count <= min(source._longest, self._room):
+            raise ValueError(
+                f"one row of {count} positions or more is needed, for a room of {self._room}; "
+                f"got {source._rows} of {source._longest}"
+            )
+        lengths = [*self._each_length(), count]
+        for index, held in enumerate(source._held):
+            if held is None:
+                continue
+            stores = self._held[index]
+            if stores is None or len(stores[0]) == self._rows:
+                stores = self._held[index] = self._grown(stores, held)
+            for store, part in zip(stores, held, strict=True):
+                store[self._rows, :, :count] = part[0, :, :count]
+        self._rows += 1
+        self._take_lengths(lengths)
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last one takes its place."""
+        lengths = self._each_length()
+        last = self._rows - 1
+        for held in self._held:
+            for store in held or ():
+                if row != last:
+                    store[row, :, : self._longest] = store[last, :, : self._longest]
+                store[last, :, : self._longest] = 0  # for the next: NaN would outlast its mask
+        lengths[row] = lengths[last]
+        self._rows = last
+        self._take_lengths(lengths[:last])
+
+    def _each_length(self) -> list[int]:
+        if self._lengths is None:
+            return [self._longest] * self._rows
+        values: list[int] = self._lengths.tolist()
+        return values
+
+    def _take_lengths(self, lengths: list[int]) -> None:
+        self._longest = max(lengths, default=0)
+        unequal = min(lengths, default=0) < self._longest
+        self._lengths = torch.tensor(lengths) if unequal else None
+
+    def _grown(
+        self, stores: tuple[Tensor, Tensor] | None, like: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return stores with twice the places, which hold what ``stores`` did."""
+        places = max(1, 2 * self._rows)
+        wider = [
+            part.new_zeros((places, part.shape[1], self._room, part.shape[3])) for part in like
+        ]
+        for store, old in zip(wider, stores or (), strict=False):
+            store[: self._rows] = old
+        return wider[0], wider[1]
+
     def begin(self, new: int, *, context: int, device: torch.device) -> CacheStep:
         """Make room for ``new`` positions in every row.
 
@@ -84,6 +161,8 @@ class KeyValueCache:
         if held is None:
             held = self._empty(keys), self._empty(values)
             self._held[index] = held
+        if len(held[0]) > self._rows:
+            return held[0][: self._rows], held[1][: self._rows]
         return held
 
     def _empty(self, like: Tensor) -> Tensor:

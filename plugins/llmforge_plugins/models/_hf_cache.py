@@ -33,6 +33,24 @@ class HuggingFaceCache(Cache):
         """Make row ``i`` what row ``rows[i]`` was."""
         self._held.select(rows)
 
+    def new_row(
+        self, length: int, *, source: HuggingFaceCache | None = None, count: int = 0
+    ) -> HuggingFaceCache:
+        """Return a cache of one row; see :class:`llmforge.interfaces.RowCache`."""
+        row = HuggingFaceCache(layers=0, rows=1, length=length)
+        row._held = self._held.new_row(
+            length, source=None if source is None else source._held, count=count
+        )
+        return row
+
+    def insert(self, source: HuggingFaceCache) -> None:
+        """Add the only row of ``source`` as the last."""
+        self._held.insert(source._held)
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last one takes its place."""
+        self._held.remove(row)
+
     def begin(self, inputs: Tensor, *, context: int) -> tuple[Tensor, Tensor]:
         """Make room for ``inputs``, [rows, new].
 

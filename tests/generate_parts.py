@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from llmforge.checkpoint import CheckpointWriter, Retention, SaveRequest, SelfDescription
+from llmforge.data.prompts import TEMPLATE
 from llmforge.interfaces import LanguageModel, Tokenizer
 from llmforge.plugins import load
 from llmforge.recipe import load_recipe, to_toml
@@ -59,10 +61,12 @@ def make_trained_run(
     recipe: str = RECIPE,
     extra: str = "",
     tokenizer: Tokenizer | None = None,
+    template: str | None = None,
 ) -> RunDirectory:
     """Write a run whose checkpoint at step N holds ``make_model(N)``; the first is the best.
 
-    ``extra`` is put at the end of the resolved ``recipe``; ``tokenizer`` is bytes without it.
+    ``extra`` is put at the end of the resolved ``recipe``; ``tokenizer`` is bytes without it;
+    ``template`` lays out conversations.
     """
     directory = RunDirectory(root / run_id)
     directory.path.mkdir(parents=True)
@@ -73,15 +77,25 @@ def make_trained_run(
     write_record(directory, RunRecord(run_id, state="completed", started=time.time()))
     directory.tokenizer.mkdir()
     (tokenizer or ByteTokenizer()).save(directory.tokenizer)
+    if template is not None:
+        (directory.tokenizer / TEMPLATE).write_text(template)
+    save_steps(directory, range(1, steps + 1), keep=steps, text=text)
+    return directory
+
+
+def save_steps(
+    directory: RunDirectory, steps: Iterable[int], *, keep: int, text: str, best: int = 1
+) -> None:
+    """Save checkpoints of a run as :func:`make_trained_run` does; that of ``best`` is the best."""
     with CheckpointWriter(
         directory.checkpoints,
         description=SelfDescription(
             recipe=text, recipe_hash="0" * 64, tokenizer=directory.tokenizer
         ),
-        retention=Retention(keep_last=steps, keep_best=1),
+        retention=Retention(keep_last=keep, keep_best=1),
         on_saved=lambda _: None,
     ) as writer:
-        for step in range(1, steps + 1):
+        for step in steps:
             weights = {
                 name: parameter.detach() for name, parameter in make_model(step).named_parameters()
             }
@@ -92,8 +106,7 @@ def make_trained_run(
                     optimizer={},
                     trainer={},
                     metadata={},
-                    is_best=step == 1,
+                    is_best=step == best,
                     required=True,
                 )
             )
-    return directory
