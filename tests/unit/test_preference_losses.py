@@ -109,7 +109,9 @@ def rows_of(
 
 def transformer(_: Path) -> Any:
     torch.manual_seed(4)
-    shape = Shape(layers=2, width=32, heads=2, kv_heads=2, feed_forward=64, context=CONTEXT)
+    shape = Shape(
+        layers=2, width=32, heads=2, kv_heads=2, head_size=16, feed_forward=64, context=CONTEXT
+    )
     return TransformerModel(shape, vocab_size=VOCABULARY)
 
 
