@@ -61,7 +61,6 @@ class Ticket:
     """The continuations of one request, as the event loop sees them.
 
     Attributes:
-        size: how many there are.
         abandoned: whether the client is gone.
     """
 
@@ -71,7 +70,6 @@ class Ticket:
         self._open = set(keys)
         self._fresh: list[tuple[int, ContinuationUpdate]] = []
         self._wake = asyncio.Event()
-        self.size = len(keys)
         self.abandoned = False
 
     @property
