@@ -57,13 +57,13 @@ def run_benchmarks(
     from llmforge.harness.language_model import HarnessModel
 
     model = HarnessModel(loaded)
-    files = [Path(task) for task in tasks if task.endswith((".yaml", ".yml"))]
+    files = [task for task in tasks if _is_file(task)]
     for file in files:
-        if not file.is_file():
+        if not Path(file).is_file():
             raise UsageError(f"there is no task file {file}")
     try:
         with _quiet() as harness:
-            manager = TaskManager()
+            manager = TaskManager(include_defaults=len(files) < len(tasks))  # thousands of files
             found = harness.simple_evaluate(
                 model=model,
                 tasks=[_name(task, manager.all_tasks) for task in tasks],
@@ -167,7 +167,7 @@ def _name(task: str, known: Sequence[str]) -> str:
     import fnmatch
     from difflib import get_close_matches
 
-    if task.endswith((".yaml", ".yml")):
+    if _is_file(task):
         return str(Path(task).resolve())
     if task in known or fnmatch.filter(known, task):
         return task
@@ -176,6 +176,10 @@ def _name(task: str, known: Sequence[str]) -> str:
         f"the harness has no task '{task}'",
         remedy=f"did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks lists them",
     )
+
+
+def _is_file(task: str) -> bool:
+    return task.endswith((".yaml", ".yml"))
 
 
 def _rows(found: Any) -> list[dict[str, Any]]:

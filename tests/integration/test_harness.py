@@ -7,12 +7,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import lm_eval
 import pytest
 import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from typer.testing import CliRunner
 
 import llmforge
 from llmforge.cli.app import app
+from llmforge.export import export_folder
 from llmforge.generation import LoadedModel, open_checkpoint
 from llmforge.harness.benchmarks import run_benchmarks
 
@@ -124,6 +128,7 @@ def measured(loaded: LoadedModel, place: Path, name: str, **options: Any) -> dic
     return row["metrics"]
 
 
+@pytest.mark.slow
 def test_choices_are_scored_as_the_model_scores_them(loaded: LoadedModel, place: Path) -> None:
     right = []
     for row in ROWS:
@@ -136,6 +141,7 @@ def test_choices_are_scored_as_the_model_scores_them(loaded: LoadedModel, place:
     assert (first["examples"], first["metrics"]["acc"]) == (1, float(right[0]))
 
 
+@pytest.mark.slow
 def test_whole_texts_are_scored_with_all_their_context(loaded: LoadedModel, place: Path) -> None:
     short = [row for row in ROWS if len(row["question"]) < 40]
     total = sum(log_likelihood(loaded, "", row["question"]) for row in short)
@@ -144,6 +150,7 @@ def test_whole_texts_are_scored_with_all_their_context(loaded: LoadedModel, plac
     assert found == pytest.approx(-total / size / math.log(2), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_texts_are_written_to_a_stop(loaded: LoadedModel, place: Path) -> None:
     answers = [
         completion.text
@@ -157,6 +164,24 @@ def test_texts_are_written_to_a_stop(loaded: LoadedModel, place: Path) -> None:
     ]
     expected = sum(answer == " runs" for answer in answers) / len(answers)
     assert measured(loaded, place, "story")["exact_match"] == pytest.approx(expected)
+
+
+def test_the_harness_by_hand_on_the_exported_folder_says_the_same(
+    loaded: LoadedModel, place: Path
+) -> None:
+    folder = export_folder(loaded.checkpoint, place / "exported").path
+    files = [str(place / f"{name}.yaml") for name in ("quiz", "story", "words")]
+    theirs = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=2),
+        tasks=files,
+        task_manager=TaskManager(include_defaults=False),
+        bootstrap_iters=0,
+    )
+    assert theirs is not None
+    for row in run_benchmarks(loaded, files):
+        found = theirs["results"][row["task"]]
+        for name, value in row["metrics"].items():
+            assert value == pytest.approx(found[f"{name},none"], rel=1e-5)
 
 
 def test_the_command_keeps_results_and_gives_them_to_the_trackers(place: Path) -> None:
