@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any
@@ -63,7 +63,37 @@ def build_app(engine: Engine, measurements: Measurements, *, version: str) -> Fa
     _add_status(app, engine, measurements)
     _add_models(app, engine)
     _add_writing(app, engine)
+    _state_limits(app, engine)
     return app
+
+
+def _state_limits(app: FastAPI, engine: Engine) -> None:
+    """Make the OpenAPI document say which model is here and what its limits are."""
+    model, limits = engine.model, engine.limits
+    document = app.openapi()  # which FastAPI keeps
+    longest = min(model.context - 1, limits.max_tokens or model.context)
+    bounds = {"n": limits.max_batch, "max_tokens": longest, "max_completion_tokens": longest}
+    for body in ("CompletionBody", "ChatBody"):
+        fields = document["components"]["schemas"][body]["properties"]
+        fields["model"]["enum"] = [model.id]
+        for name, most in bounds.items():
+            for kind in _kinds(fields.get(name, {})):
+                kind["maximum"] = most
+    prompt = document["components"]["schemas"]["CompletionBody"]["properties"]["prompt"]
+    for kind in _kinds(prompt):
+        if "maximum" in kind:
+            kind["maximum"] = model.loaded.tokenizer.vocab_size - 1
+    (parameter,) = document["paths"]["/v1/models/{model}"]["get"]["parameters"]
+    parameter["schema"]["enum"] = [model.id]
+
+
+def _kinds(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the schemas of integers in ``schema``, those of items and alternatives included."""
+    if schema.get("type") == "integer":
+        yield schema
+    for inner in [*schema.get("anyOf", ()), schema.get("items", {})]:
+        if inner:
+            yield from _kinds(inner)
 
 
 def _handle_errors(app: FastAPI) -> None:

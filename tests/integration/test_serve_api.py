@@ -223,6 +223,7 @@ def test_shared_beginnings_are_computed_once(client: openai.OpenAI) -> None:
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("completions", {"prompt": "x", "temperature": 3}, "temperature"),
+    ("completions", {"prompt": "x", "repetition_penalty": 5e-324}, "repetition_penalty"),
     ("completions", {"prompt": "x", "n": 9}, "n"),
     ("completions", {"prompt": "x", "n": 0}, "n"),
     ("completions", {"prompt": "x", "best_of": 3}, "best_of"),

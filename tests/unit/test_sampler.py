@@ -324,7 +324,7 @@ def test_a_long_prompt_is_read_in_pieces_with_the_same_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = texts(generate(Toy()))
-    monkeypatch.setattr("llmforge_plugins.generation._feed._PREFILL_LOGITS", 4 * 257 * 3)
+    monkeypatch.setattr("llmforge_plugins.generation._feed.PREFILL_LOGITS", 4 * 257 * 3)
     model = Toy()
     assert texts(generate(model)) == whole
     assert model.fed[:5] == [(4, 3), (4, 3), (4, 3), (4, 3), (4, 2)]
