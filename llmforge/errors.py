@@ -106,6 +106,10 @@ class CheckpointError(ForgeError):
     """A checkpoint that is missing, incomplete or corrupt."""
 
 
+class ExportError(ForgeError):
+    """A model, tokenizer or adapter that has no form in the format asked for."""
+
+
 class StorageError(ForgeError):
     """A read or write outside the run directory that did not succeed."""
 

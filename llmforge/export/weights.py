@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from llmforge.checkpoint import Checkpoint, StoredTensors, load_tensors
 from llmforge.checkpoint.hashed_files import CHUNK, FileEntry, write_file
 from llmforge.checkpoint.safetensors_header import ITEM_SIZES, Place, encode_header, lay_out
 from llmforge.errors import CheckpointError, UsageError
-from llmforge.interfaces import Adapter
-from llmforge.plugins import build_manager, call_factory, load
+from llmforge.export.whole_model import merge_adapter, whole_weights
 from llmforge.rundir.atomic import sync_directory
 
 _SUFFIX = ".safetensors"
@@ -54,22 +52,11 @@ def export_merged(
     from safetensors.torch import save
 
     from llmforge.generation import load_checkpoint
-    from llmforge.run.setup.model_build import adapter_name
 
     _check_target(target, overwrite=overwrite)
     loaded = load_checkpoint(checkpoint, device="cpu", dtype="fp32", notice=notice)
-    model: Any = loaded.model
-    if adapter_name(loaded.run) is not None:
-        selection = loaded.recipe.selected("adapter")
-        component = load(selection.kind, selection.name)(selection.options)
-        adapter: Adapter = call_factory(
-            build_manager([component]), "forge_build_adapter", run=loaded.run
-        )
-        adapter.merge(model)
-    kept = model.state_dict().keys()
-    tensors = {name: value.detach() for name, value in model.named_parameters()}
-    tensors |= {name: value for name, value in model.named_buffers() if name in kept}
-    content = save({name: value.contiguous() for name, value in sorted(tensors.items())})
+    merge_adapter(loaded)
+    content = save(whole_weights(loaded.model))
     return _write(target, [content])
 
 

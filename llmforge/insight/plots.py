@@ -67,6 +67,14 @@ def write_curves(directory: RunDirectory) -> list[Path]:
     return written
 
 
+def loss_curve(rows: Sequence[Row], *, title_of: str) -> bytes | None:
+    """Return the losses of ``rows`` as a PNG, None when there is none to draw."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        return _image(_CURVES[0], rows, run_id=title_of)
+
+
 def points(rows: Sequence[Row], name: str) -> Points:
     """Return steps and values of one metric where it has a finite value."""
     found = [

@@ -26,6 +26,11 @@ from llmforge.interfaces.examples import (
     TextExample,
 )
 from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
+from llmforge.interfaces.hugging_face import (
+    HuggingFaceAdapter,
+    HuggingFaceModel,
+    HuggingFaceTokenizer,
+)
 from llmforge.interfaces.metric import Metric, Needs
 from llmforge.interfaces.model import (
     IGNORE_INDEX,
@@ -71,6 +76,9 @@ __all__ = [
     "ExampleLayout",
     "GenerationRequest",
     "Generator",
+    "HuggingFaceAdapter",
+    "HuggingFaceModel",
+    "HuggingFaceTokenizer",
     "LabelPredictor",
     "LanguageModel",
     "MatmulSpeed",

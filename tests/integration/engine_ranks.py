@@ -83,6 +83,8 @@ def make_model(
     """
     fields: dict[str, Any] = {"layers": 3, "width": 20, "heads": 2, "kv_heads": 2}
     fields |= {"context": CONTEXT, **changes}
+    fields.setdefault("head_size", fields["width"] // fields["heads"])
+    fields.setdefault("qkv_bias", fields.get("bias", False))
     fields.setdefault(
         "feed_forward", default_feed_forward(fields["width"], fields.get("activation", "swiglu"))
     )

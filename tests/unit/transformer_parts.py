@@ -16,6 +16,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gpt2": {"positions": "learned", "norm": "layernorm", "activation": "gelu", "bias": True},
     "grouped": {"kv_heads": 2},
     "one-kv-head": {"kv_heads": 1, "tie_embeddings": False},
+    "qwen3": {"kv_heads": 2, "head_size": 16, "qk_norm": True, "norm_epsilon": 1e-6},
+    "qwen2": {"kv_heads": 2, "qkv_bias": True},
     "neox": {
         "rotary_fraction": 0.25,
         "norm": "layernorm",
@@ -31,6 +33,8 @@ def small_shape(**changes: Any) -> Shape:
     """Return a shape of 2 layers × 32 with 4 heads and a context of 12."""
     fields: dict[str, Any] = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 4, "context": 12}
     fields |= changes
+    fields.setdefault("head_size", fields["width"] // fields["heads"])
+    fields.setdefault("qkv_bias", fields.get("bias", False))
     activation = fields.get("activation", "swiglu")
     fields.setdefault("feed_forward", default_feed_forward(fields["width"], activation))
     return Shape(**fields)

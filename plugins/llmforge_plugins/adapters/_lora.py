@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
+from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import nn
 
-from llmforge.errors import Problem, RecipeError
+from llmforge.errors import ExportError, Problem, RecipeError
 from llmforge.interfaces import LanguageModel, model_blocks
 
 _ADAPTER = "default"
 _SHOWN = 4
+_CHANGE_BASE = ("pissa", "olora")
+_TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+}
+"""What peft calls the tasks of classes of ``transformers``, by the ends of their names."""
 
 
 class LoraAdapter:
@@ -65,6 +76,38 @@ class LoraAdapter:
                 plain = module.get_base_layer()
             if plain is not None:
                 root.set_submodule(name, plain)
+
+    def save_hugging_face(self, model: LanguageModel, directory: Path) -> None:
+        """Write the matrices alone, as ``PeftModel`` reads them.
+
+        Raises:
+            ExportError: the weights they are beside are not those of a published model.
+        """
+        module: Any = _own_module(model)
+        source: Mapping[str, str] = getattr(model, "resolution", {})
+        base = source.get("repository") or source.get("folder")
+        if base is None or not getattr(model, "is_as_published", False):
+            raise ExportError(
+                "the adapter alone is of no use: the model it changes is not a published one, "
+                "or has got a larger vocabulary",
+                remedy="--merge writes the whole model",
+            )
+        if self._options.init in _CHANGE_BASE:
+            raise ExportError(
+                f'the adapter alone is of no use: {self._key}.init = "{self._options.init}" has '
+                "changed the weights beside it too",
+                remedy="--merge writes the whole model",
+            )
+        config = copy.copy(module.peft_config[_ADAPTER])
+        config.base_model_name_or_path, config.revision = base, source.get("commit")
+        config.task_type, config.inference_mode = _task(module), True
+        config.save_pretrained(str(directory))
+        weights = get_peft_model_state_dict(module, adapter_name=_ADAPTER)
+        save_file(
+            {f"base_model.model.{name}": weights[name].contiguous() for name in sorted(weights)},
+            directory / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
 
     def _init(self, module: nn.Module) -> bool | str:
         on_meta = any(parameter.is_meta for parameter in module.parameters())
@@ -133,6 +176,12 @@ class LoraAdapter:
     def _refuse(self, option: str, message: str, remedy: str = "") -> None:
         problem = Problem(key=f"{self._key}.{option}", message=message, remedy=remedy)
         raise RecipeError([problem]) from None
+
+
+def _task(module: nn.Module) -> str | None:
+    """Return the task of a model in peft's words, None when it has no word for it."""
+    name = type(module).__name__
+    return next((task for ending, task in _TASKS.items() if name.endswith(ending)), None)
 
 
 def _own_module(model: LanguageModel) -> nn.Module:

@@ -29,6 +29,7 @@ from llmforge_plugins._pretrained import (
     longest_sequence,
     read_config,
 )
+from llmforge_plugins.models._hf_module import AS_PUBLISHED
 from llmforge_plugins.models._hf_options import too_long
 
 _DTYPES = {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
@@ -108,6 +109,7 @@ def load(
             "it grew, and new rows are "
             + ("random" if options.from_scratch else "the mean of the old ones")
         )
+    setattr(model, AS_PUBLISHED, not grown and not options.from_scratch)
     freeze(model, options.freeze, name=name)
     resolution = _resolution(source) if source is not None else dict(recorded)
     return Loaded(model=model, resolution=resolution)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from llmforge.interfaces import Tokenizer
+
+
+AS_PUBLISHED = "weights_as_published"
+"""Attribute of a model of ``transformers`` whose weights are the published ones."""
 
 
 class HuggingFaceModule(nn.Module):
@@ -43,6 +50,25 @@ class HuggingFaceModule(nn.Module):
         """The configuration as JSON, from which the model can be built again."""
         found: dict[str, Any] = json.loads(self.config.to_json_string(use_diff=False))
         return {key: value for key, value in found.items() if value is not None}
+
+    @property
+    def is_as_published(self) -> bool:
+        """Whether its weights, adapters left out, were those of :attr:`resolution` to begin with.
+
+        They were not when they were drawn, or when the vocabulary grew.
+        """
+        return bool(getattr(self.inner, AS_PUBLISHED, False))
+
+    def save_hugging_face(
+        self, directory: Path, *, tokenizer: Tokenizer, max_shard_size: int
+    ) -> None:
+        """Write the model as ``transformers`` itself saves it."""
+        end = tokenizer.eos_id
+        for config in (self.config, getattr(self.inner, "generation_config", None)):
+            known = getattr(config, "eos_token_id", None)
+            if end is not None and known != end and end not in (known or ()):
+                config.eos_token_id = end
+        self.inner.save_pretrained(directory, max_shard_size=max_shard_size)
 
     def train(self, mode: bool = True) -> HuggingFaceModule:
         """Switch between training and evaluation behaviour."""

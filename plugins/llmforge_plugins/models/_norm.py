@@ -23,10 +23,11 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` divided by its root mean square and scaled, in its own precision."""
+        weight = self.weight.to(x.dtype)  # queries and keys are in the precision of products
         if x.device.type == "cpu" and x.requires_grad and not torch.compiler.is_compiling():
-            normalised: Tensor = _RmsNorm.apply(x, self.weight, self.eps)
+            normalised: Tensor = _RmsNorm.apply(x, weight, self.eps)
             return normalised
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return functional.rms_norm(x, weight.shape, weight, self.eps)
 
 
 class _RmsNorm(torch.autograd.Function):

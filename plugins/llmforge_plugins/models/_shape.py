@@ -42,16 +42,21 @@ class Shape:
     Attributes:
         layers: number of blocks.
         width: size of the residual stream.
-        heads: query heads; ``width / heads`` is the size of one.
+        heads: query heads.
+        head_size: width of one attention head, usually ``width / heads``.
         kv_heads: key and value heads; each serves ``heads / kv_heads`` query heads.
         feed_forward: hidden width of the feed-forward part.
         context: longest sequence in tokens.
         positions: rotary embeddings in every attention, or one learned table at the input.
         norm: normalisation before attention, before the feed-forward part and at the end.
-        activation: SwiGLU (two input matrices, one gates the other) or GELU (one).
+        activation: SwiGLU (two input matrices, one gates the other) or GELU (one), exact or by its
+            approximation with tanh.
         tie_embeddings: whether the output matrix is the embedding matrix.
         dropout: share of activations dropped while training.
         bias: whether linear maps and LayerNorm have a bias.
+        qkv_bias: whether the map to queries, keys and values has one.
+        qk_norm: whether queries and keys are normalised head by head (RMSNorm).
+        norm_epsilon: what normalisations add to the mean square.
         rope_theta: base of the rotary frequencies.
         rotary_fraction: share of each head that rotary embeddings turn; the rest has no position.
         parallel_residual: whether both parts of a block read its input, so that they are added to
@@ -61,23 +66,27 @@ class Shape:
     layers: int
     width: int
     heads: int
+    head_size: int
     kv_heads: int
     feed_forward: int
     context: int
     positions: Literal["rope", "learned"] = "rope"
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    activation: Literal["swiglu", "gelu"] = "swiglu"
+    activation: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
     tie_embeddings: bool = True
     dropout: float = 0.0
     bias: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    norm_epsilon: float = 1e-5
     rope_theta: float = 10_000.0
     rotary_fraction: float = 1.0
     parallel_residual: bool = False
 
     @property
-    def head_size(self) -> int:
-        """Width of one attention head."""
-        return self.width // self.heads
+    def mixed_width(self) -> int:
+        """Width of all query heads together, which attention puts out."""
+        return self.heads * self.head_size
 
     @property
     def rotary_size(self) -> int:
@@ -96,13 +105,14 @@ class Shape:
 
     def matrix_parameters(self) -> int:
         """Return the weights of all blocks' linear maps, biases left out."""
-        per_layer = self.width * (self.qkv_width + self.width + self.up_width + self.feed_forward)
-        return self.layers * per_layer
+        attention = self.qkv_width + self.mixed_width
+        return self.layers * self.width * (attention + self.up_width + self.feed_forward)
 
     def block_parameters(self) -> int:
         """Return the trainable parameters of all blocks."""
-        biases = self.qkv_width + self.width + self.up_width + self.width
+        biases = self.width + self.up_width + self.width
         others = 2 * self.width * self._norm_parts + (biases if self.bias else 0)
+        others += (self.qkv_width if self.qkv_bias else 0) + (2 * self.head_size * self.qk_norm)
         return self.matrix_parameters() + self.layers * others
 
     def parameters(self, vocab_size: int) -> int:
@@ -124,7 +134,7 @@ class Shape:
         Chowdhery et al., "PaLM" (2022), appendix B; looking tokens up costs nothing.
         """
         weights = self.matrix_parameters() + vocab_size * self.width
-        return 6.0 * weights + 12.0 * self.layers * self.width * self.context
+        return 6.0 * weights + 12.0 * self.layers * self.mixed_width * self.context
 
 
 def default_feed_forward(width: int, activation: str) -> int:
@@ -133,7 +143,7 @@ def default_feed_forward(width: int, activation: str) -> int:
     That is 4 ``width`` for GELU and, with SwiGLU's third matrix, 8/3 ``width`` (Shazeer, "GLU
     Variants Improve Transformer", 2020), rounded to a multiple of 64 where that is at least 64.
     """
-    if activation == "gelu":
+    if activation != "swiglu":
         return 4 * width
     exact = 8 * width / 3
     return max(_ROUND_TO, round(exact / _ROUND_TO) * _ROUND_TO)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmforge.interfaces import IGNORE_INDEX, Batch
+from llmforge.interfaces import IGNORE_INDEX, Batch, Tokenizer
 from llmforge_plugins.models._attention import causal_attention, rotary_tables, rotate
 from llmforge_plugins.models._cache import CacheStep, KeyValueCache
 from llmforge_plugins.models._cross_entropy import linear_cross_entropy
@@ -28,7 +29,6 @@ from llmforge_plugins.models._shape import Shape
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines of the positions at hand
 
-_NORM_EPSILON = 1e-5
 _INIT_STD = 0.02
 
 
@@ -39,8 +39,12 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.size = shape.heads, shape.kv_heads, shape.head_size
         self.layer, self.dropout = layer, shape.dropout
-        self.qkv = Linear(shape.width, shape.qkv_width, bias=shape.bias)
-        self.out = Linear(shape.width, shape.width, bias=shape.bias)
+        self.qkv = Linear(shape.width, shape.qkv_width, bias=shape.qkv_bias)
+        self.out = Linear(shape.mixed_width, shape.width, bias=shape.bias)
+        self.normalised = shape.qk_norm
+        if shape.qk_norm:
+            self.query_norm = RmsNorm(shape.head_size, eps=shape.norm_epsilon)
+            self.key_norm = RmsNorm(shape.head_size, eps=shape.norm_epsilon)
 
     def forward(
         self,
@@ -52,11 +56,18 @@ class Attention(nn.Module):
         """Mix each position of [rows, positions, width] with those before it in its segment."""
         packed = None if step is None else step.cache.weights
         qkv = self.qkv(x, packed).view(*x.shape[:2], self.heads + 2 * self.kv_heads, self.size)
+        if self.normalised:
+            qkv = self._normalise(qkv)
         if step is not None:
             return self.out(self._cached(qkv, angles, step), packed)
         dropout = self.dropout if self.training else 0.0
         attention = causal_attention if segments is None else segments.attention
         return self.out(attention(qkv, self.heads, angles, dropout=dropout))
+
+    def _normalise(self, qkv: Tensor) -> Tensor:
+        """Normalise queries and keys (Henry et al., "Query-Key Normalization", 2020; Qwen3)."""
+        queries, keys, values = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        return torch.cat((self.query_norm(queries), self.key_norm(keys), values), dim=2)
 
     def _cached(self, qkv: Tensor, angles: Angles | None, step: CacheStep) -> Tensor:
         queries, keys, values = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
@@ -78,6 +89,7 @@ class FeedForward(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.gated = shape.activation == "swiglu"
+        self.approximate = "tanh" if shape.activation == "gelu_tanh" else "none"
         self.up = Linear(shape.width, shape.up_width, bias=shape.bias)
         self.down = Linear(shape.feed_forward, shape.width, bias=shape.bias)
 
@@ -85,7 +97,7 @@ class FeedForward(nn.Module):
         """Map every position of [rows, positions, width] on its own."""
         hidden = self.up(x, packed)
         if not self.gated:
-            return self.down(functional.gelu(hidden), packed)
+            return self.down(functional.gelu(hidden, approximate=self.approximate), packed)
         gate, value = hidden.chunk(2, dim=-1)
         return self.down(functional.silu(gate) * value, packed)
 
@@ -181,6 +193,24 @@ class TransformerModel(nn.Module):
         """Sizes and variants, presets resolved."""
         return {**dataclasses.asdict(self.shape), "vocab_size": self.vocab_size}
 
+    def save_hugging_face(
+        self, directory: Path, *, tokenizer: Tokenizer, max_shard_size: int
+    ) -> None:
+        """Write the model as the Llama, Qwen, GPT-2 or GPT-NeoX that it equals.
+
+        Raises:
+            ExportError: it equals none; the message names the option in the way.
+        """
+        from llmforge_plugins.models._hf_folder import save_transformer
+
+        save_transformer(
+            self.state_dict(),
+            self.shape,
+            directory,
+            tokenizer=tokenizer,
+            max_shard_size=max_shard_size,
+        )
+
     def flops_per_token(self) -> float:
         """Return the floating-point operations of forward and backward for one token.
 
@@ -258,8 +288,8 @@ def _only(scored: Tensor, count: Tensor, *values: Tensor) -> Sequence[Tensor]:
 
 def _norm(shape: Shape) -> nn.Module:
     if shape.norm == "layernorm":
-        return nn.LayerNorm(shape.width, eps=_NORM_EPSILON, bias=shape.bias)
-    return RmsNorm(shape.width, eps=_NORM_EPSILON)
+        return nn.LayerNorm(shape.width, eps=shape.norm_epsilon, bias=shape.bias)
+    return RmsNorm(shape.width, eps=shape.norm_epsilon)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

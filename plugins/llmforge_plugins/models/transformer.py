@@ -40,6 +40,8 @@ class Transformer(Component, kind="model"):
         """Query heads; the preset's number when absent."""
         kv_heads: Positive | None = None
         """Key and value heads (grouped-query attention); as many as ``heads`` when absent."""
+        head_size: Positive | None = None
+        """Width of one head; ``width / heads`` when absent."""
         feed_forward: Positive | None = None
         """Hidden width of the feed-forward part; 4 widths for GELU, about 8/3 for SwiGLU."""
         context: Positive = 128
@@ -49,9 +51,9 @@ class Transformer(Component, kind="model"):
         norm: Literal["rmsnorm", "layernorm"] | None = None
         """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016); ``rmsnorm`` when absent,
         with the neox presets ``layernorm``."""
-        activation: Literal["swiglu", "gelu"] | None = None
-        """SwiGLU (Shazeer 2020) or GELU (Hendrycks and Gimpel 2016); ``swiglu`` when absent, with
-        the neox presets ``gelu``."""
+        activation: Literal["swiglu", "gelu", "gelu_tanh"] | None = None
+        """SwiGLU (Shazeer 2020), GELU (Hendrycks and Gimpel 2016) or GELU's approximation with tanh
+        as in GPT-2; ``swiglu`` when absent, with the neox presets ``gelu``."""
         tie_embeddings: bool | None = None
         """Use the embedding matrix for the output too (Press and Wolf 2017); true when absent, with
         the neox presets false."""
@@ -62,6 +64,13 @@ class Transformer(Component, kind="model"):
         """Share of activations dropped while training."""
         bias: bool | None = None
         """Biases in linear maps and LayerNorm; false when absent, with the neox presets true."""
+        qkv_bias: bool | None = None
+        """Biases in the map to queries, keys and values; as ``bias`` when absent. Qwen2 has them
+        there only."""
+        qk_norm: bool | None = None
+        """Normalise queries and keys head by head (Henry et al. 2020; Qwen3); false when absent."""
+        norm_epsilon: Annotated[float, Field(gt=0)] | None = None
+        """What normalisations add to the mean square; 1e-5 when absent."""
         rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
         """Base of the rotary frequencies; larger for longer contexts."""
         rotary_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -82,7 +91,7 @@ class Transformer(Component, kind="model"):
             if self.preset not in PRESETS:
                 return self
             shape = self.shape()
-            if shape.width % shape.heads:
+            if self.head_size is None and shape.width % shape.heads:
                 raise ValueError(f"width {shape.width} is not divisible by heads {shape.heads}")
             if shape.heads % shape.kv_heads:
                 raise ValueError(
@@ -103,6 +112,8 @@ class Transformer(Component, kind="model"):
             fields: dict[str, Any] = {**PRESETS[self.preset], **given}
             activation = fields.get("activation", Shape.activation)
             fields.setdefault("kv_heads", fields["heads"])
+            fields.setdefault("head_size", fields["width"] // fields["heads"])
+            fields.setdefault("qkv_bias", fields.get("bias", Shape.bias))
             fields.setdefault("feed_forward", default_feed_forward(fields["width"], activation))
             return Shape(**fields)
 

@@ -114,11 +114,51 @@ class FastTokenizer:
         (directory / "tokenizer_config.json").write_text(config, encoding="utf-8")
         write_record(directory, type_name=_TYPE, fingerprint=self.fingerprint)
 
+    def save_hugging_face(self, directory: Path) -> None:
+        """Write the files that ``AutoTokenizer`` reads."""
+        save_for_transformers(directory, self._content, self._config)
+
 
 _CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "clean_up_tokenization_spaces": False,
 }
+
+
+def save_for_transformers(directory: Path, content: str, config: Mapping[str, Any]) -> None:
+    """Write a tokenizer as ``AutoTokenizer`` reads it.
+
+    Args:
+        directory: exists.
+        content: of ``tokenizer.json``.
+        config: what is known for ``tokenizer_config.json``.
+    """
+    known = {key: value for key, value in config.items() if value is not None}
+    template = known.pop("chat_template", None)
+    known.setdefault("model_input_names", _input_names(str(known.get("tokenizer_class", ""))))
+    # classes of single models make their rules anew, those of tokenizer.json are what was trained on
+    known["tokenizer_class"] = _CONFIG["tokenizer_class"]
+    if "eos_token" in known:
+        known.setdefault("pad_token", known["eos_token"])
+    named = {key: text_of(value) for key, value in known.items() if key.endswith("_token")}
+    special = {key: value for key, value in named.items() if value is not None}
+    (directory / "tokenizer.json").write_text(content, encoding="utf-8")
+    write_json(directory / "tokenizer_config.json", {**known, **special})
+    write_json(directory / "special_tokens_map.json", special)
+    if isinstance(template, str):
+        (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, its keys in order."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _input_names(tokenizer_class: str) -> list[str]:
+    """Return what models read that come with tokenizers of a class; BERT also which text it is."""
+    pairs = ["token_type_ids"] if tokenizer_class in ("BertTokenizer", "BertTokenizerFast") else []
+    return ["input_ids", *pairs, "attention_mask"]
 
 
 def text_of(token: Any) -> str | None:

@@ -97,3 +97,10 @@ class ByteTokenizer:
     def save(self, directory: Path) -> None:
         """Write the record; there is nothing else to keep."""
         write_record(directory, type_name=_TYPE, fingerprint=self.fingerprint)
+
+    def save_hugging_face(self, directory: Path) -> None:
+        """Write the files that ``AutoTokenizer`` reads: a byte-level BPE without any merge."""
+        from llmforge_plugins.tokenizers._fast import save_for_transformers
+        from llmforge_plugins.tokenizers._byte_level import byte_level
+
+        save_for_transformers(directory, byte_level(END), {"eos_token": END})
