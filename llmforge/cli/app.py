@@ -82,6 +82,12 @@ OWN = {
             "Write a checkpoint's weights as one safetensors file.",
             _EXPERIMENTS,
         ),
+        Command(
+            "deploy",
+            "llmforge.cli.deploy:deploy",
+            "Deploy a model to the hub, a registry or storage.",
+            _EXPERIMENTS,
+        ),
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
         Command(
             "data",

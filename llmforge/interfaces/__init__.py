@@ -16,6 +16,13 @@ from llmforge.interfaces.backend import (
     whole_shape,
 )
 from llmforge.interfaces.data import Data, TokenData, TokenShard
+from llmforge.interfaces.deployment import (
+    DeployedFile,
+    Deployment,
+    ModelFolder,
+    Outlook,
+    Receipt,
+)
 from llmforge.interfaces.examples import (
     Conversation,
     Example,
@@ -66,6 +73,8 @@ __all__ = [
     "Completion",
     "Conversation",
     "Data",
+    "DeployedFile",
+    "Deployment",
     "Dimension",
     "Direction",
     "Engine",
@@ -84,10 +93,13 @@ __all__ = [
     "MatmulSpeed",
     "Message",
     "Metric",
+    "ModelFolder",
     "Needs",
     "Objective",
+    "Outlook",
     "Point",
     "Progress",
+    "Receipt",
     "Resolution",
     "Row",
     "RunContext",

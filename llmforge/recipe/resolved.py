@@ -13,6 +13,7 @@ from llmforge.recipe.schema import (
     BackendKeys,
     CheckpointTable,
     DataKeys,
+    DeployKeys,
     EarlyStoppingTable,
     EvalTable,
     GenerationKeys,
@@ -72,6 +73,7 @@ class Recipe:
     backend: BackendKeys
     tracker: TrackerKeys
     storage: StorageKeys
+    deploy: DeployKeys
     sweep: SweepKeys
     space: Space | None = None
     selections: Mapping[str, tuple[Selection, ...]]

@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "remote",
         "courier",
         "run",
-        "sweeps generation evaluation export serve insight planning clusters api testing",
+        "sweeps generation evaluation export deploy serve insight planning clusters api testing",
         "cli",
         "__main__",
     )
