@@ -104,7 +104,7 @@ def export_folder(
         elif layout == "hf":
             _hugging_face(loaded, work, dtype=dtype, max_shard_size=max_shard_size)
         else:
-            _gguf(loaded, work, dtype=dtype)
+            _gguf(loaded, work, dtype=dtype, notice=notice)
         if layout == "hf":
             _tokenizer(loaded, work, notice=notice)
         card = CardFacts.of(
@@ -154,14 +154,15 @@ def _adapter(loaded: LoadedModel, adapter: Any, work: Path, *, dtype: str | None
     adapter.save_hugging_face(loaded.model, work)
 
 
-def _gguf(loaded: LoadedModel, work: Path, *, dtype: str | None) -> None:
+def _gguf(
+    loaded: LoadedModel, work: Path, *, dtype: str | None, notice: Callable[[str], None]
+) -> None:
     from llmforge.export.gguf_file import write_gguf
 
     form = work / ".hf"
     form.mkdir()
     _hugging_face(loaded, form, dtype=None, max_shard_size=SHARD_SIZE)
-    if isinstance(loaded.tokenizer, HuggingFaceTokenizer):
-        loaded.tokenizer.save_hugging_face(form)
+    _tokenizer(loaded, form, notice=notice)
     write_gguf(form, work / "model.gguf", dtype=dtype or "fp32", name=loaded.run.id)
     shutil.rmtree(form)
 

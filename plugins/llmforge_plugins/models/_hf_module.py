@@ -66,7 +66,8 @@ class HuggingFaceModule(nn.Module):
         end = tokenizer.eos_id
         for config in (self.config, getattr(self.inner, "generation_config", None)):
             known = getattr(config, "eos_token_id", None)
-            if end is not None and known != end and end not in (known or ()):
+            known = known if isinstance(known, list) else [known]
+            if config is not None and end is not None and end not in known:
                 config.eos_token_id = end
         self.inner.save_pretrained(directory, max_shard_size=max_shard_size)
 
