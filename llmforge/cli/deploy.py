@@ -32,7 +32,7 @@ def deploy(
             "--to",
             metavar="ADDRESS",
             help="hf://OWNER/NAME, mlflow:NAME, or a folder in storage such as "
-            "s3://bucket/models/tiny; without it those of the recipe's [deploy] table. Repeatable.",
+            "s3://bucket/models/tiny; without it deploy.to of the recipe. Repeatable.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -85,7 +85,7 @@ def deploy(
     recipe: Annotated[
         str | None,
         options.option(
-            "--recipe", metavar="RECIPE", help="Take the [deploy] table of RECIPE, not the run's."
+            "--recipe", metavar="RECIPE", help="Take deploy.* from RECIPE, not from the run."
         ),
     ] = None,
     assignments: options.Assignments = None,
@@ -119,12 +119,13 @@ def deploy(
     source, table = _read(run, checkpoint, choices, recipe, assignments or [], root=root)
     console = error_console()
     if dry_run:
+        count = len(table.deploy.to)
         plan = preview(source, table.deploy.to, table)
         if as_json:
             emit_json(_plan_json(plan))
         else:
             _print_plan(source, plan)
-        _end_with([item for item in plan.outlooks.values() if isinstance(item, Exception)], plan)
+        _end_with([item for item in plan.outlooks.values() if isinstance(item, Exception)], count)
         return
     outcomes = deploy_to(
         source,
@@ -135,7 +136,7 @@ def deploy(
     )
     if as_json:
         emit_json([_outcome_json(outcome) for outcome in outcomes])
-    _end_with([outcome.error for outcome in outcomes if outcome.error], outcomes)
+    _end_with([outcome.error for outcome in outcomes if outcome.error], len(outcomes))
 
 
 def _read(
@@ -175,24 +176,25 @@ def _read(
     return found, table
 
 
-def _end_with(errors: list[Any], tried: Any) -> None:
+def _end_with(errors: list[Exception], count: int) -> None:
+    """End the command with an error if some of ``count`` deployments failed."""
     from llmforge.errors import DeployError
 
     if errors:
-        count = len(tried.outlooks) if hasattr(tried, "outlooks") else len(tried)
         raise DeployError(
-            f"{len(errors)} of {count} deployments failed" if count > 1 else "nothing was deployed",
-            remedy="the same command again does what is missing",
+            f"{len(errors)} of {count} deployments failed",
+            remedy="once that is mended, the same command does what is missing",
         )
 
 
 def _print_outcome(outcome: Outcome) -> None:
     if outcome.receipt is None:
-        echo(f"{outcome.to}: failed: {outcome.error}", err=True)
+        echo(_with_address(outcome.to, outcome.error), err=True)
         return
     sent = len(outcome.receipt.sent)
-    done = "there already" if outcome.unchanged else f"{sent} file{'' if sent == 1 else 's'} sent"
-    echo(f"{outcome.to}: {done}, verified, {outcome.receipt.revision}")
+    done = f"{sent} file{'' if sent == 1 else 's'} sent and verified"
+    state = "there already" if outcome.unchanged else done
+    echo(f"{outcome.to}: {state}, {outcome.receipt.revision}")
     if outcome.receipt.link:
         echo(f"  {outcome.receipt.link}")
 
@@ -207,7 +209,7 @@ def _print_plan(source: Source, plan: Plan) -> None:
         echo(f"  {name:<{width}}  {size_text(file.size):>10}  {file.sha256[:12]}")
     for address, outlook in plan.outlooks.items():
         if isinstance(outlook, Exception):
-            echo(f"{address}: {outlook}", err=True)
+            echo(_with_address(address, outlook), err=True)
             continue
         if outlook.revision:
             what = f"there already, {outlook.revision}"
@@ -221,11 +223,19 @@ def _print_plan(source: Source, plan: Plan) -> None:
     echo("nothing was changed (--dry-run)")
 
 
+def _with_address(address: str, error: object) -> str:
+    """Return the message of an error without secrets; most begin with the address already."""
+    from llmforge.redaction import redact
+
+    text = redact(str(error))
+    return text if address in text else f"{address}: {text}"
+
+
 def _plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "files": {name: vars(file) for name, file in plan.files.items()},
         "to": {
-            address: {"error": str(outlook)} if isinstance(outlook, Exception) else vars(outlook)
+            address: {"error": _with_address(address, outlook)} if isinstance(outlook, Exception) else vars(outlook)
             for address, outlook in plan.outlooks.items()
         },
     }
@@ -233,5 +243,5 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     if outcome.receipt is None:
-        return {"to": outcome.to, "error": str(outcome.error)}
+        return {"to": outcome.to, "error": _with_address(outcome.to, outcome.error)}
     return {"to": outcome.to, "unchanged": outcome.unchanged, **vars(outcome.receipt)}

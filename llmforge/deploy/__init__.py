@@ -1,12 +1,10 @@
 """Deploying models: to a hub, a registry or a folder in storage, whole or not at all."""
 
 from llmforge.deploy.deployment import Outcome, Plan, deploy, preview
-from llmforge.deploy.record import Deployed, read_deployments
 from llmforge.deploy.source import ExportChoices, Source, find_source
 from llmforge.deploy.targets import open_target
 
 __all__ = [
-    "Deployed",
     "ExportChoices",
     "Outcome",
     "Plan",
@@ -15,5 +13,4 @@ __all__ = [
     "find_source",
     "open_target",
     "preview",
-    "read_deployments",
 ]

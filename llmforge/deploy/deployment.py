@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmforge.deploy.record import DeploymentRecord
 from llmforge.deploy.source import Source, discard, files_of
 from llmforge.deploy.targets import open_target
 from llmforge.errors import DeployError, ForgeError, UsageError
@@ -24,6 +23,7 @@ from llmforge.interfaces import (
 from llmforge.plugins import address_problem
 from llmforge.recipe import Recipe
 from llmforge.redaction import redact
+from llmforge.rundir.deployments import DeploymentRecord
 from llmforge.rundir.layout import lock_path
 
 Say = Callable[[str], None]

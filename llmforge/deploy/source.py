@@ -83,7 +83,7 @@ class Source:
 def find_source(
     address: str, choices: ExportChoices, *, root: Path, say: Say = lambda _: None
 ) -> Source:
-    """Return what ``address`` means: an exported folder, or a checkpoint as ``forge export`` has it.
+    """Return what ``address`` means: an exported folder, or a checkpoint to export.
 
     Args:
         address: of a run or checkpoint, or the path of an exported folder.

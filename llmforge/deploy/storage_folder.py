@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.checkpoint.hashed_files import hash_file
-from llmforge.deploy.record import DeploymentRecord
 from llmforge.deploy.source import entries_of
 from llmforge.errors import DeployError
 from llmforge.interfaces import ModelFolder, Outlook, Receipt
@@ -37,6 +36,7 @@ from llmforge.remote.transfer import (
     source_of,
     stored_size,
 )
+from llmforge.rundir.deployments import DeploymentRecord
 
 METADATA = "metadata.json"
 ARCHIVE = "model.tar.gz"
@@ -83,12 +83,11 @@ class StorageFolder:
         version = self._version(folder)
         there = self._there()
         old = self._older(version, there)
-        known = {"visible": "as the bucket is", "link": self._link(version)}
         if there is not None and there.version == version:
             missing = [name for name, size in there.objects.items() if self._size(name) != size]
             if not missing:
                 done = "" if old else version
-                return Outlook(revision=done, delete=tuple(f"{name}/" for name in old), **known)
+                return self._outlook(version, old, revision=done)
         names = folder.files if self._archive == "none" else (ARCHIVE,)
         sizes = {name: file.size for name, file in folder.files.items()}
         to_send = [
@@ -96,7 +95,18 @@ class StorageFolder:
             for name in names
             if sizes.get(name) is None or self._size(f"{version}/{name}") != sizes[name]
         ]
-        return Outlook(send=tuple(to_send), delete=tuple(f"{name}/" for name in old), **known)
+        return self._outlook(version, old, send=tuple(to_send))
+
+    def _outlook(
+        self, version: str, old: list[str], *, revision: str = "", send: tuple[str, ...] = ()
+    ) -> Outlook:
+        return Outlook(
+            revision=revision,
+            send=send,
+            delete=tuple(f"{name}/" for name in old),
+            visible="seen by whoever may read the storage",
+            link=self._link(version),
+        )
 
     def publish(self, folder: ModelFolder, *, notice: Callable[[str], None]) -> Receipt:
         """Send and verify a version, then let ``metadata.json`` name it."""
@@ -110,9 +120,7 @@ class StorageFolder:
         if there is None or there.version != version:
             self._name(version, folder, objects, self._older(version, there))
         for old in self._older(version, self._there()):
-            self._connections.call(
-                f"deleting {old}", lambda storage, _, old=old: storage.delete(old)
-            )
+            self._delete(old)
         self._record.set_tried(self.address, ())
         return Receipt(revision=version, sent=tuple(sent), link=self._link(version))
 
@@ -190,7 +198,7 @@ class StorageFolder:
             return _parsed(content)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise DeployError(
-                f"{self.address}/{METADATA} is not of a deployment of llmforge: {error}",
+                f"{self.address}/{METADATA} is not of a deployment of llmforge",
                 remedy="deploy to another folder",
             ) from error
 
@@ -204,6 +212,9 @@ class StorageFolder:
             return []
         found = self._connections.call("listing versions", lambda storage, _: storage.folders(""))
         return sorted(names & set(found))
+
+    def _delete(self, name: str) -> None:
+        self._connections.call(f"deleting {name}", lambda storage, _: storage.delete(name))
 
     def _size(self, name: str) -> int | None:
         return stored_size(self._connections, name)

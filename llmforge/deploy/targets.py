@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmforge.component import KINDS
-from llmforge.deploy.record import DeploymentRecord
 from llmforge.deploy.storage_folder import StorageFolder
 from llmforge.errors import DeployError, UsageError
 from llmforge.interfaces import Deployment
@@ -20,6 +19,7 @@ from llmforge.plugins import (
 )
 from llmforge.recipe import Recipe
 from llmforge.remote import Connections
+from llmforge.rundir.deployments import DeploymentRecord
 
 _KIND = KINDS["deploy"]
 

@@ -87,7 +87,7 @@ def place_of(option: str | None, run_directory: Path, uri: str) -> Place:
 
 
 def recorded_run(run_directory: Path, uri: str) -> str:
-    """Return the id of the MLflow run that a run of ours has in the store ``uri``; empty if none."""
+    """Return the id of the MLflow run that our run has in the store ``uri``; empty if none."""
     recorded = _read(_file(run_directory))
     return recorded.run_id if recorded and recorded.uri == without_login(uri) else ""
 

@@ -27,8 +27,8 @@ from hf_models import save
 from pretrained_folders import save_pretrained
 from safetensors.torch import load_file
 
-from llmforge.errors import ExportError, UsageError
 from llmforge.checkpoint import open_checkpoint
+from llmforge.errors import ExportError, UsageError
 from llmforge.export import export_folder
 from llmforge_plugins.tokenizers.bytes import ByteTokenizer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import disable_progress_bars
 
 from llmforge.errors import DeployError
 from llmforge.interfaces import ModelFolder, Outlook, Receipt
@@ -66,6 +68,8 @@ class HubRepository:
         self._message = message
         self._endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._api = HfApi(endpoint=self._endpoint)
+        if not sys.stderr.isatty():
+            disable_progress_bars()
 
     @property
     def link(self) -> str:
@@ -84,12 +88,15 @@ class HubRepository:
                 link=self.link,
             )
         change = self._change(head, folder)
-        known = {"visible": "private" if head.private else "public", "link": self.link}
-        if folder.private and not head.private:
-            known["note"] = "refused: it is public already, and nothing said that it should be"
-        if change == _Change((), ()):
-            return Outlook(revision=head.commit, **known)
-        return Outlook(send=change.send, delete=change.delete, **known)
+        exposed = folder.private and not head.private
+        return Outlook(
+            revision=head.commit if change == _Change((), ()) else "",
+            send=change.send,
+            delete=change.delete,
+            visible="private" if head.private else "public",
+            note="refused: it is public, and this deployment is private" if exposed else "",
+            link=self.link,
+        )
 
     def publish(self, folder: ModelFolder, *, notice: Callable[[str], None]) -> Receipt:
         """Commit what is missing, and verify the commit."""
@@ -119,7 +126,10 @@ class HubRepository:
         self._api.create_repo(self._name, private=folder.private, exist_ok=True)
         head = self._head()
         if head is None:
-            raise DeployError(f"{self.address} was made and cannot be seen with this token")
+            raise DeployError(
+                f"{self.address}: the name is taken by a repository that this token may not see",
+                remedy="choose another name, or a token of somebody who may",
+            )
         return head
 
     def _commit(self, head: _Head, change: _Change, folder: ModelFolder) -> str:

@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import httpx
 from huggingface_hub.errors import (
-    HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
+    HTTPError,
     OfflineModeIsEnabled,
 )
 
@@ -22,11 +20,12 @@ T = TypeVar("T")
 _TRIES = 5
 _FIRST_PAUSE_SECONDS = 1.0
 _MOVED, _TOO_MANY = 412, 429
+_FULL = (402, 413, 507)
 _LIMITS = ("quota", "storage limit", "storage space", "exceeded")
 
 
 def patiently(address: str, work: Callable[[], T]) -> T:
-    """Return what ``work`` returns, tried again after failures that pass; it looks afresh each time.
+    """Return what ``work`` returns, called again after failures that pass.
 
     Those are a hub that cannot be reached, an answer of 500 or more, too many requests, and a
     branch that another commit moved meanwhile.
@@ -37,7 +36,7 @@ def patiently(address: str, work: Callable[[], T]) -> T:
     for number in range(1, _TRIES + 1):
         try:
             return work()
-        except (HfHubHTTPError, httpx.HTTPError, OSError, HFValidationError) as error:
+        except (HTTPError, OSError, HFValidationError) as error:
             if number == _TRIES or not _passes(error):
                 raise described(address, error) from error
         time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5))
@@ -56,12 +55,10 @@ def described(address: str, error: Exception) -> DeployError:
             remedy="make one that may write at the hub's settings page, and set HF_TOKEN or run "
             "'hf auth login'",
         )
-    if status in (402, 413, 507) or (
-        status == 403 and any(word in said.lower() for word in _LIMITS)
-    ):
+    if status in _FULL or (status == 403 and any(word in said.lower() for word in _LIMITS)):
         return DeployError(
             f"{address}: the hub has no more room ({status}): {said}",
-            remedy="delete what is not needed there, or take a smaller number format (--dtype bf16)",
+            remedy="delete what is not needed there, or deploy fewer bytes (--dtype bf16)",
         )
     if status == 403:
         return DeployError(
@@ -92,8 +89,8 @@ def _passes(error: Exception) -> bool:
         return False
     status = _status(error)
     if status is not None:
-        return (status >= 500 and status != 507) or status in (_MOVED, _TOO_MANY)
-    return isinstance(error, httpx.HTTPError | LocalEntryNotFoundError | ConnectionError | OSError)
+        return (status >= 500 and status not in _FULL) or status in (_MOVED, _TOO_MANY)
+    return isinstance(error, HTTPError | OSError)
 
 
 def _status(error: Exception) -> int | None:

@@ -78,7 +78,7 @@ class RegisteredModel:
         with self._opened(folder) as (client, uri):
             version = self._version(client, folder)
             run = version.run_id if version is not None else self._run(client, folder, uri)
-            run = run or self._made_run(client, folder, uri)
+            run = run or self._made_run(client, folder)
             sent = self._log(client, run, folder)
             if version is None:
                 version = self._registered(client, run, folder)
@@ -125,7 +125,7 @@ class RegisteredModel:
         )
         return str(found[0].info.run_id) if found else None
 
-    def _made_run(self, client: MlflowClient, folder: ModelFolder, uri: str) -> str:
+    def _made_run(self, client: MlflowClient, folder: ModelFolder) -> str:
         name = self._options.experiment
         experiment = client.get_experiment_by_name(name)
         if experiment is not None and experiment.lifecycle_stage == "deleted":

@@ -10,8 +10,8 @@ from typing import Any
 
 from llmforge.errors import RunError
 from llmforge.interfaces import DeployedFile, ModelFolder, Receipt
-from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import write_json
+from llmforge.rundir.layout import RunDirectory
 
 FORMAT_VERSION = 1
 
