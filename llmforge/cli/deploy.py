@@ -232,13 +232,13 @@ def _with_address(address: str, error: object) -> str:
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "files": {name: vars(file) for name, file in plan.files.items()},
-        "to": {
-            address: {"error": _with_address(address, outlook)} if isinstance(outlook, Exception) else vars(outlook)
-            for address, outlook in plan.outlooks.items()
-        },
+    told = {
+        address: {"error": _with_address(address, outlook)}
+        if isinstance(outlook, Exception)
+        else vars(outlook)
+        for address, outlook in plan.outlooks.items()
     }
+    return {"files": {name: vars(file) for name, file in plan.files.items()}, "to": told}
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:

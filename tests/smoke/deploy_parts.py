@@ -21,7 +21,8 @@ Files = dict[str, bytes]
 
 def exported(workplace: Workplace, address: str = "tiny", *arguments: str) -> Files:
     """Return the files that ``forge export`` writes of a checkpoint."""
-    folder = workplace.path / f"exported-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+    asked = hashlib.sha256(" ".join([address, *arguments]).encode()).hexdigest()
+    folder = workplace.path / f"exported-{asked[:8]}"
     if not folder.exists():
         workplace.forge_here("export", address, "--to", str(folder), *arguments)
     return files_of(folder)

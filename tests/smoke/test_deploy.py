@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 from deploy_parts import deployments, exported, files_of, in_storage, stored_names
 from forge_process import Workplace
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_is_deployed_to_a_folder_that_transformers_reads(
@@ -27,6 +30,18 @@ def test_a_run_is_deployed_to_a_folder_that_transformers_reads(
 
     folder = tmp_path / "models" / "tiny" / metadata["current"]
     assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
+
+
+def test_a_reader_fetches_it_as_the_documentation_says(
+    trained: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/models/tiny"
+    trained.forge_here("deploy", "tiny", "--to", url)
+    page = (ROOT / "docs" / "how-to" / "deploy.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("s3://bucket/models/tiny", url), {})
+    assert files_of(tmp_path / "tiny") == exported(trained)
 
 
 def test_what_is_there_already_is_left_as_it_is(trained: Workplace, tmp_path: Path) -> None:

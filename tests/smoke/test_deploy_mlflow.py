@@ -45,8 +45,8 @@ def downloaded(name: str, which: str, tmp_path: Path) -> dict[str, bytes]:
 def test_a_version_is_registered_with_tags_and_aliases(
     place: Workplace, name: str, tmp_path: Path
 ) -> None:
-    alias = ("--set", 'deploy.mlflow.alias=["champion","newest"]')
-    output = place.forge_here("deploy", "tiny", "--to", f"mlflow:{name}", *alias)
+    asked = ("--dtype", "fp16", "--set", 'deploy.mlflow.alias=["champion","newest"]')
+    output = place.forge_here("deploy", "tiny", "--to", f"mlflow:{name}", *asked)
     assert f"mlflow:{name}: 12 files sent and verified, version 1" in output
     assert f"{SERVER.url}/#/models/{name}/versions/1" in output
     (version,) = versions(name)
@@ -55,7 +55,8 @@ def test_a_version_is_registered_with_tags_and_aliases(
     assert version.tags["llmforge.step"] == "12"
     assert version.tags["llmforge.recipe_hash"] == place.record["identity"]["hash"]
     assert float(version.tags["val/loss"]) == pytest.approx(place.rows[-1]["val/loss"], rel=1e-5)
-    assert downloaded(name, "@champion", tmp_path) == exported(place)
+    expected = exported(place, "tiny", "--dtype", "fp16")
+    assert downloaded(name, "@champion", tmp_path) == expected
 
 
 def test_the_same_again_is_the_same_version_and_another_checkpoint_the_next(
@@ -97,12 +98,13 @@ def test_the_files_belong_to_the_run_that_was_tracked_there(place: Workplace, na
     (version,) = versions(name)
     run = SERVER.client.get_run(version.run_id)
     assert run.data.tags["llmforge.run"] == "tiny"
-    assert "params" not in run.data.params
     assert run.data.metrics["train/loss"] > 0
 
 
 def test_a_dry_run_registers_nothing(place: Workplace, name: str) -> None:
-    output = place.forge_here("deploy", "tiny", "--to", f"mlflow:{name}", "--dry-run")
+    output = place.forge_here(
+        "deploy", "tiny", "--to", f"mlflow:{name}", "--dtype", "bf16", "--dry-run"
+    )
     assert f"mlflow:{name}: 12 to send" in output
     assert versions(name) == []
 

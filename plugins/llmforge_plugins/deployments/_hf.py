@@ -133,6 +133,12 @@ class HubRepository:
         return head
 
     def _commit(self, head: _Head, change: _Change, folder: ModelFolder) -> str:
+        for name in change.send:
+            if name != MANIFEST and _sha256(folder.path / name) != folder.files[name].sha256:
+                raise DeployError(
+                    f"{folder.path / name} was altered: its SHA-256 differs",
+                    remedy="nothing was committed; the same command again starts with its files now",
+                )
         operations: list[Any] = [
             CommitOperationAdd(
                 name, self._manifest(folder) if name == MANIFEST else folder.path / name
@@ -177,7 +183,7 @@ class HubRepository:
             path = self._api.hf_hub_download(
                 self._name, name, revision=commit, local_dir=place, force_download=True
             )
-            digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            digest = _sha256(Path(path))
         if name == MANIFEST:
             return digest == hashlib.sha256(self._manifest(folder)).hexdigest()
         return digest == folder.files[name].sha256
@@ -251,6 +257,11 @@ class HubRepository:
                 f"{self.address} needs a token of the hub that may write",
                 remedy="set HF_TOKEN in the environment or in .env, or run: hf auth login",
             )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _git_name(content: bytes) -> str:
