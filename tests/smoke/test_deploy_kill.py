@@ -14,8 +14,8 @@ from hub_stand_in import Hub, running_hub
 from servers import FaultProxy, Seen, Server, make_s3_bucket
 from storage_parts import s3_environment
 
-KILLS = 6
-"""Of each of two checkpoints: half at instants of the whole process, half once it has sent."""
+KILLS = 4
+"""Of each of two checkpoints: half at instants of the whole process, half while it sends."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -32,7 +32,7 @@ def hub() -> Iterator[Hub]:
 def slow(request: Seen) -> str:
     """Have everything that is sent take longer, so that a kill hits it."""
     if request.method == "PUT":
-        time.sleep(0.15)
+        time.sleep(0.2)
     return ""
 
 
@@ -50,6 +50,7 @@ def test_deploying_to_an_s3_server(
         ("--to", url, "--archive", archive),
         visible=lambda: in_storage(url),
         sent=lambda: sum(request.method == "PUT" for request in s3_proxy.seen),
+        longest=1.0 if archive == "none" else 0.3,
     )
     assert len(stored_names(url)) == 2  # metadata.json and one version
     assert partly >= 2
@@ -62,6 +63,7 @@ def test_deploying_to_the_hub(trained: Workplace, hub: Hub) -> None:
         ("--to", "hf://acme/tiny"),
         visible=lambda: on_hub(hub, "acme/tiny"),
         sent=lambda: sum(request.startswith("PUT") for request in hub.requests),
+        longest=0.8,
     )
     repository = hub.repositories["models/acme/tiny"]
     assert repository.private
@@ -70,12 +72,24 @@ def test_deploying_to_the_hub(trained: Workplace, hub: Hub) -> None:
 
 
 def killed_and_resumed(
-    place: Workplace, to: tuple[str, ...], *, visible: Visible, sent: Callable[[], int]
+    place: Workplace,
+    to: tuple[str, ...],
+    *,
+    visible: Visible,
+    sent: Callable[[], int],
+    longest: float,
 ) -> int:
     """Deploy one checkpoint and then another, each killed again and again and then left alone.
 
+    Args:
+        place: has the run.
+        to: where it is deployed to.
+        visible: returns what a reader finds.
+        sent: returns how many files were sent so far.
+        longest: seconds that sending takes about, in which half of the kills are.
+
     Returns:
-        How many kills found files that were sent and not yet visible.
+        How many kills came when files had been sent and were not visible yet.
     """
     draw = random.Random(11)
     before: Files | None = None
@@ -90,7 +104,7 @@ def killed_and_resumed(
             process = place.forge("deploy", address, *to)
             if number % 2:
                 process.wait_for(lambda _, known=known: sent() > known)  # type: ignore[misc]
-                time.sleep(draw.uniform(0.0, 1.0))
+                time.sleep(draw.uniform(0.0, longest))
             else:
                 time.sleep(usual * draw.uniform(0.2, 1.5))
             process.kill()

@@ -131,6 +131,7 @@ def source(tmp_path: Path) -> Source:
 def test_forge_open_deployment_is_given_the_whole_address(
     shelf: type[Shelf], recipe: Recipe, tmp_path: Path
 ) -> None:
+    """``forge_open_deployment`` gets it as the recipe has it."""
     record = DeploymentRecord(None)
     opened = open_target("shelf:one", recipe, record=record, staging=tmp_path)
     assert opened.address == "shelf:one"

@@ -137,7 +137,7 @@ class HubRepository:
             if name != MANIFEST and _sha256(folder.path / name) != folder.files[name].sha256:
                 raise DeployError(
                     f"{folder.path / name} was altered: its SHA-256 differs",
-                    remedy="nothing was committed; the same command again starts with its files now",
+                    remedy="nothing was committed; the same command deploys what is there now",
                 )
         operations: list[Any] = [
             CommitOperationAdd(
