@@ -343,6 +343,7 @@ def _started(
     # Imported here: this is where torch comes in, and a skipped run does without it. A signal that
     # raised within the import of a compiled module would leave half of it behind.
     with signals.deferred():
+        from llmforge.export.at_end import export_at_end
         from llmforge.run.runner import start_run
     signals.check()
     finishers: Sequence[Finisher] = (_curves(),)
@@ -353,6 +354,7 @@ def _started(
         resume=checkpoint,
         allow_data_change=allow_data_change,
         finishers=finishers,
+        exporter=export_at_end,
         found=found,
         team=team,
     )

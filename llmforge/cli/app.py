@@ -79,7 +79,7 @@ OWN = {
         Command(
             "export",
             "llmforge.cli.export:export",
-            "Write a checkpoint's weights as one safetensors file.",
+            "Write a checkpoint as a folder for other programs, or its weights as one file.",
             _EXPERIMENTS,
         ),
         Command(

@@ -95,6 +95,11 @@ def export(
 
     if (to is None) == (weights is None):
         raise UsageError("give one of --to DIR and --weights FILE")
+    if weights is not None and (layout != "hf" or dtype is not None):
+        raise UsageError(
+            "--format and --dtype are of a folder: --weights writes the weights as they are",
+            remedy="give --to DIR instead",
+        )
     if checkpoint is not None and "@" in run:
         raise UsageError(
             f"'{run}' and --checkpoint both say which checkpoint", remedy="give only one of them"

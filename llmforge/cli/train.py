@@ -266,6 +266,8 @@ def _say_done(plan: Plan) -> None:
     else:
         place = "" if plan.directory.recipe.exists() else f" --storage {plan.recipe.storage.url}"
         echo(f"  fetch it:       forge runs pull {plan.run_id}{place}{root}")
+    if plan.recipe.export.at_end and not plan.directory.export.exists():
+        echo(f"  export it:      forge export {plan.run_id} --to {plan.directory.export}{root}")
     echo(f"  train it again: forge runs clear {plan.run_id}{root}")
     if plan.recipe.storage.url is not None:
         _carry_on_uploads(plan, attempt=done.attempt)
@@ -345,6 +347,8 @@ def _summarise(result: TrainResult) -> None:
     out.print(f"  run:      {directory.path}")
     if directory.plots.is_dir():
         out.print(f"  curves:   {directory.plots}")
+    if directory.export.is_dir():
+        out.print(f"  export:   {directory.export}")
     tables = read_recipe(directory)
     for viewer in viewers_of(directory, tables).values():
         out.print(f"  view:     {viewer}")

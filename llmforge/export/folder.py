@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -163,6 +164,9 @@ def _gguf(
     form.mkdir()
     _hugging_face(loaded, form, dtype=None, max_shard_size=SHARD_SIZE)
     _tokenizer(loaded, form, notice=notice)
+    config = json.loads((form / "config.json").read_text(encoding="utf-8"))
+    if "gelu" in (config.get("hidden_act"), config.get("activation_function")):
+        notice("llama.cpp has GELU by its approximation with tanh only: texts may differ a little")
     write_gguf(form, work / "model.gguf", dtype=dtype or "fp32", name=loaded.run.id)
     shutil.rmtree(form)
 

@@ -69,6 +69,11 @@ def write_gguf(folder: Path, target: Path, *, dtype: str, name: str) -> None:
             f"{', '.join(_ARCHITECTURES)} have",
             remedy="--format hf writes what llama.cpp's own convert_hf_to_gguf.py reads",
         )
+    if (strange := _strange(config)) is not None:
+        raise ExportError(
+            f"a model with {strange} has no form in GGUF here",
+            remedy="--format hf writes what llama.cpp's own convert_hf_to_gguf.py reads",
+        )
     architecture = gguf.MODEL_ARCH[_ARCHITECTURES[kind]]
     writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_name(name)
@@ -87,6 +92,23 @@ def write_gguf(folder: Path, target: Path, *, dtype: str, name: str) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _strange(config: Mapping[str, Any]) -> str | None:
+    """Return what of a model llama.cpp would compute otherwise; None when it is as usual."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    usual = {
+        "use_sliding_window": False,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        **({"attention_bias": True} if config["model_type"] == "gpt_neox" else {}),
+        **({} if "gpt" in config["model_type"] else {"hidden_act": "silu"}),
+    }
+    if kind != "default":
+        return f"scaled rotary positions ('{kind}')"
+    wrong = [key for key, value in usual.items() if config.get(key, value) != value]
+    return f"{wrong[0]} = {config[wrong[0]]}" if wrong else None
 
 
 def _add_sizes(writer: gguf.GGUFWriter, kind: str, config: Mapping[str, Any]) -> None:

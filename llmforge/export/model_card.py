@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,7 +186,8 @@ def _licence(facts: CardFacts) -> str | None:
     repository = facts.base.get("repository")
     if repository is None:
         return None
-    for preset in load("model", facts.model).presets(0).values():
+    presets = getattr(load("model", facts.model), "presets", None)
+    for preset in ({} if presets is None else presets(0)).values():
         if str(preset.get("source", "")).endswith(f"/{repository}"):
             words = str(preset.get("licence", "")).split()
             return words[0].lower() if words else None
@@ -212,8 +213,8 @@ def _about(facts: CardFacts, folder: Path) -> str:
     purpose = {
         "next_token": "continues text",
         "seq2seq": "writes a text for a text",
-        "mlm": "tells hidden words",
-        "classify": f"tells {len(facts.labels)} labels: {', '.join(facts.labels)}",
+        "mlm": "fills in hidden words",
+        "classify": f"sorts texts by {len(facts.labels)} labels: {', '.join(facts.labels)}",
     }.get(facts.form, "")
     purpose = "answers messages" if facts.chat else purpose
     best = "the best checkpoint" if facts.run.is_best else "a checkpoint"
@@ -347,9 +348,11 @@ def _data_description(facts: CardFacts) -> str:
     return str(facts.run.metadata.get("data", {}).get("data") or facts.run.tables["data"]["name"])
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines
+    )
 
 
 def _number(value: Any) -> str:

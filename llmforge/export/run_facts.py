@@ -36,7 +36,8 @@ class RunFacts:
         examples: responses to the generation tests, None when there were none.
         step: of the checkpoint.
         run_id: of the run.
-        is_best: whether the checkpoint was the best when it was written.
+        is_best: whether the checkpoint is the best of the run, or was when it was written where
+            only the checkpoint is left.
     """
 
     tables: Mapping[str, Any]
@@ -79,15 +80,16 @@ def read_facts(checkpoint: Checkpoint) -> RunFacts:
                 remedy="correct that line or remove it",
             ) from error
     known = directory is not None and directory.record.is_file()
+    record = read_record(directory) if known and directory is not None else None
     return RunFacts(
         tables=tables,
         metadata=metadata,
         rows=rows,
-        record=read_record(directory) if known and directory is not None else None,
+        record=record,
         examples=None if directory is None else _examples(directory.examples),
         step=checkpoint.step,
         run_id=metadata.get("run_id") or (directory.id if directory else checkpoint.path.name),
-        is_best=checkpoint.is_best,
+        is_best=_is_best(checkpoint, record),
     )
 
 
@@ -150,6 +152,11 @@ def flattened(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{name}"] = value
     return found
+
+
+def _is_best(checkpoint: Checkpoint, record: RunRecord | None) -> bool:
+    best = record.metrics.get("best") if record else None
+    return checkpoint.is_best if best is None else best["step"] == checkpoint.step
 
 
 def _log_entries(row: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -21,9 +21,7 @@ def adapter_of(loaded: LoadedModel) -> Adapter | None:
         return None
     selection = loaded.recipe.selected("adapter")
     component = load(selection.kind, selection.name)(selection.options)
-    built: Adapter = call_factory(
-        build_manager([component]), "forge_build_adapter", run=loaded.run
-    )
+    built: Adapter = call_factory(build_manager([component]), "forge_build_adapter", run=loaded.run)
     return built
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class HuggingFaceModel(Protocol):
-    """A model that has a form in ``transformers``; ``forge export`` and ``forge deploy`` need it."""
+    """A model that has a form in ``transformers``, which ``forge export`` writes."""
 
     def save_hugging_face(
         self, directory: Path, *, tokenizer: Tokenizer, max_shard_size: int

@@ -26,6 +26,7 @@ from llmforge.recipe.schema import (
     DeployKeys,
     EarlyStoppingTable,
     EvalTable,
+    ExportTable,
     GenerationKeys,
     MetricKeys,
     RunTable,
@@ -54,6 +55,7 @@ _ORDER = (
     "eval",
     "early_stopping",
     "checkpoint",
+    "export",
     "backend",
     "tracker",
     "callback",
@@ -111,6 +113,7 @@ def load_recipe(
         eval=cast("EvalTable", check.tables["eval"]),
         early_stopping=cast("EarlyStoppingTable", check.tables["early_stopping"]),
         checkpoint=cast("CheckpointTable", check.tables["checkpoint"]),
+        export=cast("ExportTable", check.tables["export"]),
         data=cast("DataKeys", check.tables["data"]),
         generation=cast("GenerationKeys", check.tables["generation"]),
         metric=cast("MetricKeys", check.tables["metric"]),
@@ -235,7 +238,8 @@ def _resolved(check: Check) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for name in _ORDER:
         if name in CORE_TABLES:
-            if name in check.tables:
+            # what came when there were runs already is left out of recipes that do not use it
+            if name in check.tables and check.tables[name] != ExportTable():
                 tables[name] = _dump(check.tables[name])
             continue
         table = _kind_table(name, check)

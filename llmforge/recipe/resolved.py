@@ -16,6 +16,7 @@ from llmforge.recipe.schema import (
     DeployKeys,
     EarlyStoppingTable,
     EvalTable,
+    ExportTable,
     GenerationKeys,
     MetricKeys,
     RunTable,
@@ -67,6 +68,7 @@ class Recipe:
     eval: EvalTable
     early_stopping: EarlyStoppingTable
     checkpoint: CheckpointTable
+    export: ExportTable
     data: DataKeys
     generation: GenerationKeys
     metric: MetricKeys

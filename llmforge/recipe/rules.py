@@ -22,6 +22,7 @@ from llmforge.recipe.schema import (
     DeployKeys,
     EarlyStoppingTable,
     EvalTable,
+    ExportTable,
     GenerationKeys,
     MetricKeys,
     StorageKeys,
@@ -279,6 +280,16 @@ def _disabled_checkpoints_have_no_interval(draft: Draft) -> Iterator[Finding]:
         yield Finding(("checkpoint", "every"), message, "take one of the two out")
 
 
+def _an_export_has_a_checkpoint(draft: Draft) -> Iterator[Finding]:
+    export, checkpoint = (
+        draft.table("export", ExportTable),
+        draft.table("checkpoint", CheckpointTable),
+    )
+    if export and export.at_end and checkpoint and not checkpoint.enabled:
+        message = "there is no checkpoint to export: checkpoint.enabled is false"
+        yield Finding(("export", "at_end"), message, "take one of the two out")
+
+
 def _storage_address_is_a_url(draft: Draft) -> Iterator[Finding]:
     storage = draft.table("storage", StorageKeys)
     if storage and storage.url is not None and "://" not in storage.url.strip("/:"):
@@ -363,6 +374,7 @@ _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _learning_rate_is_positive,
     _periodic_samples_need_prompts,
     _disabled_checkpoints_have_no_interval,
+    _an_export_has_a_checkpoint,
     _storage_address_is_a_url,
     _deleted_checkpoints_are_somewhere,
     _deployments_have_an_address,

@@ -202,6 +202,27 @@ class CheckpointTable(Options):
     _check_every = field_validator("every")(check_interval)
 
 
+class ExportTable(Options):
+    """``[export]``: a folder for other programs, written when the run has ended."""
+
+    at_end: Annotated[bool, SAFE] = False
+    """Write the best checkpoint, else the last, to ``export/`` in the run directory when the run
+    completes or stops early, as ``forge export`` does."""
+    format: Annotated[Literal["hf", "safetensors", "gguf"], SAFE] = "hf"
+    """``hf`` for transformers, ``safetensors`` for the weights under their own names, ``gguf`` for
+    llama.cpp."""
+    merge: Annotated[bool, SAFE] = False
+    """Add the weights of an adapter to the model, instead of writing them alone."""
+    dtype: Annotated[Literal["fp32", "bf16", "fp16", "q8_0"] | None, SAFE] = None
+    """Number format of the weights, fp32 when absent; ``q8_0`` is for ``gguf`` only."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ExportTable:
+        if self.dtype == "q8_0" and self.format != "gguf":
+            raise ValueError('dtype = "q8_0" needs format = "gguf"')
+        return self
+
+
 class DataKeys(Options):
     """Keys of ``[data]`` shared by every kind of data."""
 
@@ -376,6 +397,7 @@ CORE_TABLES: Mapping[str, type[Options]] = {
     "eval": EvalTable,
     "early_stopping": EarlyStoppingTable,
     "checkpoint": CheckpointTable,
+    "export": ExportTable,
 }
 
 KIND_KEYS: Mapping[str, type[Options]] = {

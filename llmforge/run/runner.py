@@ -24,7 +24,7 @@ from llmforge.errors import (
 from llmforge.events import ArtifactWritten, Event, RunEnded
 from llmforge.interfaces import Engine
 from llmforge.progress import duration
-from llmforge.recipe import to_toml
+from llmforge.recipe import Recipe, to_toml
 from llmforge.redaction import redact
 from llmforge.run.follower_rank import LeaderEnded
 from llmforge.run.outcome import Ending, completion, final_metrics, goodput, with_best
@@ -42,6 +42,7 @@ from llmforge.run.setup.run_record import disk_errors_told, open_record
 from llmforge.run.setup.training_setup import TrainingSetup, set_up
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.training.loop_outputs import LoopOutputs
+from llmforge.run_root import root_option
 from llmforge.rundir import Recorder, RunDirectory, RunLock, write_completion
 from llmforge.rundir.atomic import write_json, write_text
 
@@ -51,6 +52,10 @@ _ALONE = Alone()
 
 Finisher = Callable[[RunDirectory], Sequence[Path]]
 """Makes further artifacts of a run that has ended (its curves); returns the files."""
+
+
+Exporter = Callable[[RunDirectory, Recipe, Callable[[str], None]], None]
+"""Writes the model of a run that has ended for other programs; told what to notice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,7 @@ def start_run(
     resume: Path | None = None,
     allow_data_change: bool = False,
     finishers: Sequence[Finisher] = (),
+    exporter: Exporter | None = None,
     found: BroughtBack | None = None,
     team: Team = _ALONE,
 ) -> RunOutcome:
@@ -94,6 +100,7 @@ def start_run(
         resume: a checkpoint of this run to go back to.
         allow_data_change: continue although data or tokenizer changed.
         finishers: make artifacts at the end.
+        exporter: writes the model at the end when the recipe asks for it.
         found: what storage knew of the run.
         team: the ranks that train together, the others in
             :func:`~llmforge.run.follower_rank.follow_run`.
@@ -115,6 +122,7 @@ def start_run(
             signals=signals,
             reporter=reporter,
             finishers=finishers,
+            exporter=exporter,
             notices=() if found is None else found.notices,
             team=team,
         )
@@ -138,6 +146,7 @@ class _Start:
         signals: StopSignals,
         reporter: Reporter,
         finishers: Sequence[Finisher],
+        exporter: Exporter | None,
         notices: Sequence[str],
         team: Team,
     ) -> None:
@@ -149,6 +158,7 @@ class _Start:
         self._signals = signals
         self._reporter = reporter
         self._finishers = finishers
+        self._exporter = exporter
         self._components = Components(plan)
         self._began = time.time()
         self._first_step = 0
@@ -360,6 +370,9 @@ class _Start:
         for path in self._artifacts():
             name = str(path.relative_to(directory.path))
             telemetry.event(ArtifactWritten(name=path.stem, path=name, type="plot"))
+        if finished and self._plan.recipe.export.at_end and self._exporter is not None:
+            self._export(self._exporter)
+            self._signals.check()
         with self._signals.deferred():
             record = self._recorder.record
             tokens_seen = self._setup.prepared.batches.tokens(state.sequences)
@@ -391,6 +404,21 @@ class _Start:
             except (ForgeError, ValueError) as error:
                 self._notice(f"an artifact could not be made: {error}")
         return made
+
+    def _export(self, exporter: Exporter) -> None:
+        """Write the model for other programs; one that cannot be costs the folder, not the run."""
+        self._reporter.phase("exporting the model")
+        try:
+            exporter(self._plan.directory, self._plan.recipe, self._notice)
+        except Exception as error:  # whatever a model's own library raises
+            told = error if isinstance(error, ForgeError) else ForgeError(repr(error))
+            reason, remedy = told.reason, f" ({told.remedy})" if told.remedy else ""
+            command = f"forge export {self._plan.run_id} --to {self._plan.directory.export}"
+            self._notice(
+                f"the model was not exported: {reason}{remedy}; "
+                f"later: {command}{root_option(self._plan.root)}"
+            )
+            log.debug("the export failed", exc_info=True)
 
     def _end_early(self, *, state: str, reason: str) -> None:
         """Record and report that this start ended without finishing, as far as the disk allows."""

@@ -76,6 +76,11 @@ class RunDirectory:
         return self.path / "plots"
 
     @property
+    def export(self) -> Path:
+        """The best checkpoint for other programs, of runs with ``export.at_end``."""
+        return self.path / "export"
+
+    @property
     def tokenizer(self) -> Path:
         """The tokenizer's files."""
         return self.path / "tokenizer"

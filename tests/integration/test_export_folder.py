@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from llmforge.checkpoint import open_checkpoint
 from llmforge.errors import ExportError, UsageError
 from llmforge.export import export_folder
+from llmforge.recipe import identity, load_recipe
 from llmforge_plugins.tokenizers.bytes import ByteTokenizer
 
 TOLERANCE = 5e-6
@@ -96,6 +97,7 @@ def test_a_causal_model_of_hugging_face_whole_merged_and_as_an_adapter(tmp_path:
         jobs.append(job(target, auto, ids, base=base, texts=TEXTS))
         expected.append((logits_of(own.model, ids), greedy(own.model, ids[0], 12)))
     for (told, logits), (wanted, text) in zip(read_elsewhere(*jobs), expected, strict=True):
+        print(f"{told['class']}: {float((logits - wanted).abs().max()):.1e}")
         torch.testing.assert_close(logits, wanted, rtol=0, atol=TOLERANCE)
         assert told["greedy"] == text
         assert told["encoded"] == [own.tokenizer.encode(each) for each in TEXTS]
@@ -141,6 +143,7 @@ def test_encoders_and_encoder_decoders_whole_and_adapters(
             expected.append(inner(**{key: torch.tensor(v) for key, v in inputs.items()}).logits)
     answers = read_elsewhere(*jobs)
     for (told, logits), wanted in zip(answers, expected, strict=True):
+        print(f"{told['class']}: {float((logits - wanted).abs().max()):.1e}")
         torch.testing.assert_close(logits, wanted, rtol=0, atol=TOLERANCE)
         assert told["whole"] == [list(tokenizer.encode_whole(text)) for text in TEXTS]
     if form == "classify":
@@ -209,6 +212,8 @@ def test_equal_runs_give_equal_bytes_and_nothing_of_this_machine(tmp_path: Path)
         "training_args.json",
     }
     assert first.keys() == expected
+    again = load_recipe(tmp_path / "first-out" / "recipe.toml")
+    assert identity(again).hash == identity(load_recipe(tmp_path / "first" / "recipe.toml")).hash
     assert not any(str(tmp_path / "first").encode() in content for content in first.values())
 
 
@@ -223,7 +228,8 @@ def test_the_log_of_training_is_that_of_the_trainer_of_transformers(tmp_path: Pa
     evaluations = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
     assert (len(losses), len(evaluations)) == (4, 2)
     assert state.best_metric == min(evaluations)
-    earlier = train(tmp_path / "more", own_tables(tmp_path, {}) | {"checkpoint": {"every": 2}})
+    kept = {"checkpoint": {"every": 2, "keep_last": 10}}
+    earlier = train(tmp_path / "more", own_tables(tmp_path, {}) | kept)
     first = earlier.path.with_name("step-00000002")
     export_folder(open_checkpoint(first), tmp_path / "early")
     state = TrainerState.load_from_json(str(tmp_path / "early" / "trainer_state.json"))

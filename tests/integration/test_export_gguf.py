@@ -140,7 +140,9 @@ def test_the_tokenizer_is_in_the_file(tmp_path: Path) -> None:
     assert (told["tokenizer.ggml.model"], told["tokenizer.ggml.pre"]) == ("gpt2", "gpt-2")
     tokens = told["tokenizer.ggml.tokens"]
     assert {text: number for number, text in enumerate(tokens)} == saved["model"]["vocab"]
-    merges = [item if isinstance(item, str) else " ".join(item) for item in saved["model"]["merges"]]
+    merges = [
+        item if isinstance(item, str) else " ".join(item) for item in saved["model"]["merges"]
+    ]
     assert told["tokenizer.ggml.merges"] == merges
     assert tokens[told["tokenizer.ggml.eos_token_id"]] == "<|endoftext|>"
     assert told["tokenizer.ggml.token_type"][0] == 3  # control
@@ -150,3 +152,19 @@ def test_what_llama_cpp_does_not_have_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
     with pytest.raises(ExportError, match="of the type 't5' have no form in GGUF"):
         write_gguf(tmp_path, tmp_path / "model.gguf", dtype="fp32", name="x")
+    for changes, message in (
+        ({"rope_parameters": {"rope_type": "llama3"}}, "scaled rotary positions"),
+        ({"hidden_act": "gelu"}, "hidden_act = gelu"),
+    ):
+        config = {"model_type": "llama", **changes}
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        with pytest.raises(ExportError, match=message):
+            write_gguf(tmp_path, tmp_path / "model.gguf", dtype="fp32", name="x")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_the_approximation_of_gelu_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    checkpoint = untrained(tmp_path / "run", OWN["gpt2-exact-untied"])
+    export_folder(checkpoint, tmp_path / "out", layout="gguf", notice=told.append)
+    assert ["approximation with tanh" in text for text in told] == [True]

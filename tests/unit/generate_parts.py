@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from llmforge.checkpoint import CheckpointWriter, Retention, SaveRequest, SelfDescription
-from llmforge.interfaces import LanguageModel
+from llmforge.interfaces import LanguageModel, Tokenizer
 from llmforge.plugins import load
 from llmforge.recipe import load_recipe, to_toml
 from llmforge.rundir import RunDirectory, RunRecord, write_record
@@ -52,11 +52,17 @@ def make_model(seed: int) -> LanguageModel:
 
 
 def make_trained_run(
-    root: Path, run_id: str, *, steps: int = 2, recipe: str = RECIPE, extra: str = ""
+    root: Path,
+    run_id: str,
+    *,
+    steps: int = 2,
+    recipe: str = RECIPE,
+    extra: str = "",
+    tokenizer: Tokenizer | None = None,
 ) -> RunDirectory:
     """Write a run whose checkpoint at step N holds ``make_model(N)``; the first is the best.
 
-    ``extra`` is put at the end of the resolved ``recipe``.
+    ``extra`` is put at the end of the resolved ``recipe``; ``tokenizer`` is bytes without it.
     """
     directory = RunDirectory(root / run_id)
     directory.path.mkdir(parents=True)
@@ -66,7 +72,7 @@ def make_trained_run(
     source.write_text(text)
     write_record(directory, RunRecord(run_id, state="completed", started=time.time()))
     directory.tokenizer.mkdir()
-    ByteTokenizer().save(directory.tokenizer)
+    (tokenizer or ByteTokenizer()).save(directory.tokenizer)
     with CheckpointWriter(
         directory.checkpoints,
         description=SelfDescription(

@@ -24,6 +24,7 @@ RUN_ELSEWHERE: Mapping[str, str] = {
     "docs/get-started/first-plugin.md": "tests/unit/test_first_plugin_page.py",
     "docs/how-to/deploy.md": "tests/smoke/test_deploy.py",
     "docs/how-to/notebook.md": "tests/smoke/test_python_pages.py",
+    "docs/how-to/export.md": "tests/smoke/test_export_page.py",
     "docs/how-to/sweep.md": "tests/smoke/test_python_pages.py",
     "README.md": "tests/smoke/test_python_pages.py",
 }

@@ -10,7 +10,7 @@ import torch
 import typer
 from checkpoint_drafts import flip_bit
 from checkpoint_slices import cut, sliced_checkpoint
-from generate_parts import make_model, make_trained_run
+from generate_parts import RECIPE, make_model, make_trained_run
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner, Result
@@ -21,6 +21,7 @@ from llmforge.cli import export as command
 from llmforge.errors import CheckpointError, UsageError
 from llmforge.export import export_weights
 from llmforge.rundir import RunDirectory
+from llmforge_plugins.tokenizers.ids import IdTokenizer
 
 app = typer.Typer()
 app.command()(command.export)
@@ -88,6 +89,13 @@ def test_a_file_that_is_there_is_replaced_only_when_told(run: RunDirectory) -> N
     ("arguments", "message"),
     [
         (["run-1@2", "--checkpoint", "best", "--weights", "w.safetensors"], "both say which"),
+        (["run-1"], "give one of --to DIR and --weights FILE"),
+        (["run-1", "--weights", "w.safetensors", "--to", "out"], "give one of"),
+        (["run-1", "--weights", "w.safetensors", "--dtype", "bf16"], "are of a folder"),
+        (["run-1", "--to", "out", "--format", "onnx"], "must be hf, safetensors or gguf"),
+        (["run-1", "--to", "out", "--dtype", "q8_0"], "must be fp32, bf16 or fp16 with"),
+        (["run-1", "--to", "out", "--max-shard-size", "big"], "'big' is not a size"),
+        (["run-1", "--to", "nowhere/out"], "no directory nowhere"),
         (["run-1", "--weights", "w.pt"], "must end in .safetensors"),
         (["run-1", "--weights", "nowhere/w.safetensors"], "no directory nowhere"),
         (["run-1", "--weights", "d.safetensors"], "is a directory"),
@@ -101,6 +109,53 @@ def test_a_wrong_command_is_refused_before_anything_is_written(
     with pytest.raises(UsageError, match=message):
         forge(*arguments)
     assert sorted(Path().iterdir()) == before
+
+
+def test_a_folder_is_written_whole_or_not_at_all(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault put in: forcing a file to the disk fails as on a full one."""
+    told = json.loads(forge("run-1@1", "--to", "out", "--json").stdout)
+    assert told["files"]["config.json"]["sha256"] == hash_file(Path("out/config.json"))
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    with pytest.raises(UsageError, match="already exists"):
+        forge("run-1@2", "--to", "out")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("llmforge.export.publish.os.fsync", full)
+        with pytest.raises(CheckpointError, match="out cannot be written: No space left"):
+            forge("run-1@2", "--to", "out", "--force")
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+    assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
+    output = forge("run-1@2", "--to", "out", "--force").stdout
+    assert output.startswith("out: step 2, ")
+    assert Path("out/model.safetensors").read_bytes() != before["model.safetensors"]
+
+
+def test_a_folder_that_is_no_export_is_never_replaced(run: RunDirectory) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="not a folder that was exported"):
+        forge("run-1@1", "--to", "mine", "--force")
+    assert Path("mine/thesis.txt").read_text() == "years of work"
+
+
+def test_a_tokenizer_without_text_leaves_its_own_files(run: RunDirectory) -> None:
+    recipe = RECIPE.replace('name = "bytes"', 'name = "ids"').replace(
+        'name = "text"\n[data.text]\npath = "nowhere.txt"',
+        'name = "tokens"\n[data.tokens]\npath = "x"',
+    )
+    tokenizer = IdTokenizer(257, eos_id=256)
+    made = make_trained_run(run.root, "run-2", steps=1, recipe=recipe, tokenizer=tokenizer)
+    result = CliRunner().invoke(app, ["run-2", "--to", "out"], catch_exceptions=False)
+    assert "the tokenizer 'ids' cannot be written as a tokenizer.json" in result.output
+    assert sorted(path.name for path in Path("out/tokenizer").iterdir()) == [
+        path.name for path in sorted((made.checkpoints / "step-00000001" / "tokenizer").iterdir())
+    ]
+    assert "token ids: there is no tokenizer" in Path("out/README.md").read_text()
 
 
 def test_a_checkpoint_in_slices_gives_the_very_file_of_one_that_is_not(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import tokenizers
+import torch
 import transformers
-from hf_models import TEMPLATE, built, component, edit, model_run, save, save_tokenizer
+from hf_models import TEMPLATE, built, component, edit, model_run, reference, save, save_tokenizer
 
 from llmforge.errors import DataError, ForgeError
 from llmforge.interfaces import ChatTokenizer
@@ -186,6 +187,35 @@ def test_a_zoo_name_is_fetched_from_the_hub_and_its_commit_kept(
     assert again.transformer.wte.weight.equal(model.transformer.wte.weight)
     offline = {**options, "offline": True}
     assert built(tmp_path, "gpt2-small", **offline).resolution == model.resolution
+
+
+def test_the_transformer_starts_from_the_hub_with_the_tokenizer_there(
+    tmp_path: Path, hub: Hub
+) -> None:
+    base = save_tokenizer(save(tmp_path / "base", "llama", vocab_size=283))
+    hub.repositories["someone/llama"] = (base, "c" * 40)
+    options = {"init_from": "someone/llama", "context": 32}
+    plugin: Any = make_component(load("model", "transformer"), options, name="transformer")
+    tables = {
+        "model": {"name": "transformer", "transformer": options},
+        "tokenizer": {"name": "from-model"},
+    }
+    made_tokenizer: Any = make_component(load("tokenizer", "from-model"), name="from-model")
+    run = model_run(tmp_path, base, config=tables, offline=False)
+    assert plugin.forge_preflight(run) == []
+    tokenizer = made_tokenizer.forge_build_tokenizer(run, None)
+    model = plugin.forge_build_model(run, tokenizer).eval()
+    assert model.resolution == {"repository": "someone/llama", "commit": "c" * 40}
+    ids = torch.tensor([tokenizer.encode("the river and the stone")])
+    with torch.inference_mode():
+        expected = reference(base).eval()(ids).logits
+        torch.testing.assert_close(model(ids), expected, rtol=1e-5, atol=1e-5)
+    hub.asked.clear()
+    again = model_run(
+        tmp_path, base, config=tables, offline=False, resolved={"model": model.resolution}
+    )
+    plugin.forge_build_model(again, tokenizer)
+    assert not hub.asked
 
 
 def test_what_the_hub_does_not_have_is_said(tmp_path: Path, hub: Hub) -> None:

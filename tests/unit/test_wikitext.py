@@ -265,7 +265,11 @@ def test_the_hub_gives_the_text_of_the_files_and_is_asked_once(tmp_path, hub):
     answer = build_from(tmp_path, hub.url)
     text = " \n = One = \n \n First text . \n \n"
     assert [answer[split] for split in ("train", "validation", "test")] == [text] * 3
-    assert answer["resolution"] == {"source": "hub"}
+    assert answer["resolution"] == {
+        "source": "hub",
+        "repository": "Salesforce/wikitext",
+        "language": "en",
+    }
     asked = len(hub.requests)
     assert build_from(tmp_path, "http://127.0.0.1:9")["train"] == text
     assert len(hub.requests) == asked

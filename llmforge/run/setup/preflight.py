@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 
 from llmforge.distributed import Place, Team
 from llmforge.errors import PeerFailed, Problem, RecipeError
@@ -102,6 +103,15 @@ def _problems_here(plan: Plan, components: Components, run: RunContext) -> list[
         read_tests(plan.recipe.generation.tests)
     except RecipeError as error:
         problems += error.problems
+    export = plan.recipe.export
+    if export.at_end and export.format == "gguf" and find_spec("gguf") is None:
+        problems.append(
+            Problem(
+                key="export.format",
+                message="GGUF needs the gguf package",
+                remedy="pip install 'llmforge-train[gguf]'",
+            )
+        )
     return problems + components.preflight(run)
 
 

@@ -12,6 +12,7 @@ import pluggy
 import torch
 
 from llmforge.checkpoint import CheckpointWriter, FrozenWeights
+from llmforge.checkpoint.format import read_metadata
 from llmforge.checkpoint.frozen_weights import require_same_weights
 from llmforge.data.audit import SplitAudit, audit, audit_lines, audit_warnings
 from llmforge.data.example_batches import ExampleBatches
@@ -301,7 +302,11 @@ def set_up(
     if plan.recipe.train.extend_to is not None:
         point.state.reopen(until=last_step)
     run = with_matmul_speed(run, team=team)
-    engine, built = prepare_engine(components.manager, run, prepared.tokenizer)
+    filled = _filled_by(point, run)
+    engine, built = prepare_engine(components.manager, filled, prepared.tokenizer)
+    if filled.filled and built.frozen_names:
+        # an old checkpoint, which has the frozen weights too and does not say which they are
+        engine, built = prepare_engine(components.manager, run, prepared.tokenizer)
     built = agreed(built, team)
     _require_same_base(record, built)
     if team.place.is_leader and (warning := slow_bf16(run, engine.resolution)):
@@ -333,6 +338,14 @@ def set_up(
             last_step=last_step,
         ),
     )
+
+
+def _filled_by(point: StartingPoint, run: RunContext) -> RunContext:
+    """Return ``run`` as its model is built: without reading weights that a checkpoint replaces."""
+    if point.checkpoint is None or point.checkpoint.manifest.frozen is not None:
+        return run
+    model = read_metadata(point.checkpoint.path).get("model") or run.resolved.get("model", {})
+    return dataclasses.replace(run, filled=True, resolved={**run.resolved, "model": model})
 
 
 def with_matmul_speed(run: RunContext, *, team: Team) -> RunContext:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from llmforge.component import Component
-from llmforge.interfaces import Adapter, RunContext
+from llmforge.errors import ExportError
+from llmforge.interfaces import Adapter, HuggingFaceAdapter, RunContext
 from llmforge.testing.contracts.base import Contract, build
 from llmforge.testing.tiny_model import TinyModel
 
@@ -71,6 +74,18 @@ class AdapterContract(Contract):
         assert {name: value.shape for name, value in model.state_dict().items()} == {
             name: value.shape for name, value in plain.state_dict().items()
         }
+
+    def test_over_a_model_that_is_not_published_it_is_not_written_alone(
+        self, adapter: Adapter, tmp_path: Path
+    ) -> None:
+        if not isinstance(adapter, HuggingFaceAdapter):
+            return
+        model = _model()
+        _apply(adapter, model)
+        (folder := tmp_path / "exported").mkdir()
+        with pytest.raises(ExportError):
+            adapter.save_hugging_face(model, folder)
+        assert list(folder.iterdir()) == []
 
 
 def _model() -> TinyModel:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmforge.component import Component
-from llmforge.interfaces import IGNORE_INDEX, RunContext
+from llmforge.interfaces import IGNORE_INDEX, HuggingFaceModel, RunContext
 from llmforge.testing.context import run_context
 from llmforge.testing.contracts.base import Contract, build
 from llmforge.testing.stand_ins import TinyTokenizer
@@ -241,6 +241,26 @@ class ModelContract(Contract):
             fed = model(following, cache=cache)[:, -1]
             alone = model(torch.cat([tokens[picked], following], dim=1))[:, -1]
         torch.testing.assert_close(fed, alone, rtol=1e-3, atol=1e-4)
+
+    def test_transformers_reads_what_it_writes(
+        self, model: Any, batch: dict[str, Tensor], tmp_path: Path
+    ) -> None:
+        form: Any = model
+        if not isinstance(form, HuggingFaceModel):
+            return
+        transformers = pytest.importorskip("transformers")
+        files = []
+        for name in ("first", "second"):
+            folder = tmp_path / name
+            folder.mkdir()
+            form.save_hugging_face(folder, tokenizer=TinyTokenizer(), max_shard_size=10_000)
+            files.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        assert files[0] == files[1], "equal models give equal files"
+        assert {"config.json", "model.safetensors.index.json"} <= files[0].keys()
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        with torch.inference_mode():
+            found = theirs(input_ids=batch["inputs"]).logits
+            torch.testing.assert_close(found, model(batch["inputs"]), rtol=1e-3, atol=1e-4)
 
 
 def _tokens(rows: int, length: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from llmforge.component import Component
-from llmforge.interfaces import RunContext, Tokenizer
+from llmforge.interfaces import HuggingFaceTokenizer, RunContext, Tokenizer
 from llmforge.testing.context import make_component
 from llmforge.testing.contracts.base import Contract, build
 from llmforge.testing.stand_ins import TEXTS, TinyData
@@ -101,3 +101,17 @@ class TokenizerContract(Contract):
         ids = tokenizer.encode_batch(self.texts)
         assert loaded.encode_batch(self.texts) == ids
         assert [loaded.decode(item) for item in ids] == [tokenizer.decode(item) for item in ids]
+
+    def test_transformers_reads_what_it_writes(self, tokenizer: Tokenizer, tmp_path: Path) -> None:
+        if not isinstance(tokenizer, HuggingFaceTokenizer):
+            return
+        transformers = pytest.importorskip("transformers")
+        tokenizer.save_hugging_face(tmp_path)
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        # there, the name of a special token in a text is that token
+        texts = [text for text in self.texts if "<" not in text]
+        ids = [theirs(text, add_special_tokens=False).input_ids for text in texts]
+        assert ids == tokenizer.encode_batch(texts)
+        decoded = [theirs.decode(each, skip_special_tokens=True) for each in ids]
+        assert decoded == [tokenizer.decode(each) for each in ids]
+        assert theirs.eos_token_id == tokenizer.eos_id

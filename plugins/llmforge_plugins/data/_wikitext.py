@@ -15,9 +15,10 @@ from llmforge_plugins._hub import MissingError, UnreachableError
 from llmforge_plugins.data._files import sha256_of
 from llmforge_plugins.data._remote import fetch_url, is_url, shown
 from llmforge_plugins.data._text_files import read_lines
-from llmforge_plugins.data._wikitext_hub import NAMES, hub_files
+from llmforge_plugins.data._wikitext_hub import NAMES, REPOSITORY, hub_files
 
 SAMPLE = Path(__file__).parent / "sample"
+_ON_HUB = {"repository": REPOSITORY, "language": "en"}
 _ACCEPTED = {
     "train": ("train.txt", "wiki.train.raw", "wiki.train.tokens"),
     "validation": ("valid.txt", "validation.txt", "wiki.valid.raw", "wiki.valid.tokens"),
@@ -43,7 +44,7 @@ class WikiTextData:
     def __init__(self, files: Mapping[str, Path], *, description: str, source: str) -> None:
         self.splits: Sequence[str] = tuple(files)
         self.description = description
-        self.resolution = {"source": source}
+        self.resolution = {"source": source, **(_ON_HUB if source == "hub" else {})}
         self.files = tuple(str(path) for path in files.values())
         self._files = dict(files)
         self.characters = {split: path.stat().st_size for split, path in files.items()}

@@ -19,7 +19,7 @@ NAMES = {
     "wikitext-103-raw-v1": "WikiText-103",
     "wikitext-103-v1": "WikiText-103",
 }
-_REPOSITORY = "Salesforce/wikitext"
+REPOSITORY = "Salesforce/wikitext"
 _SPLITS = ("train", "validation", "test")
 _ROWS = 4096
 _META = "meta.json"
@@ -65,7 +65,7 @@ def _shards(options: Any, run: RunContext) -> dict[str, list[Path]]:
         count = 2 if split == "train" and "-103-" in options.subset else 1
         found[split] = [
             fetch(
-                _REPOSITORY,
+                REPOSITORY,
                 f"{options.subset}/{split}-{index:05}-of-{count:05}.parquet",
                 revision=options.revision,
                 kind="dataset",

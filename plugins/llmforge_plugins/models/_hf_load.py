@@ -6,7 +6,6 @@ Shared by the components over Hugging Face models; each names the auto class tha
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from torch._guards import detect_fake_mode
 
 from llmforge import Problem
 from llmforge.errors import RecipeError
@@ -31,10 +29,10 @@ from llmforge_plugins._pretrained import (
 )
 from llmforge_plugins.models._hf_module import AS_PUBLISHED
 from llmforge_plugins.models._hf_options import too_long
+from llmforge_plugins.models._weight_files import few, is_outline, resolution, weights_folder
 
 _DTYPES = {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
-_WHOLE = ("model.safetensors", "pytorch_model.bin")
-_SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_WITHOUT_WEIGHTS = "set from_scratch = true to start from random weights"
 _SHOWN = 3
 """Names of tensors that a message has at most."""
 
@@ -83,7 +81,7 @@ def load(
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     recorded = run.resolved.get("model", {})
-    outline = run.filled or _is_outline()
+    outline = run.filled or is_outline()
     if run.filled and recorded.get("architecture") and not options.trust_remote_code:
         source, config = None, _config_of(recorded["architecture"])
     else:
@@ -111,8 +109,9 @@ def load(
         )
     setattr(model, AS_PUBLISHED, not grown and not options.from_scratch)
     freeze(model, options.freeze, name=name)
-    resolution = _resolution(source) if source is not None else dict(recorded)
-    return Loaded(model=model, resolution=resolution)
+    known = {key: value for key, value in recorded.items() if key != "architecture"}
+    found = resolution(source) if source is not None else known
+    return Loaded(model=model, resolution=found)
 
 
 def causal_problems(options: Any, run: RunContext, *, key: str) -> list[Problem]:
@@ -208,11 +207,6 @@ def _similar(pattern: str, names: Mapping[str, Any]) -> str:
     return f"patterns match whole names, such as {shown}; '*' stands for any characters"
 
 
-def _is_outline() -> bool:
-    """Return whether only names and shapes are asked for."""
-    return torch.get_default_device().type == "meta" or detect_fake_mode() is not None
-
-
 def _vocabulary(config: Any) -> int:
     return int(config.get_text_config().vocab_size)
 
@@ -221,12 +215,6 @@ def _check_context(options: Any, config: Any, *, name: str) -> None:
     longest = longest_sequence(config.to_dict())
     if longest is not None and options.context > longest:
         raise RecipeError([too_long(options.context, longest, key=f"model.{name}")])
-
-
-def _resolution(source: Source) -> dict[str, Any]:
-    if isinstance(source, Repository):
-        return {"repository": source.name, "commit": source.commit}
-    return {"folder": str(source.path.resolve())}
 
 
 def _config_of(content: Mapping[str, Any]) -> Any:
@@ -281,7 +269,7 @@ def _from_weights(
 ) -> Any:
     """Read the weights on the host, check that they are the model's, and move them."""
     device = torch.get_default_device()
-    folder = weights_folder(source)
+    folder = weights_folder(source, remedy=_WITHOUT_WEIGHTS)
     with torch.device("cpu"), _explained(f"the weights in {folder}"):
         model, found = auto.from_pretrained(
             folder,
@@ -295,47 +283,13 @@ def _from_weights(
     return model.to(device)
 
 
-def weights_folder(source: Source) -> Path:
-    """Return the folder with all weights of the model, fetched if need be.
-
-    Raises:
-        PretrainedError: there are none, or a part of them is missing.
-    """
-    for name in _WHOLE:
-        if (found := source.file(name)) is not None:
-            return found.parent
-        index = source.file(_SHARDED[_WHOLE.index(name)])
-        if index is not None:
-            _require_shards(source, index)
-            return index.parent
-    raise PretrainedError(
-        f"{source} has no weights: neither {_WHOLE[0]}, nor shards with an index, nor {_WHOLE[1]}",
-        remedy="download them, or set from_scratch = true to start from random weights",
-    )
-
-
-def _require_shards(source: Source, index: Path) -> None:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise PretrainedError(
-            f"{index} is not an index of shards", remedy="download it again"
-        ) from error
-    missing = [name for name in names if source.file(name) is None]
-    if missing:
-        raise PretrainedError(
-            f"{source} lacks {len(missing)} of {len(names)} shards of its weights: {_few(missing)}",
-            remedy=f"copy them into the folder; {index.name} names them all",
-        )
-
-
 def _check_weights(found: Mapping[str, Any], folder: Path, *, new: Sequence[str]) -> None:
     """Refuse weights that are not those of the model; ``found`` is what transformers tells."""
     mismatched = sorted(str(entry[0]) for entry in found.get("mismatched_keys", ()))
     absent = sorted(str(key) for key in found.get("missing_keys", ()))
     missing = [key for key in absent if key.partition(".")[0] not in new]
     wrong = [
-        f"{what}: {_few(names)}"
+        f"{what}: {few(names)}"
         for what, names in (("missing", missing), ("of another shape", mismatched))
         if names
     ]
@@ -369,8 +323,3 @@ def _explained(what: str) -> Iterator[None]:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def _few(names: Sequence[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from llmforge.interfaces import Tokenizer
 
-
 AS_PUBLISHED = "weights_as_published"
 """Attribute of a model of ``transformers`` whose weights are the published ones."""
 

@@ -142,6 +142,8 @@ class TransformerModel(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    resolution: dict[str, Any]
+    """Where the weights came from; only of a model that was not drawn here."""
 
     def __init__(self, shape: Shape, *, vocab_size: int) -> None:
         super().__init__()

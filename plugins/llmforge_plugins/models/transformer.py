@@ -9,11 +9,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 import llmforge
-from llmforge import Component, hookimpl
+from llmforge import Component, Problem, hookimpl
 from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
+from llmforge_plugins._pretrained import (
+    PretrainedError,
+    find_source,
+    known_longest,
+    path_problem,
+    read_config,
+)
+from llmforge_plugins.models._architectures import Described, UnknownArchitecture, describe
+from llmforge_plugins.models._hf_options import DEFAULT_CONTEXT, too_long
 from llmforge_plugins.models._shape import PRESETS, Shape, default_feed_forward
 
 Positive = Annotated[int, Field(gt=0)]
+
+_PRESET = "nano"
 
 
 class Transformer(Component, kind="model"):
@@ -29,9 +40,16 @@ class Transformer(Component, kind="model"):
     class Options(llmforge.Options):
         """Options of ``[model.transformer]``."""
 
-        preset: str = "nano"
+        preset: str = _PRESET
         """Size and variant by name: nano, tiny, small, medium, large, neox-1b or neox-1.2b
         (``forge models list``)."""
+        init_from: Annotated[str, Field(min_length=1)] | None = None
+        """Start from the weights of a Llama, Qwen2, Qwen3, GPT-2 or GPT-NeoX: a name on the hub,
+        one of ``forge models list``, or a folder. Sizes and variants are those of the weights;
+        options that contradict them are refused, ``context`` and ``dropout`` are free."""
+        revision: Annotated[str, Field(min_length=1)] = "main"
+        """Branch, tag or commit of ``init_from`` on the hub. The run records the commit and keeps
+        to it."""
         layers: Positive | None = None
         """Blocks; the preset's number when absent."""
         width: Positive | None = None
@@ -45,7 +63,8 @@ class Transformer(Component, kind="model"):
         feed_forward: Positive | None = None
         """Hidden width of the feed-forward part; 4 widths for GELU, about 8/3 for SwiGLU."""
         context: Positive = 128
-        """Longest sequence in tokens."""
+        """Longest sequence in tokens; with ``init_from``, when absent, 1,024 or the model's own
+        maximum if that is known to be less."""
         positions: Literal["rope", "learned"] | None = None
         """Rotary embeddings (Su et al. 2021) or a learned table; ``rope`` when absent."""
         norm: Literal["rmsnorm", "layernorm"] | None = None
@@ -72,10 +91,24 @@ class Transformer(Component, kind="model"):
         norm_epsilon: Annotated[float, Field(gt=0)] | None = None
         """What normalisations add to the mean square; 1e-5 when absent."""
         rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
-        """Base of the rotary frequencies; larger for longer contexts."""
+        """Base of the rotary frequencies; larger for longer contexts. With ``init_from`` the
+        model's own, for which 10,000 stands too."""
         rotary_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
         """Share of each head that rotary embeddings turn; 1 when absent, with the neox presets
         0.25."""
+
+        @model_validator(mode="before")
+        @classmethod
+        def _context_of_the_weights(cls, values: Any) -> Any:
+            if not isinstance(values, Mapping) or "context" in values:
+                return values
+            path = values.get("init_from")
+            if not isinstance(path, str) or not path:
+                return values
+            return {
+                **values,
+                "context": min(known_longest(path) or DEFAULT_CONTEXT, DEFAULT_CONTEXT),
+            }
 
         @field_validator("preset")
         @classmethod
@@ -88,6 +121,10 @@ class Transformer(Component, kind="model"):
 
         @model_validator(mode="after")
         def _fits_together(self) -> Transformer.Options:
+            if self.init_from is not None:
+                if self.preset != _PRESET:
+                    raise ValueError("preset and init_from both say which model it is: take one")
+                return self
             if self.preset not in PRESETS:
                 return self
             shape = self.shape()
@@ -106,9 +143,20 @@ class Transformer(Component, kind="model"):
                 )
             return self
 
-        def shape(self) -> Shape:
-            """Return the preset with every option given beside it put in its place."""
-            given = self.model_dump(exclude={"preset"}, exclude_none=True)
+        def given(self) -> dict[str, Any]:
+            """Return the options that say something about weights, without defaults."""
+            others = {"preset", "init_from", "revision", "context", "dropout"}
+            return self.model_dump(exclude=others, exclude_none=True, exclude_defaults=True)
+
+        def shape(self, weights: Described | None = None) -> Shape:
+            """Return the preset with every option given beside it put in its place.
+
+            Args:
+                weights: what ``init_from`` is, for options that have it.
+            """
+            if weights is not None:
+                return weights.shape(context=self.context, dropout=self.dropout)
+            given = self.model_dump(exclude={"preset", "init_from", "revision"}, exclude_none=True)
             fields: dict[str, Any] = {**PRESETS[self.preset], **given}
             activation = fields.get("activation", Shape.activation)
             fields.setdefault("kv_heads", fields["heads"])
@@ -141,9 +189,40 @@ class Transformer(Component, kind="model"):
         }
 
     @hookimpl
+    def forge_preflight(self, run: RunContext) -> list[Problem]:
+        """Look whether the weights to start from are there, and are what the options say."""
+        if self.options.init_from is None or run.resolved.get("model"):
+            return []  # a run that has started is resumed from what it has recorded
+        return problems_of_weights(self.options, run, key=f"model.{self.name}")
+
+    @hookimpl
     def forge_build_model(self, run: RunContext, tokenizer: Tokenizer) -> LanguageModel:
         """Build the model for the tokenizer's vocabulary; torch's generator initialises it."""
-        del run
+        if self.options.init_from is not None:
+            from llmforge_plugins.models._init_from import build
+
+            return build(self.options, run, vocab_size=tokenizer.vocab_size)
         from llmforge_plugins.models._transformer import TransformerModel
 
         return TransformerModel(self.options.shape(), vocab_size=tokenizer.vocab_size)
+
+
+def problems_of_weights(options: Any, run: RunContext, *, key: str) -> list[Problem]:
+    """Return what is wrong with ``init_from``, looking no further than its ``config.json``."""
+    if wrong := path_problem(options.init_from):
+        return [Problem(key=f"{key}.init_from", message=wrong[0], remedy=wrong[1])]
+    try:
+        source = find_source(options.init_from, revision=options.revision, run=run)
+        found = describe(read_config(source))
+    except PretrainedError as error:
+        return [Problem(key=f"{key}.init_from", message=error.message, remedy=error.remedy)]
+    except UnknownArchitecture as error:
+        message = f"the transformer cannot start from '{options.init_from}': {error}"
+        return [Problem(key=f"{key}.init_from", message=message, remedy="use the model hf-causal")]
+    problems = [
+        Problem(key=f"{key}.{name}", message=message, remedy="take it out")
+        for name, message in found.contradictions(options.given())
+    ]
+    if options.context > found.longest:
+        problems.append(too_long(options.context, found.longest, key=key))
+    return problems

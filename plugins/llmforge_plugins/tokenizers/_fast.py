@@ -133,10 +133,12 @@ def save_for_transformers(directory: Path, content: str, config: Mapping[str, An
         content: of ``tokenizer.json``.
         config: what is known for ``tokenizer_config.json``.
     """
-    known = {key: value for key, value in config.items() if value is not None}
+    known = {
+        key: value for key, value in config.items() if value is not None and key not in _OF_SOURCE
+    }
     template = known.pop("chat_template", None)
     known.setdefault("model_input_names", _input_names(str(known.get("tokenizer_class", ""))))
-    # classes of single models make their rules anew, those of tokenizer.json are what was trained on
+    # classes of single models have rules of their own; the run was trained on those of this file
     known["tokenizer_class"] = _CONFIG["tokenizer_class"]
     if "eos_token" in known:
         known.setdefault("pad_token", known["eos_token"])
@@ -159,6 +161,10 @@ def _input_names(tokenizer_class: str) -> list[str]:
     """Return what models read that come with tokenizers of a class; BERT also which text it is."""
     pairs = ["token_type_ids"] if tokenizer_class in ("BertTokenizer", "BertTokenizerFast") else []
     return ["input_ids", *pairs, "attention_mask"]
+
+
+_OF_SOURCE = ("auto_map", "name_or_path", "tokenizer_file")
+"""What a ``tokenizer_config.json`` says of the code and the place it came with."""
 
 
 def text_of(token: Any) -> str | None:

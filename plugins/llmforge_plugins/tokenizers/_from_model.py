@@ -21,10 +21,14 @@ _NAMED = ("eos_token", "bos_token", "mask_token")
 
 
 def model_table(run: RunContext) -> Mapping[str, Any] | None:
-    """Return the options of the recipe's model, None when it has no ``path``."""
+    """Return ``path`` and ``revision`` of the recipe's model; None when it is not a published one.
+
+    The path may be called ``init_from``, as of the model ``transformer``.
+    """
     models = run.config["model"]
     table = models.get(models["name"], {})
-    return table if "path" in table else None
+    path = table.get("path") or table.get("init_from")
+    return None if path is None else {"path": path, "revision": table.get("revision", "main")}
 
 
 def build(options: Any, run: RunContext) -> FastTokenizer:
@@ -40,7 +44,7 @@ def build(options: Any, run: RunContext) -> FastTokenizer:
             f"the model '{run.config['model']['name']}' has no path, so no tokenizer comes with it",
             remedy="choose another tokenizer, such as bpe, or a pre-trained model",
         )
-    source = find_source(table["path"], revision=table.get("revision", "main"), run=run)
+    source = find_source(table["path"], revision=table["revision"], run=run)
     read_config(source)  # what is wrong with the whole model is said first
     settings = _settings(source)
     if (path := source.file(_TOKENIZER)) is not None:

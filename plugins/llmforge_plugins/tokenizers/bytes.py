@@ -100,7 +100,7 @@ class ByteTokenizer:
 
     def save_hugging_face(self, directory: Path) -> None:
         """Write the files that ``AutoTokenizer`` reads: a byte-level BPE without any merge."""
-        from llmforge_plugins.tokenizers._fast import save_for_transformers
         from llmforge_plugins.tokenizers._byte_level import byte_level
+        from llmforge_plugins.tokenizers._fast import save_for_transformers
 
         save_for_transformers(directory, byte_level(END), {"eos_token": END})
