@@ -82,6 +82,16 @@ def deploy(
             panel=_EXPORT,
         ),
     ] = None,
+    licence: Annotated[
+        str | None,
+        options.option(
+            "--licence",
+            metavar="NAME",
+            help="Licence for the model card, such as mit; without it that of the pre-trained "
+            "model, where that is known.",
+            panel=_EXPORT,
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         options.option(
@@ -115,6 +125,7 @@ def deploy(
         "format": layout,
         "merge": merge or None,
         "dtype": dtype,
+        "licence": licence,
     }
     source, table = _read(run, checkpoint, choices, recipe, assignments or [], root=root)
     console = error_console()
@@ -170,7 +181,9 @@ def _read(
     without = [Override((name,), None, origin="") for name in unneeded]
     table = load_recipe(recipe or found.recipe, overrides=[*without, *overrides])
     keys = table.deploy
-    asked = ExportChoices(layout=keys.format, merge=keys.merge, dtype=keys.dtype)
+    asked = ExportChoices(
+        layout=keys.format, merge=keys.merge, dtype=keys.dtype, licence=keys.licence
+    )
     if asked != ExportChoices():
         found = find_source(address, asked, root=run_root(root))
     return found, table

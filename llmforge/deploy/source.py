@@ -34,6 +34,7 @@ class ExportChoices:
     layout: Layout = "hf"
     merge: bool = False
     dtype: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +164,8 @@ def _key(checkpoint: Checkpoint, choices: ExportChoices, directory: RunDirectory
 def _of_folder(path: Path, choices: ExportChoices) -> Source:
     if choices != ExportChoices():
         raise UsageError(
-            f"{path} was exported already: its format cannot be changed",
-            remedy="deploy the run or checkpoint instead",
+            f"{path} was exported already: it is deployed as it is, in its format, with its card",
+            remedy="change its README.md, or deploy the run or checkpoint instead",
         )
     recipe = _recipe(path / RECIPE)
     measured = _measured(path / "metrics.json")

@@ -329,6 +329,9 @@ class DeployKeys(Options):
     """Deploy the whole model, with the weights of an adapter added to it."""
     dtype: Annotated[Literal["fp32", "bf16", "fp16", "q8_0"] | None, SAFE] = None
     """Number format of the weights, as ``forge export --dtype``; absent: fp32."""
+    licence: Annotated[str | None, SAFE, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] = None
+    """Licence for the model card, as the hub names them, such as ``mit`` or ``apache-2.0``; absent:
+    that of the pre-trained model it began from, where that is known."""
     private: Annotated[bool, SAFE] = True
     """Let nobody but its owner see a repository that is made; false makes a public one."""
     archive: Annotated[Literal["none", "tar.gz"], SAFE] = "none"

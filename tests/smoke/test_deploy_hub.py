@@ -55,6 +55,15 @@ def test_a_model_arrives_in_one_commit_of_a_private_repository(place: Workplace,
         assert told in card
 
 
+def test_the_card_has_the_licence_that_was_chosen(place: Workplace, hub: Hub) -> None:
+    place.forge_here("deploy", "tiny", *TO, "--licence", "apache-2.0")
+    card = hub.repositories["models/acme/tiny"].commits[-1][1]["README.md"].decode()
+    assert "\nlicense: apache-2.0\n" in card.partition("\n---\n")[0]
+    assert "No licence" not in card
+    refused = place.forge_here("deploy", "tiny", *TO, "--licence", "My Licence", expect=2)
+    assert "deploy.licence" in refused
+
+
 def test_the_second_time_nothing_is_sent(place: Workplace, hub: Hub) -> None:
     place.forge_here("deploy", "tiny", *TO)
     before = uploads(hub)
