@@ -85,7 +85,7 @@ OWN = {
         Command(
             "deploy",
             "llmforge.cli.deploy:deploy",
-            "Deploy a model to the hub, a registry or storage.",
+            "Deploy a model to a hub, a registry or storage.",
             _EXPERIMENTS,
         ),
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),

@@ -102,7 +102,10 @@ def deploy(
     as_json: options.AsJson = False,
     root: options.Root = None,
 ) -> None:
-    """Deploy a model to the Hugging Face hub, the MLflow registry, or a folder in storage.
+    """Deploy a model to a hub, a registry or storage.
+
+    That is the Hugging Face hub, the model registry of MLflow, a folder in any storage, or what
+    plugins add.
 
     Of a run or checkpoint the folder that 'forge export' writes is deployed; an exported folder is
     deployed as it is. Every address is tried. Readers find the model that was there before, or the

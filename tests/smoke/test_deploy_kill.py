@@ -63,7 +63,7 @@ def test_deploying_to_the_hub(trained: Workplace, hub: Hub) -> None:
         ("--to", "hf://acme/tiny"),
         visible=lambda: on_hub(hub, "acme/tiny"),
         sent=lambda: sum(request.startswith("PUT") for request in hub.requests),
-        longest=0.8,
+        longest=0.5,
     )
     repository = hub.repositories["models/acme/tiny"]
     assert repository.private
@@ -86,7 +86,7 @@ def killed_and_resumed(
         to: where it is deployed to.
         visible: returns what a reader finds.
         sent: returns how many files were sent so far.
-        longest: seconds that sending takes about, in which half of the kills are.
+        longest: seconds that sending takes at least, within which half of the kills are.
 
     Returns:
         How many kills came when files had been sent and were not visible yet.
@@ -102,11 +102,11 @@ def killed_and_resumed(
         for number in range(KILLS):
             known = sent()
             process = place.forge("deploy", address, *to)
-            if number % 2:
+            if number % 2 == 0:
                 process.wait_for(lambda _, known=known: sent() > known)  # type: ignore[misc]
                 time.sleep(draw.uniform(0.0, longest))
             else:
-                time.sleep(usual * draw.uniform(0.2, 1.5))
+                time.sleep(usual * draw.uniform(0.2, 1.3))
             process.kill()
             assert visible() in (before, after)
             partly += sent() > known and visible() == before
