@@ -112,6 +112,7 @@ class StorageFolder:
         """Send and verify a version, then let ``metadata.json`` name it."""
         del notice
         version = self._version(folder)
+        self._there()  # refuses a folder of something else before anything is sent
         tried = {*self._record.tried(self.address), version}
         self._record.set_tried(self.address, tuple(sorted(tried)))
         objects = self._objects(folder)
@@ -119,8 +120,10 @@ class StorageFolder:
         there = self._there()
         if there is None or there.version != version:
             self._name(version, folder, objects, self._older(version, there))
-        for old in self._older(version, self._there()):
-            self._delete(old)
+            there = self._there()
+        if there is not None and there.version == version:  # else another deployment won
+            for old in self._older(version, there):
+                self._delete(old)
         self._record.set_tried(self.address, ())
         return Receipt(revision=version, sent=tuple(sent), link=self._link(version))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from deploy_parts import deployments, exported, files_of, in_storage, stored_names
 from forge_process import Workplace
+from servers import FaultProxy, Server, make_s3_bucket
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,3 +204,35 @@ def test_a_folder_of_something_else_is_left_alone(trained: Workplace, tmp_path: 
     message = trained.forge_here("deploy", "tiny", "--to", f"file://{tmp_path}/models", expect=1)
     assert "is not of a deployment of llmforge" in message
     assert other.read_text(encoding="utf-8") == '{"mine": 1}'
+
+
+@pytest.mark.parametrize("service", ["s3_url", "gcs_url"])
+@pytest.mark.parametrize("archive", ["none", "tar.gz"])
+def test_a_run_is_deployed_to_a_service(
+    trained: Workplace, service: str, archive: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(service)
+    arguments = ("--to", url, "--archive", archive)
+    trained.forge_here("deploy", "tiny@10", *arguments)
+    trained.forge_here("deploy", "tiny", *arguments)
+    assert in_storage(url) == exported(trained)
+    assert len(stored_names(url)) == 2  # metadata.json and one version
+    assert "there already" in trained.forge_here("deploy", "tiny", *arguments)
+
+
+def test_a_service_that_alters_files_is_noticed(
+    trained: Workplace, s3: Server, s3_proxy: FaultProxy
+) -> None:
+    make_s3_bucket(s3, "altering")
+    url = "s3://altering/models/tiny"
+    trained.forge_here("deploy", "tiny@10", "--to", url)
+    before = in_storage(url)
+    s3_proxy.faults = lambda seen: (
+        "alter" if seen.method == "PUT" and seen.path.endswith("config.json") else ""
+    )
+    message = trained.forge_here("deploy", "tiny", "--to", url, expect=1)
+    assert "config.json is not what was sent, twice" in message
+    assert in_storage(url) == before
+    s3_proxy.faults = lambda _: ""
+    trained.forge_here("deploy", "tiny", "--to", url)
+    assert in_storage(url) == exported(trained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -235,3 +236,35 @@ def test_what_was_tried_and_given_up_does_not_stay(tmp_path: Path) -> None:
     assert not left.exists()
     assert foreign.exists()  # perhaps of somebody who is deploying just now
     assert record.tried(url) == ()
+
+
+def test_a_deployment_that_was_overtaken_deletes_nothing_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process names its version between the writing of ours and the tidying up."""
+    url = f"file://{tmp_path}/place"
+    source = tmp_path / "model"
+    source.mkdir()
+
+    def model(content: str) -> ModelFolder:
+        (source / content).write_text(content, encoding="utf-8")
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return ModelFolder(path=source, files={content: DeployedFile(len(content), digest)})
+
+    def place() -> StorageFolder:
+        record = DeploymentRecord(None)
+        return StorageFolder(
+            Connections(url), archive="none", concurrency=1, staging=tmp_path, record=record
+        )
+
+    ours, name = place(), StorageFolder._name
+
+    def overtaken(self: StorageFolder, *arguments: Any) -> None:
+        name(self, *arguments)
+        if self is ours:
+            place().publish(model("theirs"), notice=print)
+
+    place().publish(model("before"), notice=print)
+    monkeypatch.setattr(StorageFolder, "_name", overtaken)
+    ours.publish(model("ours"), notice=print)
+    assert place().look(model("theirs")).revision
