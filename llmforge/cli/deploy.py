@@ -139,7 +139,8 @@ def deploy(
             emit_json(_plan_json(plan))
         else:
             _print_plan(source, plan)
-        _end_with([item for item in plan.outlooks.values() if isinstance(item, Exception)], count)
+        failed = sum(isinstance(item, Exception) for item in plan.outlooks.values())
+        _end_with(failed, f"of {count} deployments would fail")
         return
     outcomes = deploy_to(
         source,
@@ -150,7 +151,8 @@ def deploy(
     )
     if as_json:
         emit_json([_outcome_json(outcome) for outcome in outcomes])
-    _end_with([outcome.error for outcome in outcomes if outcome.error], len(outcomes))
+    failed = sum(outcome.receipt is None for outcome in outcomes)
+    _end_with(failed, f"of {len(outcomes)} deployments failed")
 
 
 def _read(
@@ -192,14 +194,14 @@ def _read(
     return found, table
 
 
-def _end_with(errors: list[Exception], count: int) -> None:
-    """End the command with an error if some of ``count`` deployments failed."""
+def _end_with(failed: int, what: str) -> None:
+    """End the command with an error if some of the deployments failed."""
     from llmforge.errors import DeployError
 
-    if errors:
+    if failed:
         raise DeployError(
-            f"{len(errors)} of {count} deployments failed",
-            remedy="once that is mended, the same command does what is missing",
+            f"{failed} {what}",
+            remedy="the same command does what is missing, once that is mended",
         )
 
 

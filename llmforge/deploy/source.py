@@ -87,7 +87,8 @@ def find_source(
     """Return what ``address`` means: an exported folder, or a checkpoint to export.
 
     Args:
-        address: of a run or checkpoint, or the path of an exported folder.
+        address: of a run or checkpoint, or the path of an exported folder; a run comes before a
+            folder of the same name.
         choices: how a checkpoint is exported.
         root: directory of all runs.
         say: told what happens meanwhile.
@@ -97,7 +98,8 @@ def find_source(
         ForgeError: there is no such run or checkpoint, or it is damaged.
     """
     path = Path(address).expanduser()
-    if (path / MARK).is_file():
+    is_run = path.name == address and RunDirectory(root / address).record.exists()
+    if not is_run and (path / MARK).is_file():
         return _of_folder(path.absolute(), choices)
     return _of_checkpoint(locate(address, root=root, say=say), choices)
 

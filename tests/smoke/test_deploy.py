@@ -107,6 +107,13 @@ def test_an_exported_folder_is_deployed_as_it_is(trained: Workplace, tmp_path: P
     assert "exported already" in message
 
 
+def test_a_run_comes_before_a_folder_of_its_name(trained: Workplace, tmp_path: Path) -> None:
+    trained.forge_here("export", "tiny@10", "--to", "tiny")
+    url = f"file://{tmp_path}/models/tiny"
+    assert "step-00000012" in trained.forge_here("deploy", "tiny", "--to", url)
+    assert "step-00000010" in trained.forge_here("deploy", "./tiny", "--to", url)
+
+
 def test_a_checkpoint_is_deployed_by_its_path(trained: Workplace, tmp_path: Path) -> None:
     url = f"file://{tmp_path}/models/tiny"
     trained.forge_here("deploy", str(trained.checkpoints[-1]), "--to", url, "--dtype", "bf16")
