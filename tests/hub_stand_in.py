@@ -66,6 +66,7 @@ class Hub:
         blobs: large files that were uploaded, by SHA-256.
         requests: method and path of every request.
         seconds_per_blob: how long an upload takes, so that a test can kill the client in it.
+        seconds_per_request: how long every answer takes.
         forbidden: owners whose repositories the token may not write.
         hidden: repositories of others that the token may not see.
         faults: answers to give instead of the right one: part of the request, status, how often.
@@ -77,6 +78,7 @@ class Hub:
     blobs: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     seconds_per_blob: float = 0.0
+    seconds_per_request: float = 0.0
     forbidden: set[str] = field(default_factory=set)
     hidden: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
@@ -142,6 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, respond: Any) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
+        time.sleep(self.hub.seconds_per_request)
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         if len(body) < length:

@@ -6,6 +6,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle
 
 import pytest
 from deploy_parts import Files, exported, in_storage, on_hub, stored_names, with_variables
@@ -14,8 +15,12 @@ from hub_stand_in import Hub, running_hub
 from servers import FaultProxy, Seen, Server, make_s3_bucket
 from storage_parts import s3_environment
 
-KILLS = 4
-"""Of each of two checkpoints: half at instants of the whole process, half while it sends."""
+KILLS = 6
+"""Kills that have to hit a process while it sends; others come before and after."""
+_ATTEMPTS = 3
+"""Kills at most before a deployment is left alone."""
+_LONGEST = 60.0
+"""Seconds after which a deployment that sends nothing is a failure."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -25,14 +30,14 @@ Visible = Callable[[], Files | None]
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     with running_hub() as hub:
+        hub.seconds_per_request = 0.1
         hub.seconds_per_blob = 0.5
         yield hub
 
 
 def slow(request: Seen) -> str:
     """Have everything that is sent take longer, so that a kill hits it."""
-    if request.method == "PUT":
-        time.sleep(0.2)
+    time.sleep(0.3 if request.method == "PUT" else 0.02)
     return ""
 
 
@@ -44,31 +49,28 @@ def test_deploying_to_an_s3_server(
     make_s3_bucket(s3, bucket)
     s3_proxy.faults = slow
     url = f"s3://{bucket}/models/tiny"
-    place = with_variables(trained, s3_environment(s3_proxy.url))
-    partly = killed_and_resumed(
-        place,
+    killed_and_resumed(
+        with_variables(trained, s3_environment(s3_proxy.url)),
         ("--to", url, "--archive", archive),
         visible=lambda: in_storage(url),
-        sent=lambda: sum(request.method == "PUT" for request in s3_proxy.seen),
-        longest=1.0 if archive == "none" else 0.3,
+        requests=lambda: sum(request.method == "PUT" for request in s3_proxy.seen),
+        longest=1.0 if archive == "none" else 0.5,
     )
     assert len(stored_names(url)) == 2  # metadata.json and one version
-    assert partly >= 2
 
 
 def test_deploying_to_the_hub(trained: Workplace, hub: Hub) -> None:
-    place = with_variables(trained, hub.environment())
-    partly = killed_and_resumed(
-        place,
+    deployed = killed_and_resumed(
+        with_variables(trained, hub.environment()),
         ("--to", "hf://acme/tiny"),
         visible=lambda: on_hub(hub, "acme/tiny"),
-        sent=lambda: sum(request.startswith("PUT") for request in hub.requests),
-        longest=0.5,
+        requests=lambda: len(hub.requests),
+        longest=1.5,
     )
     repository = hub.repositories["models/acme/tiny"]
     assert repository.private
-    assert len(repository.commits) == 3  # made, the first checkpoint, the second
-    assert partly >= 2
+    assert len(repository.commits) == 1 + deployed  # the first one made it
+    assert len(hub.blobs) <= 4  # two large files of two checkpoints
 
 
 def killed_and_resumed(
@@ -76,42 +78,47 @@ def killed_and_resumed(
     to: tuple[str, ...],
     *,
     visible: Visible,
-    sent: Callable[[], int],
+    requests: Callable[[], int],
     longest: float,
 ) -> int:
-    """Deploy one checkpoint and then another, each killed again and again and then left alone.
+    """Deploy two checkpoints in turn, each killed a few times and then left alone.
 
     Args:
         place: has the run.
         to: where it is deployed to.
         visible: returns what a reader finds.
-        sent: returns how many files were sent so far.
-        longest: seconds that sending takes at least, within which half of the kills are.
+        requests: returns how many the server got so far.
+        longest: seconds that sending takes at least.
 
     Returns:
-        How many kills came when files had been sent and were not visible yet.
+        How many deployments there were.
     """
     draw = random.Random(11)
     before: Files | None = None
-    partly = 0
-    for address in ("tiny@10", "tiny"):
+    hits = deployed = 0
+    for address in cycle(("tiny@10", "tiny")):
         after = exported(place, address)
-        started = time.monotonic()
-        place.forge("deploy", address, *to, "--dry-run").finish(expect=0)
-        usual = time.monotonic() - started
-        for number in range(KILLS):
-            known = sent()
+        for number in range(_ATTEMPTS):
+            known = requests()
             process = place.forge("deploy", address, *to)
-            if number % 2 == 0:
-                process.wait_for(lambda _, known=known: sent() > known)  # type: ignore[misc]
-                time.sleep(draw.uniform(0.0, longest))
+            if number == 1:  # an instant of the whole process
+                time.sleep(draw.uniform(0.0, 4.0))
             else:
-                time.sleep(usual * draw.uniform(0.2, 1.3))
+                deadline = time.monotonic() + _LONGEST
+                while requests() == known:
+                    assert time.monotonic() < deadline, process.output
+                    time.sleep(0.002)
+                time.sleep(draw.uniform(0.0, longest))
             process.kill()
-            assert visible() in (before, after)
-            partly += sent() > known and visible() == before
+            found = visible()
+            assert found in (before, after)
+            hits += requests() > known and found == before
+            if found == after:
+                break
         place.forge("deploy", address, *to).finish(expect=0)
         assert visible() == after
         assert not place.run.deploying.exists()
-        before = after
-    return partly
+        before, deployed = after, deployed + 1
+        if hits >= KILLS:
+            break
+    return deployed
