@@ -1,4 +1,4 @@
-"""What is told of a checkpoint's run beside the weights: recipe, metrics, tests, the trainer's log.
+"""What an export says of the run beside the weights: recipe, metrics, tests, the log of training.
 
 Nothing that differs between equal runs is in it: no times, no speeds, no paths of the machine.
 """

@@ -27,7 +27,7 @@ class Data(Protocol):
     It may have a ``resolution``, a JSON-serialisable mapping of what it decided by itself (the
     hub or the bundled sample, say). The core keeps it with the run and gives it back on resume as
     ``run.resolved["data"]``. Of it, ``repository`` (a data set on the hub) and ``language`` (by
-    its code) are told in model cards.
+    its code) are in model cards.
     """
 
     splits: Sequence[str]

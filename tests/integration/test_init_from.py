@@ -151,6 +151,8 @@ def test_what_it_cannot_be_is_said_before_anything_is_read(
     import re
 
     assert re.search(message, f"{problem.key}: {problem.message}")
+    with pytest.raises(ForgeError), torch.device("meta"):  # as forge plan does
+        plugin.forge_build_model(run_context(tmp_path), TinyTokenizer())
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

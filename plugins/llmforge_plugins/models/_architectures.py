@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llmforge import Problem
 from llmforge.errors import ExportError
+from llmforge_plugins.models._hf_options import too_long
 from llmforge_plugins.models._shape import Shape
 
 KNOWN = "Llama, Qwen2, Qwen3, GPT-2 or GPT-NeoX"
@@ -52,13 +54,26 @@ class Described:
         """Return the shape of such a model with the context and dropout of a recipe."""
         return Shape(**self.fields, context=context, dropout=dropout)
 
-    def contradictions(self, given: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Return the fields of ``given`` that differ, each with what is wrong in words."""
-        return [
-            (name, f"{_shown(value)} contradicts the weights of init_from: {_shown(own)}")
+    def problems(self, given: Mapping[str, Any], *, context: int, key: str) -> list[Problem]:
+        """Return what of a recipe cannot be with these weights.
+
+        Args:
+            given: fields of a shape that the recipe has.
+            context: of the recipe.
+            key: of its option table.
+        """
+        problems = [
+            Problem(
+                key=f"{key}.{name}",
+                message=f"{_shown(value)} contradicts the weights of init_from: {_shown(own)}",
+                remedy="take it out",
+            )
             for name, value in given.items()
-            if name not in _ANY and value != (own := self.fields.get(name))
+            if value != (own := self.fields.get(name))
         ]
+        if context > self.longest:
+            problems.append(too_long(context, self.longest, key=key))
+        return problems
 
 
 def describe(config: Mapping[str, Any]) -> Described:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmforge.errors import RecipeError
 from llmforge.interfaces import RunContext
 from llmforge_plugins._pretrained import PretrainedError, find_source, read_config
 from llmforge_plugins.models._architectures import Described, UnknownArchitecture, describe
@@ -32,7 +33,7 @@ _RENAMED = {"embed_out.weight": "lm_head.weight"}
 _BY_VOCABULARY = ("embedding.weight", "head.weight")
 
 
-def build(options: Any, run: RunContext, *, vocab_size: int) -> TransformerModel:
+def build(options: Any, run: RunContext, *, vocab_size: int, name: str) -> TransformerModel:
     """Return the model that ``options.init_from`` names, with room for ``vocab_size`` tokens.
 
     On the meta device, in fake mode and where a checkpoint is about to fill it, no weights are
@@ -40,12 +41,13 @@ def build(options: Any, run: RunContext, *, vocab_size: int) -> TransformerModel
 
     Raises:
         PretrainedError: the model is not there, or its weights are not those of its config.json.
+        RecipeError: the options contradict it.
     """
     recorded = run.resolved.get("model", {})
     if run.filled and recorded.get("architecture"):
         known = recorded["architecture"]
         names = [field.name for field in dataclasses.fields(Shape)]
-        shape = Shape(**{name: known[name] for name in names})
+        shape = Shape(**{name: known[name] for name in names if name in known})
         model = TransformerModel(shape, vocab_size=known["vocab_size"])
         model.resolution = {key: item for key, item in recorded.items() if key != "architecture"}
         return model
@@ -57,6 +59,8 @@ def build(options: Any, run: RunContext, *, vocab_size: int) -> TransformerModel
             f"the model transformer cannot start from {source}: {error}",
             remedy="use the model hf-causal",
         ) from error
+    if problems := found.problems(options.given(), context=options.context, key=f"model.{name}"):
+        raise RecipeError(problems)
     model = TransformerModel(options.shape(found), vocab_size=max(vocab_size, found.vocab_size))
     if not (run.filled or is_outline()):
         files = weight_files(source, remedy="leave init_from out to start from random weights")

@@ -19,7 +19,7 @@ from llmforge_plugins._pretrained import (
     read_config,
 )
 from llmforge_plugins.models._architectures import Described, UnknownArchitecture, describe
-from llmforge_plugins.models._hf_options import DEFAULT_CONTEXT, too_long
+from llmforge_plugins.models._hf_options import DEFAULT_CONTEXT
 from llmforge_plugins.models._shape import PRESETS, Shape, default_feed_forward
 
 Positive = Annotated[int, Field(gt=0)]
@@ -201,7 +201,7 @@ class Transformer(Component, kind="model"):
         if self.options.init_from is not None:
             from llmforge_plugins.models._init_from import build
 
-            return build(self.options, run, vocab_size=tokenizer.vocab_size)
+            return build(self.options, run, vocab_size=tokenizer.vocab_size, name=self.name)
         from llmforge_plugins.models._transformer import TransformerModel
 
         return TransformerModel(self.options.shape(), vocab_size=tokenizer.vocab_size)
@@ -219,10 +219,4 @@ def problems_of_weights(options: Any, run: RunContext, *, key: str) -> list[Prob
     except UnknownArchitecture as error:
         message = f"the transformer cannot start from '{options.init_from}': {error}"
         return [Problem(key=f"{key}.init_from", message=message, remedy="use the model hf-causal")]
-    problems = [
-        Problem(key=f"{key}.{name}", message=message, remedy="take it out")
-        for name, message in found.contradictions(options.given())
-    ]
-    if options.context > found.longest:
-        problems.append(too_long(options.context, found.longest, key=key))
-    return problems
+    return found.problems(options.given(), context=options.context, key=key)
