@@ -86,6 +86,7 @@ def deploy(
         str | None,
         options.option(
             "--licence",
+            "--license",
             metavar="NAME",
             help="Licence for the model card, such as mit; without it that of the pre-trained "
             "model, where that is known.",

@@ -25,7 +25,7 @@ class ModelFolder:
     """A complete exported model, the same at every try.
 
     Attributes:
-        path: the folder. Only :meth:`Deployment.publish` may read it: before, it may not be there.
+        path: the folder, which may be missing when :meth:`Deployment.look` is called.
         files: every file in it, by its path with ``/`` between the parts.
         run_id: of the run; empty when that is not known.
         run_directory: of the run; None when it is not on this machine.
