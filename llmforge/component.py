@@ -64,6 +64,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("sweep", "llmforge.sweep", "forge_build_sweeper", scope=SAFE, optional=True),
         Kind("generation", "llmforge.generation", "forge_build_generator", scope=SAFE),
         Kind("metric", "llmforge.metrics", "forge_build_metric", many=True, scope=SAFE),
+        Kind("deploy", "llmforge.deployments", "forge_open_deployment", scope=SAFE),
         Kind("callback", "llmforge.callbacks", None, many=True, scope=SAFE),
     )
 }
@@ -101,6 +102,8 @@ class Component:
         needs: what a metric compares: generated ``answers``, or predicted ``labels``.
         direction: whether more or less of what it ``measures`` is better: ``maximize`` or
             ``minimize``.
+        address_form: of what a deployment takes, for example ``hf://OWNER/NAME``: words in
+            capitals stand for names.
     """
 
     kind: ClassVar[str]
@@ -113,6 +116,7 @@ class Component:
     address: str = ""
     needs: ClassVar[Needs] = "answers"
     direction: ClassVar[Direction] = "maximize"
+    address_form: ClassVar[str] = ""
     Options: ClassVar[type[Options]] = Options
 
     def __init_subclass__(cls, *, kind: str | None = None, **keywords: Any) -> None:

@@ -110,6 +110,10 @@ class ExportError(ForgeError):
     """A model, tokenizer or adapter that has no form in the format asked for."""
 
 
+class DeployError(ForgeError):
+    """A model that could not be deployed; what was deployed before is as it was."""
+
+
 class StorageError(ForgeError):
     """A read or write outside the run directory that did not succeed."""
 

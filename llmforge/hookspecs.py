@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Adapter,
         Backend,
         Data,
+        Deployment,
         Direction,
         Generator,
         LanguageModel,
@@ -194,6 +195,16 @@ def forge_build_metric(run: RunContext) -> Metric | None:
     :class:`llmforge.interfaces.Metric`. The class says ``needs = "labels"`` when it compares
     labels instead of generated answers, ``direction = "minimize"`` when less is better, and
     overrides ``measures`` when its values have other names than its own.
+    """
+
+
+@hookspec(firstresult=True)
+def forge_open_deployment(address: str) -> Deployment | None:
+    """Open the place that models are deployed to at ``address`` (kind ``deploy``).
+
+    ``address`` begins with the component's name and a colon, and has the form that the class says
+    in ``address_form``. Nothing is asked or changed before the first call of the result, see
+    :class:`llmforge.interfaces.Deployment`.
     """
 
 

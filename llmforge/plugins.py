@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint
@@ -18,10 +19,12 @@ from llmforge import hookspecs, installed
 from llmforge.component import KINDS, Component, Kind
 from llmforge.errors import PluginError
 from llmforge.installed import COMMAND, COMMANDS_GROUP, Entry, entries_of, unique
+from llmforge.interfaces import public_url
 from llmforge.options import closest
 
 _STORAGE_OF_SCHEME = {"file": "local", "gs": "gcs"}
 _ANY_SCHEME = "fsspec"
+_ADDRESS_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 
 
 def listed(kind: str | None = None) -> list[Entry]:
@@ -226,6 +229,29 @@ def storage_component(url: str, listed: Collection[str]) -> str:
     scheme = url.partition("://")[0].lower()
     name = _STORAGE_OF_SCHEME.get(scheme, scheme)
     return name if name in listed else _ANY_SCHEME
+
+
+def address_problem(address: str) -> tuple[str, str]:
+    """Return what is wrong with the address of a deployment and the remedy; nothing if it is right.
+
+    One of a component of the kind ``deploy`` has its form; any other must be a URL of a storage.
+    """
+    known = entries("deploy")
+    scheme, colon, _ = address.partition(":")
+    if colon and scheme in known:
+        form = load("deploy", scheme).address_form
+        if re.fullmatch(re.sub("[A-Z]+", _ADDRESS_PART, re.escape(form)), address):
+            return "", ""
+        return f"'{public_url(address)}' is not the address of a model", f"write {form}"
+    if "://" in address.strip(":/"):
+        return "", ""
+    forms = [load("deploy", name).address_form for name in sorted(known)]
+    near = closest(scheme, known) if colon else None
+    remedy = f"write {', '.join(forms)}, or the URL of a storage such as s3://bucket/models/tiny"
+    return (
+        f"'{address}' is not an address to deploy to",
+        f"did you mean '{near}:'? {remedy}" if near else remedy,
+    )
 
 
 def _callers(manager: pluggy.PluginManager, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:

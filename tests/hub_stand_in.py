@@ -48,6 +48,16 @@ class Repository:
 
 
 @dataclass
+class Fault:
+    """An answer given ``times`` instead of the right one to requests that ``part`` is in."""
+
+    part: str
+    status: int
+    times: int = 1
+    error: str = "out of order"
+
+
+@dataclass
 class Hub:
     """Everything the stand-in holds.
 
@@ -56,6 +66,11 @@ class Hub:
         blobs: large files that were uploaded, by SHA-256.
         requests: method and path of every request.
         seconds_per_blob: how long an upload takes, so that a test can kill the client in it.
+        seconds_per_request: how long every answer takes.
+        forbidden: owners whose repositories the token may not write.
+        hidden: repositories of others that the token may not see.
+        faults: answers to give instead of the right one: part of the request, status, how often.
+        altered: paths that are kept with their last byte changed.
     """
 
     url: str = ""
@@ -63,6 +78,11 @@ class Hub:
     blobs: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     seconds_per_blob: float = 0.0
+    seconds_per_request: float = 0.0
+    forbidden: set[str] = field(default_factory=set)
+    hidden: set[str] = field(default_factory=set)
+    faults: list[Fault] = field(default_factory=list)
+    altered: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, name: str, files: Mapping[str, bytes]) -> str:
@@ -124,12 +144,32 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, respond: Any) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
+        time.sleep(self.hub.seconds_per_request)
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         if len(body) < length:
             return  # the client was killed while it sent
-        with suppress(BrokenPipeError):
-            respond(path.strip("/"), body)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            if not self._faulty(path) and self._token_is_not_wrong():
+                respond(path.strip("/"), body)
+
+    def _faulty(self, path: str) -> bool:
+        with self.hub.lock:
+            for fault in self.hub.faults:
+                if fault.times and fault.part in f"{self.command} {path}":
+                    fault.times -= 1
+                    break
+            else:
+                return False
+        self._json({"error": fault.error}, fault.status)
+        return True
+
+    def _token_is_not_wrong(self) -> bool:
+        """Refuse a token that is not known, whatever it is sent with."""
+        if self.headers.get("Authorization") in (None, f"Bearer {TOKEN}"):
+            return True
+        self._json({"error": "Invalid username or password."}, 401)
+        return False
 
     def _get(self, path: str, _: bytes) -> None:
         if path == "api/whoami-v2":
@@ -175,12 +215,21 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             owner = asked.get("organization") or "someone"
             key = f"{asked.get('type', 'model')}s/{owner}/{asked['name']}"
-            exists = key in self.hub.repositories
+            if owner in self.hub.forbidden:
+                self._json({"error": f"You don't have the rights to create in {owner}"}, 403)
+                return
+            exists = key in self.hub.repositories or key in self.hub.hidden
             if not exists:
-                self.hub.repositories[key] = Repository(private=bool(asked.get("private")))
-                self.hub.repositories[key].commit({})
+                # clients before 2.0 say private, later ones visibility
+                private = bool(asked.get("private")) or asked.get("visibility") == "private"
+                self.hub.repositories[key] = Repository(private=private)
+                self.hub.repositories[key].commit({".gitattributes": b"*.safetensors filter=lfs\n"})
             name = key.partition("/")[2]
             self._json({"url": f"{self.hub.url}/{name}", "name": name}, 409 if exists else 200)
+        elif path == "api/validate-yaml":  # of a README.md, before it is committed
+            card = json.loads(body)["content"]
+            errors = [] if card.startswith("---\n") else [{"message": "no metadata"}]
+            self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
         elif "/preupload/" in path:
             files = json.loads(body)["files"]
             modes = [
@@ -230,6 +279,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, path: str, body: bytes) -> None:
         kind, owner, name, _, revision = path.removeprefix("api/").split("/", 4)
+        if owner in self.hub.forbidden:
+            self._json({"error": "Forbidden: you must use a token that may write"}, 403)
+            return
         repository = self._repository(f"{kind}/{owner}/{name}")
         if repository is None:
             return
@@ -251,6 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
                     files[value["path"]] = self.hub.blobs[value["oid"]]
                 elif item["key"] == "deletedFile":
                     files.pop(value["path"], None)
+            for path in self.hub.altered & files.keys():
+                files[path] = files[path][:-1] + bytes([files[path][-1] ^ 1])
             oid = repository.commit(files)
         url = f"{self.hub.url}/{owner}/{name}/commit/{oid}"
         self._json({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})

@@ -94,6 +94,12 @@ OWN = {
             "Write a checkpoint as a folder for other programs, or its weights as one file.",
             _EXPERIMENTS,
         ),
+        Command(
+            "deploy",
+            "llmforge.cli.deploy:deploy",
+            "Deploy a model to a hub, a registry or storage.",
+            _EXPERIMENTS,
+        ),
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
         Command(
             "data",

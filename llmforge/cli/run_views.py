@@ -34,6 +34,7 @@ from llmforge.insight.inventory import (
 from llmforge.insight.metrics import last_row
 from llmforge.insight.summary import STATES, UNFINISHED, RunSummary, summarize
 from llmforge.rundir import RunEntry, completion_of
+from llmforge.rundir.deployments import read_deployments
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -155,6 +156,11 @@ def print_run(console: Console, entry: RunEntry) -> None:
     artifacts = {name: str(path) for name, path in artifacts_of(directory, recipe).items()}
     print_section(console, "Artifacts", artifacts)
     print_section(console, "Trackers", viewers_of(directory, recipe))
+    deployed = {
+        item.to: f"{'' if item.step is None else f'step {item.step:,}, '}{item.revision}"
+        for item in read_deployments(directory)
+    }
+    print_section(console, "Deployed to", deployed)
     print_section(console, "Completion", _present(dict(_completion(entry))))
 
 
@@ -195,6 +201,7 @@ def run_json(entry: RunEntry) -> dict[str, Any]:
         "checkpoints": [dataclasses.asdict(info) for info in checkpoints_of(entry.directory)],
         "artifacts": artifacts_of(entry.directory, recipe),
         "viewers": viewers_of(entry.directory, recipe),
+        "deployments": [dataclasses.asdict(item) for item in read_deployments(entry.directory)],
         "completion": None if completion is None else dataclasses.asdict(completion),
         "next_command": next_command(entry),
     }

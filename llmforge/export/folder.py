@@ -59,6 +59,7 @@ def export_folder(
     merge: bool = False,
     dtype: str | None = None,
     max_shard_size: int = SHARD_SIZE,
+    licence: str | None = None,
     overwrite: bool = False,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Exported:
@@ -75,6 +76,8 @@ def export_folder(
             alone.
         dtype: ``fp32``, ``bf16`` or ``fp16``, for GGUF also ``q8_0``; None for fp32.
         max_shard_size: bytes of weights in one file at most.
+        licence: of the model, as the hub names licences, for the card; None for that of the
+            published model it began from, where that is known.
         overwrite: replace a folder that was exported before.
         notice: told what the folder lacks.
 
@@ -109,7 +112,13 @@ def export_folder(
         if layout == "hf":
             _tokenizer(loaded, work, notice=notice)
         card = CardFacts.of(
-            facts, loaded, layout=layout, alone=alone, dtype=dtype or "fp32", parameters=parameters
+            facts,
+            loaded,
+            layout=layout,
+            alone=alone,
+            dtype=dtype or "fp32",
+            parameters=parameters,
+            licence=licence,
         )
         write_facts(work, facts)
         write_card(work, card)

@@ -45,6 +45,7 @@ class CardFacts:
         dtype: of the weights.
         parameters: of the whole model, shared ones once.
         trained: those that were trained.
+        licence: that was chosen for it, as the hub names licences; None for that of the base.
         form: of the model.
         model: name of the model component.
         base: the published model it began from: ``repository`` and ``commit``; empty where none.
@@ -61,6 +62,7 @@ class CardFacts:
     dtype: str
     parameters: int
     trained: int
+    licence: str | None
     form: str
     model: str
     base: Mapping[str, str]
@@ -80,6 +82,7 @@ class CardFacts:
         alone: bool,
         dtype: str,
         parameters: int,
+        licence: str | None = None,
     ) -> CardFacts:
         """Return what there is to tell of a loaded checkpoint."""
         frozen = loaded.checkpoint.manifest.frozen
@@ -89,6 +92,7 @@ class CardFacts:
             alone=alone,
             dtype=dtype,
             parameters=parameters,
+            licence=licence,
             trained=parameters - (frozen.parameters if frozen else 0),
             form=loaded.run.form,
             model=loaded.recipe.selected("model").name,
@@ -182,7 +186,9 @@ def _relation(facts: CardFacts) -> str | None:
 
 
 def _licence(facts: CardFacts) -> str | None:
-    """Return the licence of the published model it began from, None when it is not known."""
+    """Return the licence chosen for it, else that of the published model it began from."""
+    if facts.licence is not None:
+        return facts.licence
     repository = facts.base.get("repository")
     if repository is None:
         return None

@@ -33,7 +33,7 @@ __all__ = ["LoadedModel", "load_checkpoint", "load_legacy_weights", "open_checkp
 
 DTYPES = ("auto", "fp32", "bf16")
 
-_UNUSED = ("tracker", "callback", "storage", "sweep", "metric", "early_stopping")
+_UNUSED = ("tracker", "callback", "storage", "sweep", "metric", "early_stopping", "deploy")
 """Tables a model works without: their plugins need not be installed where it is used."""
 
 

@@ -40,7 +40,13 @@ from llmforge.settings import settings
 HOOK = "forge_open_tracked_run"
 Say = Callable[[str], None]
 
-_UNUSED = (("tracker",), ("callback",), ("sweep",), ("storage", "delete_local_after_upload"))
+_UNUSED = (
+    ("tracker",),
+    ("callback",),
+    ("sweep",),
+    ("deploy",),
+    ("storage", "delete_local_after_upload"),
+)
 """What of a recipe is not needed here, so that its plugins need not be installed either."""
 _FOLDER = "tracked"
 

@@ -23,6 +23,13 @@ from llmforge.interfaces.continuous import (
     TokenScore,
 )
 from llmforge.interfaces.data import Data, TokenData, TokenShard
+from llmforge.interfaces.deployment import (
+    DeployedFile,
+    Deployment,
+    ModelFolder,
+    Outlook,
+    Receipt,
+)
 from llmforge.interfaces.examples import (
     Conversation,
     Example,
@@ -86,6 +93,8 @@ __all__ = [
     "ContinuousGenerator",
     "Conversation",
     "Data",
+    "DeployedFile",
+    "Deployment",
     "Dimension",
     "Direction",
     "Engine",
@@ -104,11 +113,14 @@ __all__ = [
     "MatmulSpeed",
     "Message",
     "Metric",
+    "ModelFolder",
     "Needs",
     "Objective",
+    "Outlook",
     "Point",
     "Preference",
     "Progress",
+    "Receipt",
     "Resolution",
     "Row",
     "RowCache",

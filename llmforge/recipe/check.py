@@ -26,8 +26,8 @@ from llmforge.recipe.toml import KeyPath, dotted
 from llmforge.redaction import find_secrets, secret_remedy
 
 _SELECTORS = ("name", "names")
-BY_URL = "storage"
-"""The one kind whose component is picked by something else than its name."""
+BY_URL, BY_ADDRESSES = "storage", "deploy"
+"""The kinds whose components are picked by something else than their name."""
 SWEEP, METRIC = "sweep", "metric"
 _UNNAMED = {SWEEP: "a sweep must name a sweeper", "adapter": "a recipe must name its adapter"}
 
@@ -128,6 +128,8 @@ class Check:
             if not isinstance(url, str) or "://" not in url:
                 return []
             return [storage_component(url, self._entries(kind.name))]
+        if kind.name == BY_ADDRESSES:
+            return self._deployments(kind)
         if wrong in table:
             many = f'a recipe may have several: write names = ["{_first(table[wrong])}"]'
             single = f'a recipe has one: write name = "{_first(table[wrong])}"'
@@ -152,6 +154,22 @@ class Check:
         for name in dict.fromkeys(name for name in chosen if chosen.count(name) > 1):
             self._add(path, f"'{name}' is listed twice", "list it once")
         return list(dict.fromkeys(chosen))
+
+    def _deployments(self, kind: Kind) -> list[str]:
+        """Return the components of all addresses, and those that have options for one to come."""
+        for key in _SELECTORS:
+            if key in self._table(kind.name):
+                remedy = 'for example to = ["hf://OWNER/NAME"]'
+                self._add((kind.name, key), "the addresses in to say where it goes", remedy)
+        given = self._table(kind.name)
+        addresses = given.get("to")
+        listed = self._entries(kind.name)
+        schemes = [
+            str(address).partition(":")[0]
+            for address in (addresses if isinstance(addresses, list) else ())
+        ]
+        tables = [name for name, value in given.items() if isinstance(value, dict)]
+        return [name for name in dict.fromkeys([*schemes, *tables]) if name in listed]
 
     def _default_names(self, kind: Kind) -> list[str]:
         default = DEFAULT_COMPONENTS.get(kind.name)

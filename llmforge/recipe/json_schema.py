@@ -9,7 +9,7 @@ from llmforge import plugins
 from llmforge.component import KINDS, Kind
 from llmforge.errors import PluginError
 from llmforge.options import Options
-from llmforge.recipe.schema import CORE_TABLES, KIND_KEYS, NoKeys
+from llmforge.recipe.schema import BY_ADDRESS, CORE_TABLES, KIND_KEYS, NoKeys
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -97,7 +97,7 @@ class _Builder:
 
 def _selector(kind: Kind, names: Iterable[str]) -> Schema:
     choice = {"type": "string", "enum": list(names)}
-    if kind.name == "storage":
+    if kind.name in BY_ADDRESS:
         return {}
     if kind.many:
         text = f"Every {kind.name} that acts."

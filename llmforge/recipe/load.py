@@ -10,11 +10,12 @@ from typing import Any, cast
 from llmforge.component import KINDS
 from llmforge.errors import Problem, RecipeError
 from llmforge.options import Options, closest
-from llmforge.recipe.check import BY_URL, METRIC, Check, leaves
+from llmforge.recipe.check import METRIC, Check, leaves
 from llmforge.recipe.files import Document, read_documents
 from llmforge.recipe.overrides import Layers, Override, as_overrides
 from llmforge.recipe.resolved import Origin, Recipe, Selection
 from llmforge.recipe.schema import (
+    BY_ADDRESS,
     CORE_TABLES,
     DEFAULT_COMPONENTS,
     KIND_KEYS,
@@ -22,6 +23,7 @@ from llmforge.recipe.schema import (
     BackendKeys,
     CheckpointTable,
     DataKeys,
+    DeployKeys,
     EarlyStoppingTable,
     EvalTable,
     ExportTable,
@@ -61,6 +63,7 @@ _ORDER = (
     "sweep",
     "generation",
     "metric",
+    "deploy",
 )
 
 
@@ -117,6 +120,7 @@ def load_recipe(
         backend=cast("BackendKeys", check.tables["backend"]),
         tracker=cast("TrackerKeys", check.tables["tracker"]),
         storage=cast("StorageKeys", check.tables["storage"]),
+        deploy=cast("DeployKeys", check.tables["deploy"]),
         sweep=cast("SweepKeys", check.tables["sweep"]),
         space=check.space,
         selections=check.selections,
@@ -250,14 +254,14 @@ def _kind_table(name: str, check: Check) -> dict[str, Any]:
         return {}
     if name == METRIC and not chosen and check.tables[name] == KIND_KEYS[name]():
         return {}
-    if name == BY_URL and check.tables[name] == KIND_KEYS[name]():
+    if name in BY_ADDRESS and not chosen and check.tables[name] == KIND_KEYS[name]():
         return {}
     if name in LATER_KINDS and chosen and chosen[0].name == DEFAULT_COMPONENTS[name]:
         return {}
     table: dict[str, Any] = {}
     if KINDS[name].many:
         table["names"] = [selection.name for selection in chosen]
-    elif chosen and name != BY_URL:
+    elif chosen and name not in BY_ADDRESS:
         table["name"] = chosen[0].name
     table |= _dump(check.tables[name])
     table |= {selection.name: _dump(selection.options) for selection in chosen}

@@ -13,6 +13,7 @@ from llmforge.recipe.schema import (
     BackendKeys,
     CheckpointTable,
     DataKeys,
+    DeployKeys,
     EarlyStoppingTable,
     EvalTable,
     ExportTable,
@@ -74,6 +75,7 @@ class Recipe:
     backend: BackendKeys
     tracker: TrackerKeys
     storage: StorageKeys
+    deploy: DeployKeys
     sweep: SweepKeys
     space: Space | None = None
     selections: Mapping[str, tuple[Selection, ...]]

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 from llmforge.component import Component
 from llmforge.interfaces import FORMS, PREFERENCES, READING, SEQUENCE_LOG_PROBS
 from llmforge.options import Options, closest
-from llmforge.plugins import entries, load
+from llmforge.plugins import address_problem, entries, load
 from llmforge.recipe.measured import measured, selected_metrics
 from llmforge.recipe.resolved import Selection
 from llmforge.recipe.schema import (
     CheckpointTable,
     DataKeys,
+    DeployKeys,
     EarlyStoppingTable,
     EvalTable,
     ExportTable,
@@ -308,6 +309,14 @@ def _deleted_checkpoints_are_somewhere(draft: Draft) -> Iterator[Finding]:
         )
 
 
+def _deployments_have_an_address(draft: Draft) -> Iterator[Finding]:
+    deploy = draft.table("deploy", DeployKeys)
+    for address in deploy.to if deploy else ():
+        message, remedy = address_problem(address)
+        if message:
+            yield Finding(("deploy", "to"), message, remedy)
+
+
 def _tokens_need_a_tokenizer_without_text(draft: Draft) -> Iterator[Finding]:
     data, tokenizer = (draft.component(kind) for kind in ("data", "tokenizer"))
     if data is None or _TOKENS not in data.supports:
@@ -379,6 +388,7 @@ _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _an_export_has_a_checkpoint,
     _storage_address_is_a_url,
     _deleted_checkpoints_are_somewhere,
+    _deployments_have_an_address,
     _tokens_need_a_tokenizer_without_text,
     _objective_fits_model_and_data,
 )

@@ -317,6 +317,41 @@ class StorageKeys(Options):
     """What a failing storage does to the run."""
 
 
+class DeployKeys(Options):
+    """Keys of ``[deploy]`` shared by every target."""
+
+    to: Annotated[list[str], SAFE] = Field(default_factory=list)
+    """Where ``forge deploy RUN`` deploys to: ``hf://OWNER/NAME``, ``mlflow:NAME``, or the URL of a
+    folder in a storage, such as ``s3://bucket/models/tiny``."""
+    format: Annotated[Literal["hf", "safetensors", "gguf"], SAFE] = "hf"
+    """Format of the folder, as ``forge export --format``."""
+    merge: Annotated[bool, SAFE] = False
+    """Deploy the whole model, with the weights of an adapter added to it."""
+    dtype: Annotated[Literal["fp32", "bf16", "fp16", "q8_0"] | None, SAFE] = None
+    """Number format of the weights, as ``forge export --dtype``; absent: fp32."""
+    licence: Annotated[str | None, SAFE, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] = None
+    """Licence for the model card, as the hub names them, such as ``mit`` or ``apache-2.0``; absent:
+    that of the pre-trained model it began from, where that is known."""
+    private: Annotated[bool, SAFE] = True
+    """Let nobody but its owner see a repository that is made; false makes a public one."""
+    archive: Annotated[Literal["none", "tar.gz"], SAFE] = "none"
+    """Put the folder into a storage as its files, or as ``model.tar.gz``."""
+
+    @field_validator("to")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        for address in value:
+            if value.count(address) > 1:
+                raise ValueError(f"'{address}' is listed twice")
+        return value
+
+    @model_validator(mode="after")
+    def _number_format_of_gguf(self) -> DeployKeys:
+        if self.dtype == "q8_0" and self.format != "gguf":
+            raise ValueError('dtype "q8_0" needs format "gguf"')
+        return self
+
+
 class SweepKeys(Options):
     """Keys of ``[sweep]`` shared by every sweeper."""
 
@@ -375,6 +410,7 @@ KIND_KEYS: Mapping[str, type[Options]] = {
     "backend": BackendKeys,
     "tracker": TrackerKeys,
     "storage": StorageKeys,
+    "deploy": DeployKeys,
     "sweep": SweepKeys,
 }
 
@@ -390,6 +426,9 @@ DEFAULT_COMPONENTS: Mapping[str, Any] = {
     "metric": (),
 }
 """Selected when a recipe does not say; ``model`` and ``data`` must be named."""
+
+BY_ADDRESS = frozenset({"storage", "deploy"})
+"""Kinds whose components are picked by an address instead of their name."""
 
 LATER_KINDS = frozenset({"objective"})
 """Kinds that came when there were runs already: their default is left out of resolved recipes and

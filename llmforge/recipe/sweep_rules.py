@@ -11,7 +11,7 @@ from llmforge.errors import PluginError
 from llmforge.interfaces import Space
 from llmforge.options import IDENTITY, Options, Scope, scope_of
 from llmforge.recipe.rules import Draft, Finding
-from llmforge.recipe.schema import CORE_TABLES, KIND_KEYS, NoKeys, SweepKeys
+from llmforge.recipe.schema import BY_ADDRESS, CORE_TABLES, KIND_KEYS, NoKeys, SweepKeys
 from llmforge.recipe.search_space import SpaceReader
 from llmforge.recipe.suggestions import Places
 from llmforge.recipe.toml import KeyPath, dotted, parse_key
@@ -74,7 +74,7 @@ def _option(key: KeyPath, places: Places) -> Scope | str:
     kind = KINDS.get(table)
     if kind is None:
         return places.table_remedy(table)
-    if rest == [_SELECTOR] and not kind.many and kind.name != "storage":
+    if rest == [_SELECTOR] and not kind.many and kind.name not in BY_ADDRESS:
         return kind.scope
     shared = KIND_KEYS.get(table, NoKeys)
     if not rest or rest[0] in shared.model_fields:

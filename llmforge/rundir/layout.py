@@ -121,6 +121,16 @@ class RunDirectory:
         return self.path / "uploads"
 
     @property
+    def deployments(self) -> Path:
+        """Where checkpoints of the run were deployed."""
+        return self.path / "deployments.json"
+
+    @property
+    def deploying(self) -> Path:
+        """Folders that are being deployed; gone once they are."""
+        return self.path / "deploying"
+
+    @property
     def completion(self) -> Path:
         """The completion record of a cleared run; a run not cleared has it elsewhere."""
         return self.path / "completion.json"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmforge.testing.contracts.backend import BackendContract
     from llmforge.testing.contracts.callback import CallbackContract
     from llmforge.testing.contracts.data import DataContract, TokenDataContract
+    from llmforge.testing.contracts.deploy import DeployContract
     from llmforge.testing.contracts.generation import GenerationContract
     from llmforge.testing.contracts.metric import MetricContract
     from llmforge.testing.contracts.model import ModelContract
@@ -48,6 +49,7 @@ _HOMES = {
     "BackendContract": "contracts.backend",
     "CallbackContract": "contracts.callback",
     "DataContract": "contracts.data",
+    "DeployContract": "contracts.deploy",
     "GenerationContract": "contracts.generation",
     "MetricContract": "contracts.metric",
     "ModelContract": "contracts.model",
@@ -75,6 +77,7 @@ __all__ = [
     "BackendContract",
     "CallbackContract",
     "DataContract",
+    "DeployContract",
     "GenerationContract",
     "MetricContract",
     "ModelContract",

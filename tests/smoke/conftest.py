@@ -47,3 +47,18 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> str:
 def workplace(tmp_path: Path) -> Workplace:
     """A fresh place to train in."""
     return Workplace(tmp_path / "place")
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A run of 12 steps with checkpoints of steps 10 and 12, the last one the best."""
+    settings = {"train.max_steps": "12", "run.notes": "to be deployed"}
+    workplace = Workplace(tmp_path_factory.mktemp("trained"), settings)
+    workplace.train_here()
+    return workplace
+
+
+@pytest.fixture
+def trained(_trained: Workplace, tmp_path: Path) -> Workplace:
+    """A copy of that run, to be deployed."""
+    return _trained.copy(tmp_path / "trained")

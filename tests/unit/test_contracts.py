@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hub_stand_in import Hub, running_hub
 
 from llmforge import Component
 from llmforge.installed import DISTRIBUTION
@@ -19,6 +20,7 @@ from llmforge.testing import (
     AdapterContract,
     BackendContract,
     DataContract,
+    DeployContract,
     GenerationContract,
     MetricContract,
     ModelContract,
@@ -246,6 +248,34 @@ class TestAnyFilesystem(Places):
 @named("sweep")
 class TestSweepers(BuiltIn, SweeperContract):
     kind = "sweep"
+
+
+@pytest.mark.parametrize("name", ["hf"])
+class TestDeployments(BuiltIn, DeployContract):
+    """To a stand-in of the hub; tests/integration has the registry of an MLflow server."""
+
+    kind = "deploy"
+    hub: Hub
+
+    @pytest.fixture(autouse=True)
+    def _hub(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        with running_hub() as self.hub:
+            for variable, value in self.hub.environment().items():
+                monkeypatch.setenv(variable, value)
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+            yield
+
+    def make_address(self, directory: Path) -> str:
+        del directory
+        return "hf://acme/tiny"
+
+    def published(self, address: str) -> Mapping[str, bytes] | None:
+        del address
+        repository = self.hub.repositories.get("models/acme/tiny")
+        if repository is None:
+            return None
+        files = repository.commits[-1][1]
+        return {name: files[name] for name in files.keys() - {".gitattributes", "llmforge.json"}}
 
 
 def test_every_built_in_kind_has_a_contract_here() -> None:

@@ -25,6 +25,7 @@ OURS = {"llmforge", "llmforge_hello"}
 
 RUN_ELSEWHERE: Mapping[str, str] = {
     "docs/get-started/first-plugin.md": "tests/unit/test_first_plugin_page.py",
+    "docs/how-to/deploy.md": "tests/smoke/test_deploy.py",
     "docs/how-to/notebook.md": "tests/smoke/test_python_pages.py",
     "docs/how-to/export.md": "tests/smoke/test_export_page.py",
     "docs/how-to/serve-and-chat.md": "tests/integration/test_serve_api.py",

@@ -51,6 +51,9 @@ TESTED_BY: Mapping[str, str] = {
     "forge_open_storage": (
         "tests/unit/test_remote_calls.py::test_forge_open_storage_is_given_the_whole_url"
     ),
+    "forge_open_deployment": (
+        "tests/unit/test_deploy.py::test_forge_open_deployment_is_given_the_whole_address"
+    ),
     "forge_open_tracked_run": (
         "tests/unit/test_generate_tracked.py::test_forge_open_tracked_run_is_given_the_address"
     ),

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmforge_plugins.trackers import _mlflow_names as names
-from llmforge_plugins.trackers._mlflow_place import (
+from llmforge_plugins._mlflow_place import (
     is_server,
     place_of,
     record,
@@ -16,6 +15,7 @@ from llmforge_plugins.trackers._mlflow_place import (
     tracking_uri,
     without_login,
 )
+from llmforge_plugins.trackers import _mlflow_names as names
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from mlflow.exceptions import MlflowException
 
 from llmforge.errors import RunError
 from llmforge.interfaces import TrackedCheckpoint
-from llmforge_plugins.trackers._mlflow_checkpoints import FOLDER, chosen
-from llmforge_plugins.trackers._mlflow_client import WITHOUT_CREDENTIALS, connect, plain_errors
-from llmforge_plugins.trackers._mlflow_place import (
+from llmforge_plugins._mlflow_client import WITHOUT_CREDENTIALS, connect, plain_errors
+from llmforge_plugins._mlflow_place import (
     URI_VARIABLE,
     sqlite_file,
     store_uri,
     without_login,
 )
+from llmforge_plugins.trackers._mlflow_checkpoints import FOLDER, chosen
 
 _STEP = re.compile(r"step-(\d+)")
 _RECIPE = "recipe.toml"

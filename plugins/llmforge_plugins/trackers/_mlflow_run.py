@@ -14,8 +14,8 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from llmforge import events
+from llmforge_plugins._mlflow_place import Place, is_server, record
 from llmforge_plugins.trackers import _mlflow_names as names
-from llmforge_plugins.trackers._mlflow_place import Place, is_server, record
 
 KEY_TAG = "llmforge.key"
 SWEEP_TAG = "llmforge.sweep"

@@ -58,8 +58,8 @@ class Mlflow(Component, kind="tracker"):
     @hookimpl
     def forge_preflight(self, run: RunContext) -> list[Problem]:
         """Ask the store for an answer: a refused login stops the run, a dead server does not."""
-        from llmforge_plugins.trackers._mlflow_client import login_problem, readiness
-        from llmforge_plugins.trackers._mlflow_place import tracking_uri
+        from llmforge_plugins._mlflow_client import login_problem, readiness
+        from llmforge_plugins._mlflow_place import tracking_uri
 
         if problem := login_problem(self.options.tracking_uri):
             return [problem]
@@ -71,9 +71,9 @@ class Mlflow(Component, kind="tracker"):
     @hookimpl
     def forge_run_start(self, event: events.RunStarted) -> None:
         """Find or make the MLflow run, and log recipe and facts."""
+        from llmforge_plugins._mlflow_client import connect, plain_errors
+        from llmforge_plugins._mlflow_place import place_of, tracking_uri
         from llmforge_plugins.trackers._mlflow_checkpoints import Checkpoints
-        from llmforge_plugins.trackers._mlflow_client import connect, plain_errors
-        from llmforge_plugins.trackers._mlflow_place import place_of, tracking_uri
         from llmforge_plugins.trackers._mlflow_run import open_run
 
         directory, option = Path(event.directory), self.options.tracking_uri
@@ -171,7 +171,7 @@ class Mlflow(Component, kind="tracker"):
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[MlflowRun]:
-        from llmforge_plugins.trackers._mlflow_client import plain_errors
+        from llmforge_plugins._mlflow_client import plain_errors
 
         if self._run is None:
             raise RuntimeError("forge_run_start has not been called")

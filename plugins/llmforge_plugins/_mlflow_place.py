@@ -1,6 +1,7 @@
 """Which MLflow run a run of ours is: written down before it is used, so that there is only one.
 
-What the URI of a store says is found here without asking anybody.
+What the URI of a store says is found here without asking anybody. Shared by the kinds ``tracker``
+and ``deploy``.
 """
 
 from __future__ import annotations
@@ -83,6 +84,12 @@ def place_of(option: str | None, run_directory: Path, uri: str) -> Place:
         return recorded
     given = without_login(option or os.environ.get(URI_VARIABLE, ""))
     return record(run_directory, Place(without_login(uri), given, key=uuid.uuid4().hex))
+
+
+def recorded_run(run_directory: Path, uri: str) -> str:
+    """Return the id of the MLflow run that our run has in the store ``uri``; empty if none."""
+    recorded = _read(_file(run_directory))
+    return recorded.run_id if recorded and recorded.uri == without_login(uri) else ""
 
 
 def record(run_directory: Path, place: Place) -> Place:

@@ -1,4 +1,7 @@
-"""A client of an MLflow store: where it is, whether it answers, and its errors in few words."""
+"""A client of an MLflow store: where it is, whether it answers, and its errors in few words.
+
+Shared by the kinds ``tracker`` and ``deploy``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from llmforge.errors import Problem
-from llmforge_plugins.trackers._mlflow_place import is_server, sqlite_file, without_login
+from llmforge_plugins._mlflow_place import is_server, sqlite_file, without_login
 
 KEY = "tracker.mlflow.tracking_uri"
 
