@@ -10,17 +10,19 @@ import itertools
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from llmforge import Component, Options, hookimpl
-from llmforge.interfaces import Completion, TokenShard
+from llmforge.errors import DeployError
+from llmforge.interfaces import Completion, ModelFolder, Outlook, Receipt, TokenShard
 from llmforge.testing import (
     BackendContract,
     CallbackContract,
     DataContract,
+    DeployContract,
     GenerationContract,
     ModelContract,
     OptimizerContract,
@@ -671,6 +673,95 @@ def put_in_place(place: Any) -> Any:
 class TestWritesInPlace(OnDisk):
     component = storage(put=put_in_place)
     caught_by = "test_an_upload_that_is_stopped_leaves_what_was_there"
+
+
+class Cupboard:
+    """A deployment to memory that is right except for one thing."""
+
+    kept: ClassVar[dict[str, dict[str, bytes]]] = {}
+
+    def __init__(self, address: str, fault: str) -> None:
+        self.address = address
+        self.fault = fault
+
+    def look(self, folder: ModelFolder) -> Outlook:
+        if self.fault == "looks by publishing":
+            self.publish(folder, notice=print)
+        if self.fault == "looks into the folder":
+            read_folder(folder)
+        digests = {name: file.sha256 for name, file in folder.files.items()}
+        here = self.kept.get(self.address)
+        same = here is not None and digests == {n: sha256(data) for n, data in here.items()}
+        return Outlook(revision=self._revision(here) if same and here else "", send=(*digests,))
+
+    def publish(self, folder: ModelFolder, *, notice: Any) -> Receipt:
+        del notice
+        files, before = read_folder(folder), self.kept.get(self.address, {})
+        wrong = [name for name, data in files.items() if sha256(data) != folder.files[name].sha256]
+        if self.fault != "believes what it reads" and wrong:
+            raise DeployError(f"changed: {wrong}")
+        sent = () if files == before and self.fault != "sends again" else tuple(files)
+        self.kept[self.address] = {**before, **files} if self.fault == "keeps all" else files
+        return Receipt(revision=self._revision(files), sent=sent)
+
+    def _revision(self, files: dict[str, bytes]) -> str:
+        return sha256(repr(sorted(files.items())).encode())
+
+
+def read_folder(folder: ModelFolder) -> dict[str, bytes]:
+    return {name: (folder.path / name).read_bytes() for name in folder.files}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def deployment(fault: str) -> type[Component]:
+    """Return a component whose places have ``fault``."""
+
+    class Broken(Component, kind="deploy"):
+        """A broken deployment."""
+
+        address_form = "cupboard:NAME"
+
+        @hookimpl
+        def forge_open_deployment(self, address: str) -> Any:
+            return Cupboard(address, fault)
+
+    return Broken
+
+
+class InMemory(DeployContract):
+    def make_address(self, directory: Path) -> str:
+        return f"cupboard:{directory}"
+
+    def published(self, address: str) -> dict[str, bytes] | None:
+        return Cupboard.kept.get(address)
+
+
+class TestLooksByPublishing(InMemory):
+    component = deployment("looks by publishing")
+    caught_by = "test_looking_changes_nothing"
+
+
+class TestLooksIntoTheFolder(InMemory):
+    component = deployment("looks into the folder")
+    caught_by = "test_the_folder_is_not_needed_to_look"
+
+
+class TestBelievesWhatItReads(InMemory):
+    component = deployment("believes what it reads")
+    caught_by = "test_a_file_that_changed_meanwhile_is_not_published"
+
+
+class TestSendsAgain(InMemory):
+    component = deployment("sends again")
+    caught_by = "test_the_same_again_sends_nothing"
+
+
+class TestKeepsAll(InMemory):
+    component = deployment("keeps all")
+    caught_by = "test_the_next_one_takes_its_place"
 
 
 CASES = {
