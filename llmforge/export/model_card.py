@@ -298,7 +298,7 @@ def _training(facts: CardFacts, *, has_curves: bool) -> Iterator[str]:
     yield "## Training"
     yield _table(("", ""), [row for row in rows if row[1]])
     yield (
-        "The whole recipe is in `recipe.toml`, its values one by one in `training_args.json`. "
+        "The recipe is in `recipe.toml`, its values one by one in `training_args.json`. "
         "`forge train recipe.toml` repeats the run."
     )
     if has_curves:

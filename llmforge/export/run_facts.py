@@ -23,13 +23,16 @@ from llmforge.rundir.record import read_record
 _SPEEDS = ("seconds", "tokens_per_second")
 _SEPARATE = ("step", "epoch", "tokens_seen")
 
+_PLACES = ("tracker", "storage", "deploy")
+"""Tables of whoever trained, with addresses that are nobody else's business."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """What is known of a checkpoint and its run.
 
     Attributes:
-        tables: of the resolved recipe, without ``run.root``.
+        tables: of the resolved recipe, without ``run.root``, trackers, storage and deployments.
         metadata: ``metadata.json`` of the checkpoint.
         rows: of ``metrics.jsonl`` up to the checkpoint; empty where only the checkpoint is left.
         record: ``run.json``; None where only the checkpoint is left.
@@ -66,6 +69,7 @@ def read_facts(checkpoint: Checkpoint) -> RunFacts:
     tables = {
         name: {key: item for key, item in table.items() if (name, key) != ("run", "root")}
         for name, table in recipe.tables.items()
+        if name not in _PLACES
     }
     metadata = read_metadata(checkpoint.path)
     inside = checkpoint.path.parent.name == "checkpoints"

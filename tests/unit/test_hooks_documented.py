@@ -52,7 +52,7 @@ TESTED_BY: Mapping[str, str] = {
         "tests/unit/test_remote_calls.py::test_forge_open_storage_is_given_the_whole_url"
     ),
     "forge_open_deployment": (
-        "tests/unit/test_deploy.py::test_forge_open_deployment_is_given_the_whole_address"
+        "tests/unit/test_deploy_parts.py::test_forge_open_deployment_is_given_the_whole_address"
     ),
     "forge_open_tracked_run": (
         "tests/unit/test_generate_tracked.py::test_forge_open_tracked_run_is_given_the_address"
