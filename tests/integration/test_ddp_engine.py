@@ -25,7 +25,7 @@ def _curves(rank: int, directory: Path, dropout: float) -> None:
         torch.save((curve, clone_state(engine.state()).model), directory / "found.pt")
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_two_ranks_compute_what_one_process_does(tmp_path: Path, dropout: float) -> None:
     run_ranks(2, _curves, tmp_path, dropout)
     curve, weights = torch.load(tmp_path / "found.pt")

@@ -110,6 +110,7 @@ def test_a_published_base_is_linked_and_its_licence_named(tmp_path: Path) -> Non
         adapter="lora",
         chat=False,
         has_tokenizer=True,
+        licence=None,
         labels=(),
         context=1024,
     )

@@ -85,7 +85,7 @@ def last_evaluation(found: Workplace) -> dict[str, float]:
     return {key: value for key, value in row.items() if key.startswith("val/")}
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "orpo"])
+@pytest.mark.parametrize("loss", ["sigmoid", pytest.param("orpo", marks=pytest.mark.slow)])
 def test_the_recipe_trains_as_it_is(tmp_path: Path, loss: str) -> None:
     text = f'extends = "preference_dpo"\n[run]\nid = "tiny"\n[objective.dpo]\nloss = "{loss}"\n'
     found = Workplace(tmp_path, recipe=text)
@@ -163,7 +163,7 @@ RANKS = {
 
 
 @pytest.mark.parametrize(
-    "backend", ["ddp", "fsdp", pytest.param("deepspeed", marks=pytest.mark.slow)]
+    "backend", ["ddp", *(pytest.param(x, marks=pytest.mark.slow) for x in ("fsdp", "deepspeed"))]
 )
 def test_two_ranks_learn_as_one(tmp_path: Path, backend: str) -> None:
     settings = {"train__max_steps": "12", "model__transformer__dropout": "0.0"}
@@ -190,6 +190,7 @@ def test_the_reference_keeps_its_precision_where_a_backend_casts_batches(tmp_pat
     assert losses(found)[0] == pytest.approx(math.log(2), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_of_one_rank_resumes_on_two_with_the_same_reference(tmp_path: Path) -> None:
     found = workplace(tmp_path, train__max_steps="12")
     found.train_here("--set", "train.stop_at=4")
@@ -206,7 +207,7 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, undisturbed: Work
     assert stopped.result() == undisturbed.result()
 
 
-@pytest.mark.parametrize("ranks", [(), TWO])
+@pytest.mark.parametrize("ranks", [(), pytest.param(TWO, marks=pytest.mark.slow)])
 def test_a_signal_while_the_reference_is_computed_stops_the_run(
     tmp_path: Path, ranks: tuple[str, ...]
 ) -> None:

@@ -27,9 +27,9 @@ from storage_parts import (
 )
 
 
-def kill_couriers(workplace: Workplace) -> int:
+def kill_couriers(workplace: Workplace, known: list[int] | None = None) -> int:
     """Kill the couriers of the run as a power cut would; return how many there were."""
-    found = courier_pids(workplace)
+    found = courier_pids(workplace) if known is None else known
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -70,8 +70,9 @@ def test_trainer_and_courier_killed_during_uploads_leave_no_trace(
     s3_proxy.faults = held(release)
     process = workplace.start()
     assert process.wait_for(under_way(workplace))
+    couriers = courier_pids(workplace)
     process.kill()
-    assert kill_couriers(workplace) == 1
+    assert kill_couriers(workplace, couriers) == 1
     release.set()
     assert_only_whole_ones_are_visible(workplace, s3_url)
     newest_and_best_are_sound(workplace)
