@@ -244,7 +244,7 @@ def address_problem(address: str) -> tuple[str, str]:
             return "", ""
         return f"'{public_url(address)}' is not the address of a model", f"write {form}"
     if "://" in address.strip(":/"):
-        return "", ""
+        return _storage_problem(address, scheme)
     forms = [load("deploy", name).address_form for name in sorted(known)]
     near = closest(scheme, known) if colon else None
     remedy = f"write {', '.join(forms)}, or the URL of a storage such as s3://bucket/models/tiny"
@@ -252,6 +252,22 @@ def address_problem(address: str) -> tuple[str, str]:
         f"'{address}' is not an address to deploy to",
         f"did you mean '{near}:'? {remedy}" if near else remedy,
     )
+
+
+def _storage_problem(url: str, scheme: str) -> tuple[str, str]:
+    """Return why a model cannot be deployed to a storage, by its URL alone."""
+    from fsspec import available_protocols
+
+    if scheme == "memory":
+        return f"{url} is gone when the command ends", "give a storage that lasts"
+    if scheme == "file" and not url.startswith("file:///"):
+        return f"'{url}' is not the URL of a folder", "write file:/// and its whole path"
+    if scheme not in (*available_protocols(), *entries("storage")):
+        return (
+            f"'{public_url(url)}' is not in a storage that is known here",
+            "such are s3://bucket/models/tiny, gs://… and file:///…",
+        )
+    return "", ""
 
 
 def _callers(manager: pluggy.PluginManager, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -95,6 +95,8 @@ def export_folder(
     adapter = adapter_of(loaded)
     if layout == "gguf" and adapter is not None and not merge:
         raise UsageError("an adapter alone has no form in GGUF", remedy="--merge adds it")
+    if merge and adapter is None:
+        notice("there is no adapter to merge: the model is written as it is")
     if merge:
         merge_adapter(loaded)
     alone = adapter is not None and not merge

@@ -53,6 +53,7 @@ def run_benchmarks(
     """
     require_harness()
     from lm_eval.tasks import TaskManager
+    from yaml import YAMLError
 
     from llmforge.harness.language_model import HarnessModel
 
@@ -75,7 +76,7 @@ def run_benchmarks(
                 log_samples=False,
                 bootstrap_iters=0,
             )
-    except (OSError, ConnectionError, ValueError, KeyError, AssertionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AssertionError, YAMLError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(
             f"the harness cannot run {', '.join(tasks)}: {first}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 import sys
@@ -67,7 +68,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound.close()
         raise UsageError(
             f"{host}:{port} cannot be served: {error.strerror or error}",
-            remedy="choose another --port, or stop what has it",
+            remedy="choose another --port, or stop what has it"
+            if error.errno in (errno.EADDRINUSE, errno.EACCES)
+            else "--host is an address or name of this machine",
         ) from None
     return bound
 

@@ -179,7 +179,8 @@ def test_a_run_keeps_its_table_and_its_id(trained: Workplace, tmp_path: Path) ->
     ("setting", "message"),
     [
         ('to=["hf://tiny"]', "write hf://OWNER/NAME"),
-        ('to=["hub://acme/tiny/x y"]', ""),
+        ('to=["s3://acme/tiny/x y"]', ""),
+        ('to=["hub://acme/tiny"]', "is not in a storage that is known here"),
         ('to=["mlflw:tiny"]', "did you mean 'mlflow:'?"),
         ('to=["tiny"]', "is not an address to deploy to"),
         ('to=["mlflow:a","mlflow:a"]', "'mlflow:a' is listed twice"),
