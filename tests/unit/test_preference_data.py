@@ -159,3 +159,16 @@ def test_the_bundled_pairs_are_many_and_differ(tmp_path: Path) -> None:
     assert lengths[0] < 10 and lengths[-1] > 150
     licence = (SAMPLE.parent / "LICENSE").read_text(encoding="utf-8")
     assert SAMPLE.name in licence
+
+
+def test_weights_say_how_often_an_epoch_has_a_pair(tmp_path: Path) -> None:
+    row = {"prompt": "Add 1 and 2.", "chosen": "3", "rejected": "4"}
+    for name in ("a", "b"):
+        rows = ({**row, "chosen": f"{name}{number}"} for number in range(10))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    train = {str(tmp_path / "a.jsonl"): 3, str(tmp_path / "b.jsonl"): 1}
+    made = make_component(PreferencePairs, {"train": train, "validation_fraction": 0.05})
+    data = made.forge_build_data(run=run_context(tmp_path))
+    chosen = [example.chosen.content for example in data.examples("train")]
+    assert {chosen.count(answer) for answer in chosen if answer[0] == "a"} == {3}
+    assert {chosen.count(answer) for answer in chosen if answer[0] == "b"} == {1}
