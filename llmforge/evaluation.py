@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from llmforge.checkpoint.format import REFERENCE_FILE
 from llmforge.data.example_batches import example_evaluation_batches
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
-from llmforge.errors import DataError, RecipeError, RunError, UsageError
+from llmforge.errors import DataError, RecipeError, UsageError
 from llmforge.generation import LoadedModel, build_generator, load_checkpoint
 from llmforge.interfaces import Batch, Objective, Tokenizer
 from llmforge.plugins import build_manager, call_factory, load
@@ -31,7 +30,7 @@ from llmforge.run.training.answers import ANSWERS, measure_answers, measures, me
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.run.training.label_metrics import LABELS, measure_labels
 from llmforge.rundir import RunDirectory, RunRecord, read_record
-from llmforge.rundir.atomic import write_json
+from llmforge.rundir.results import keep_newest
 
 _PREFIXES = {"validation": "val"}
 
@@ -125,16 +124,7 @@ def record_evaluation(checkpoint: Checkpoint, result: dict[str, Any]) -> Path | 
     if run is None:
         return None
     path = run.evaluation
-    key = (result["checkpoint"], result["split"])
-    try:
-        kept = [item for item in _read(path) if (item["checkpoint"], item["split"]) != key]
-        write_json(path, [*kept, result])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"it is damaged: {error}"
-        raise RunError(
-            f"the result cannot be saved in {path}: {why}",
-            remedy="--json prints it; move a damaged file aside",
-        ) from error
+    keep_newest(path, [result], by=("checkpoint", "split"))
     return path
 
 
@@ -142,14 +132,6 @@ def run_of(checkpoint: Checkpoint) -> RunDirectory | None:
     """Return the run a checkpoint is in; None for one that was copied elsewhere."""
     directory = RunDirectory(checkpoint.path.absolute().parents[1])
     return directory if checkpoint.path.absolute().parent == directory.checkpoints else None
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    return found
 
 
 def _tokens(

@@ -48,14 +48,7 @@ def deploy(
             "--archive", metavar="KIND", help="none or tar.gz: how the files are put into storage."
         ),
     ] = None,
-    checkpoint: Annotated[
-        str | None,
-        options.option(
-            "--checkpoint",
-            metavar="WHICH",
-            help="best, last or a step; without it the best, else the last.",
-        ),
-    ] = None,
+    checkpoint: options.WhichCheckpoint = None,
     layout: Annotated[
         str | None,
         options.option(

@@ -61,14 +61,7 @@ def export(
             rich_help_panel=_FOLDER,
         ),
     ] = "5GB",
-    checkpoint: Annotated[
-        str | None,
-        options.option(
-            "--checkpoint",
-            metavar="WHICH",
-            help="best, last or a step; without it the best, else the last.",
-        ),
-    ] = None,
+    checkpoint: options.WhichCheckpoint = None,
     merge: Annotated[
         bool,
         typer.Option(

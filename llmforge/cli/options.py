@@ -44,6 +44,14 @@ RunOrNewest = Annotated[
 Checkpoint = Annotated[
     str, argument("RUN_OR_CHECKPOINT", "RUN, RUN@best, RUN@last, RUN@STEP or a path.")
 ]
+WhichCheckpoint = Annotated[
+    str | None,
+    option(
+        "--checkpoint",
+        metavar="WHICH",
+        help="best, last or a step; without it the best, else the last.",
+    ),
+]
 
 # Changes to a recipe -----------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +12,13 @@ from typing import Any
 
 from llmforge.checkpoint import Checkpoint
 from llmforge.courier.journal import JournalWriter
-from llmforge.errors import RunError, RunLockedError, UsageError
+from llmforge.errors import RunLockedError, UsageError
 from llmforge.events import MetricsLogged
 from llmforge.generation import LoadedModel
 from llmforge.installed import install_command
 from llmforge.rundir import RunDirectory
-from llmforge.rundir.atomic import write_json
 from llmforge.rundir.lock import RunLock
+from llmforge.rundir.results import keep_newest
 
 _NOT_METRICS = ("alias", "name", "sample_len", "samples")
 _NEAR = 3
@@ -123,16 +122,7 @@ def record_benchmarks(
     """
     path = directory.benchmarks
     rows = [{"checkpoint": checkpoint.path.name, "step": checkpoint.step, **r} for r in results]
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        measured = {_key(row) for row in rows}
-        write_json(path, [*(row for row in kept if _key(row) not in measured), *rows])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"it is damaged: {error}"
-        raise RunError(
-            f"the results cannot be saved in {path}: {why}",
-            remedy="--json prints them; move a damaged file aside",
-        ) from error
+    keep_newest(path, rows, by=("checkpoint", "task", "shots", "examples"))
     return path
 
 
@@ -153,10 +143,6 @@ def log_benchmarks(
     except RunLockedError:
         return False
     return True
-
-
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("checkpoint", "task", "shots", "examples"))
 
 
 def _name(task: str, known: Sequence[str]) -> str:
