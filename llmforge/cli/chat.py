@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from llmforge.cli import options, sampling_options
 from llmforge.cli.common import console, error_console, interactive, run_root
 from llmforge.printable import decoded, printable
@@ -52,7 +54,8 @@ def chat(
     """Talk with a model that was trained on conversations.
 
     Answers stream, and the model knows what was said before; /help lists the commands.
-    Text that is piped in is one message per line; only answers go to standard output.
+    Text that is piped in is one message per line; only answers go to standard output, and the
+    exit code is 1 if any line failed.
     """
     from llmforge.generation import changed_options, open_checkpoint
     from llmforge.generation.chat_session import ChatSession
@@ -87,9 +90,11 @@ def chat(
     _note(f"{loaded.run.id} at step {loaded.checkpoint.step}, {loaded.device}, {loaded.dtype}")
     if not interactive():
         shown = _Plain()
-        ChatSession(
+        session = ChatSession(
             conversation, read=_read_line, write=shown.write, end=shown.end, note=_note
-        ).run()
+        )
+        if session.run():
+            raise typer.Exit(1)
         return
     _note("type a message; /help lists the commands, Ctrl-D leaves")
     with _line_history():

@@ -226,5 +226,7 @@ def parse_size(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise UsageError(f"'{text}' is not a size", remedy="write one such as 500MB or 5GB")
+        raise UsageError(
+            f"--max-shard-size: '{text}' is not a size", remedy="write one such as 500MB or 5GB"
+        )
     return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))

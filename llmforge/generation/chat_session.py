@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from llmforge.errors import ForgeError, UsageError
+from llmforge.errors import ForgeError, RecipeError, UsageError
 from llmforge.generation.conversation import Conversation
 from llmforge.rundir.atomic import write_text
 
@@ -50,22 +50,24 @@ class ChatSession:
         self._note = note
         self._saved: set[Path] = set()
 
-    def run(self) -> None:
-        """Continue until ``/quit`` or the end of the input."""
+    def run(self) -> int:
+        """Continue until ``/quit`` or the end of the input; return how many lines failed."""
+        failed = 0
         while True:
             try:
                 line = self._read().strip()
             except KeyboardInterrupt:
                 continue
             except EOFError:
-                return
+                return failed
             if line in ("/quit", "/exit", "/q"):
-                return
+                return failed
             if not line:
                 continue
             try:
                 self._take(line)
             except ForgeError as error:
+                failed += 1
                 self._note(str(error))
 
     def _take(self, line: str) -> None:
@@ -113,7 +115,10 @@ class ChatSession:
             raise UsageError(
                 f"/temperature takes a number, got '{text}'", remedy="for example /temperature 0.7"
             ) from None
-        self._conversation.change(temperature=value)
+        try:
+            self._conversation.change(temperature=value)
+        except RecipeError as error:
+            raise UsageError(f"/temperature: {error.problems[0].message}") from None
         self._note(f"temperature {value:g}")
 
     def _save(self, name: str) -> None:
@@ -131,4 +136,5 @@ class ChatSession:
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
         self._saved.add(path)
-        self._note(f"{len(messages)} messages saved in {path}")
+        count = "1 message" if len(messages) == 1 else f"{len(messages)} messages"
+        self._note(f"{count} saved in {path}")

@@ -211,6 +211,10 @@ def test_over_a_pipe_only_answers_go_to_standard_output(root: Path, loaded: Load
     (alone,) = generate_texts(loaded, ["Say it."], seed=4, chat=True, temperature=0.0)
     assert done.stdout == alone.text + "\n"
     assert "forgotten" in done.stderr
+    failed = run(root, "talk", "--max-new-tokens", "1", lines="/temperature -3\nSay it.\n")
+    assert failed.returncode == 1
+    assert "/temperature: " in failed.stderr
+    assert failed.stdout.count("\n") == 1
     refused = run(root, "text", lines="x\n")
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr

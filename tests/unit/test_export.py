@@ -94,7 +94,10 @@ def test_a_file_that_is_there_is_replaced_only_when_told(run: RunDirectory) -> N
         (["run-1", "--weights", "w.safetensors", "--dtype", "bf16"], "are of a folder"),
         (["run-1", "--to", "out", "--format", "onnx"], "must be hf, safetensors or gguf"),
         (["run-1", "--to", "out", "--dtype", "q8_0"], "must be fp32, bf16 or fp16 with"),
-        (["run-1", "--to", "out", "--max-shard-size", "big"], "'big' is not a size"),
+        (
+            ["run-1", "--to", "out", "--max-shard-size", "big"],
+            "--max-shard-size: 'big' is not a size",
+        ),
         (["run-1", "--to", "nowhere/out"], "no directory nowhere"),
         (["run-1", "--weights", "w.pt"], "must end in .safetensors"),
         (["run-1", "--weights", "nowhere/w.safetensors"], "no directory nowhere"),
