@@ -19,7 +19,12 @@ from llmforge.export.model_card import CardFacts, write_card
 from llmforge.export.publish import entries, published, require_place
 from llmforge.export.run_facts import read_facts, write_facts
 from llmforge.export.whole_model import adapter_of, merge_adapter, whole_weights
-from llmforge.interfaces import HuggingFaceAdapter, HuggingFaceModel, HuggingFaceTokenizer
+from llmforge.interfaces import (
+    HuggingFaceAdapter,
+    HuggingFaceModel,
+    HuggingFaceTokenizer,
+    weight_count,
+)
 
 if TYPE_CHECKING:
     from llmforge.generation.load import LoadedModel
@@ -100,7 +105,7 @@ def export_folder(
     if merge:
         merge_adapter(loaded)
     alone = adapter is not None and not merge
-    parameters = sum(tensor.numel() for _, tensor in loaded.model.named_parameters())
+    parameters = sum(weight_count(tensor) for _, tensor in loaded.model.named_parameters())
     with published(target) as work:
         if layout == "safetensors":
             _own_weights(loaded, work, alone=alone, dtype=dtype, max_shard_size=max_shard_size)

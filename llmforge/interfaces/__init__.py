@@ -57,6 +57,7 @@ from llmforge.interfaces.model import (
     SequenceScorer,
     SourceReader,
     model_blocks,
+    weight_count,
 )
 from llmforge.interfaces.objective import (
     FORMS,
@@ -145,5 +146,6 @@ __all__ = [
     "model_blocks",
     "padded_rows",
     "public_url",
+    "weight_count",
     "whole_shape",
 ]

@@ -187,5 +187,13 @@ def model_blocks(model: Module) -> list[Module]:
     return max(stacks, key=_weights, default=[])
 
 
+def weight_count(parameter: Any) -> int:
+    """Return how many weights a parameter is.
+
+    One that packs several into an element has their number as ``unpacked_numel``.
+    """
+    return int(getattr(parameter, "unpacked_numel", None) or parameter.numel())
+
+
 def _weights(stack: list[Module]) -> int:
-    return sum(parameter.numel() for layer in stack for parameter in layer.parameters())
+    return sum(weight_count(part) for layer in stack for part in layer.parameters())

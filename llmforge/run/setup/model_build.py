@@ -11,7 +11,7 @@ import torch
 from llmforge.checkpoint.frozen_weights import FrozenWeights, frozen_parameters, hash_tensors
 from llmforge.distributed import Team
 from llmforge.errors import Problem, RecipeError, RunError
-from llmforge.interfaces import Adapter, LanguageModel, Objective, RunContext
+from llmforge.interfaces import Adapter, LanguageModel, Objective, RunContext, weight_count
 from llmforge.plugins import call_factory
 from llmforge.run.objective_loss import take_over_loss
 from llmforge.run.seeds import ADAPTER, MODEL, derive
@@ -125,7 +125,7 @@ def frozen_weights(model: LanguageModel, run: RunContext) -> FrozenWeights | Non
         return None
     return FrozenWeights(
         sha256=hash_tensors(frozen),
-        parameters=sum(tensor.numel() for tensor in frozen.values()),
+        parameters=sum(weight_count(p) for name, p in model.named_parameters() if name in frozen),
         source=_source(model, run),
     )
 
@@ -151,9 +151,9 @@ def agreed(built: BuiltModel, team: Team) -> BuiltModel:
 
 def _look_at(model: LanguageModel, run: RunContext, *, hashes: bool) -> BuiltModel:
     parameters = dict(model.named_parameters())
-    trainable = [parameter.numel() for parameter in parameters.values() if parameter.requires_grad]
+    trainable = [weight_count(part) for part in parameters.values() if part.requires_grad]
     return BuiltModel(
-        parameters=sum(parameter.numel() for parameter in parameters.values()),
+        parameters=sum(weight_count(parameter) for parameter in parameters.values()),
         trainable=sum(trainable),
         adapter=adapter_name(run),
         frozen=frozen_weights(model, run) if hashes else None,

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from llmforge.interfaces import LanguageModel, Resolution
+from llmforge.interfaces import LanguageModel, Resolution, weight_count
 from llmforge.recipe import Recipe
 from llmforge.run.setup.build import PreparedData
 from llmforge.run.setup.model_build import BuiltModel
@@ -55,7 +55,7 @@ def parameter_counts(model: LanguageModel) -> dict[str, Any]:
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = name.partition(".")[0]
-        parts[part] = parts.get(part, 0) + parameter.numel()
+        parts[part] = parts.get(part, 0) + weight_count(parameter)
     total = sum(parts.values())
     return {
         "parameters": total,

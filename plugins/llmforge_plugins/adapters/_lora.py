@@ -65,8 +65,19 @@ class LoraAdapter:
             inject_adapter_in_model(config, module, adapter_name=_ADAPTER)
 
     def merge(self, model: LanguageModel) -> None:
-        """Add the matrices to the weights they are beside, and put the plain modules back."""
+        """Add the matrices to the weights they are beside, and put the plain modules back.
+
+        Raises:
+            ExportError: those weights are in 8 or 4 bits, which would round what was trained.
+        """
         root = _own_module(model)
+        if any(hasattr(parameter, "unpacked_numel") for parameter in root.parameters()):
+            raise ExportError(
+                "the adapter cannot be merged: the base is in 8 or 4 bits, and rounding would "
+                "lose what it learned",
+                remedy="export the adapter alone, without --merge; peft can merge it into the "
+                "base's full weights",
+            )
         for name, module in list(root.named_modules()):
             plain: nn.Module | None = None
             if isinstance(module, ModulesToSaveWrapper):

@@ -101,6 +101,11 @@ def load(
         model = _from_weights(auto, source, config, options, new=new)
         if grown:
             grow_vocabulary(model, vocab_size)
+        if options.quantize != "none":
+            from llmforge_plugins.models._hf_quantize import quantize
+
+            quantize(model, options.quantize, device=torch.get_default_device())
+        model = model.to(torch.get_default_device())
     if grown and not outline:
         run.notice(
             f"the tokenizer has {vocab_size:,} entries, the embedding of '{options.path}' fewer: "
@@ -267,8 +272,7 @@ def _made(options: Any) -> dict[str, Any]:
 def _from_weights(
     auto: Any, source: Source, config: Any, options: Any, *, new: Sequence[str]
 ) -> Any:
-    """Read the weights on the host, check that they are the model's, and move them."""
-    device = torch.get_default_device()
+    """Read the weights into the host's memory, and check that they are the model's."""
     folder = weights_folder(source, remedy=_WITHOUT_WEIGHTS)
     with torch.device("cpu"), _explained(f"the weights in {folder}"):
         model, found = auto.from_pretrained(
@@ -280,7 +284,7 @@ def _from_weights(
             **_made(options),
         )
     _check_weights(found, folder, new=new)
-    return model.to(device)
+    return model
 
 
 def _check_weights(found: Mapping[str, Any], folder: Path, *, new: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmforge.interfaces import Tokenizer
+from llmforge.interfaces import Tokenizer, weight_count
 
 AS_PUBLISHED = "weights_as_published"
 """Attribute of a model of ``transformers`` whose weights are the published ones."""
@@ -87,7 +87,7 @@ class HuggingFaceModule(nn.Module):
         head = self.inner.get_output_embeddings()
         output = None if head is None else head.weight
         return sum(
-            parameter.numel() * (6.0 if parameter.requires_grad else 4.0)
+            weight_count(parameter) * (6.0 if parameter.requires_grad else 4.0)
             for parameter in self.parameters()
             if parameter.dim() > 1 and (id(parameter) not in looked_up or parameter is output)
         )

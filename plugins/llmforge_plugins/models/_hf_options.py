@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 import llmforge
-from llmforge import Component, Problem, hookimpl
+from llmforge import Component, Problem, hookimpl, install_command
 from llmforge.interfaces import RunContext
 from llmforge_plugins._pretrained import (
     PretrainedError,
@@ -23,6 +24,7 @@ from llmforge_plugins._pretrained import (
 from llmforge_plugins._zoo import presets_of
 
 DEFAULT_CONTEXT = 1024
+_SHARDING = ("fsdp", "deepspeed")
 
 
 class PretrainedOptions(llmforge.Options):
@@ -49,6 +51,9 @@ class PretrainedOptions(llmforge.Options):
     to be less."""
     freeze: list[str] = Field(default_factory=list)
     """Parameters that are not trained: patterns of their names, such as ``transformer.wte.*``."""
+    quantize: Literal["none", "8bit", "4bit"] = "none"
+    """Keep the linear maps of the blocks frozen in 8 bits (LLM.int8) or 4 bits (NF4, as QLoRA has
+    it), and train an adapter beside them. Needs the package ``bitsandbytes``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -78,13 +83,27 @@ class PretrainedModel(Component, ABC):
         del vocab_size  # they come with their vocabulary
         return presets_of(cls.zoo_name)
 
+    def missing_packages(self) -> list[Problem]:
+        """Return a problem for every package that is missing, that for ``quantize`` too."""
+        found = super().missing_packages()
+        if self.options.quantize != "none" and find_spec("bitsandbytes") is None:
+            found.append(
+                Problem(
+                    key=f"model.{self.name}.quantize",
+                    message=f'"{self.options.quantize}" needs the bitsandbytes package',
+                    remedy=install_command("bitsandbytes"),
+                )
+            )
+        return found
+
     @hookimpl
     def forge_preflight(self, run: RunContext) -> list[Problem]:
         """Look for the model, at its architecture and at the longest sequence it can take."""
         if self.missing_packages():
             return []
         key = f"model.{self.name}"
-        return source_problems(self.options, run, key=key) or self.wrong_model(run, key=key)
+        found = source_problems(self.options, run, key=key) or self.wrong_model(run, key=key)
+        return found + quantize_problems(self.options, run, key=key)
 
     @abstractmethod
     def wrong_model(self, run: RunContext, *, key: str) -> list[Problem]:
@@ -119,6 +138,25 @@ def source_problems(options: PretrainedOptions, run: RunContext, *, key: str) ->
             )
         )
     return problems
+
+
+def quantize_problems(options: PretrainedOptions, run: RunContext, *, key: str) -> list[Problem]:
+    """Return what keeps the linear maps from being quantised; ``key`` is of the option table."""
+    if options.quantize == "none":
+        return []
+    key = f"{key}.quantize"
+    backend = run.config.get("backend", {}).get("name")
+    found = []
+    if not run.config.get("adapter", {}).get("name"):
+        message = "quantised weights do not train, and there is no adapter beside them"
+        found.append(Problem(key=key, message=message, remedy='set adapter.name = "lora"'))
+    if options.from_scratch:
+        message = "random weights that never train are of no use"
+        found.append(Problem(key=key, message=message, remedy="take from_scratch away"))
+    if backend in _SHARDING:
+        message = f"backend '{backend}' cannot shard quantised weights"
+        found.append(Problem(key=key, message=message, remedy='set backend.name = "ddp"'))
+    return found
 
 
 def too_long(context: int, longest: int, *, key: str) -> Problem:
