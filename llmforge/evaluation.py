@@ -18,7 +18,7 @@ from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
 from llmforge.errors import DataError, RecipeError, UsageError
 from llmforge.generation import LoadedModel, build_generator, load_checkpoint
-from llmforge.interfaces import Batch, Objective, Tokenizer
+from llmforge.interfaces import Batch, Objective, RunContext, Tokenizer
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Recipe
 from llmforge.recipe.measured import selected_metrics
@@ -72,32 +72,12 @@ def evaluate_checkpoint(
         keep=("metric", "early_stopping"),
     )
     tokens = _tokens(loaded, split, notice)
-    model = loaded.model
-    sequences = 1
-    if isinstance(tokens, ExampleSplit):
-        take_over_loss(model, tokens.objective)
-        sequences = tokens.objective.sequences
-
-    def compute(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.loss({name: tensor.to(loaded.device) for name, tensor in batch.items()})
-
     name = _PREFIXES.get(split, split)
-    rows = rows_at_once(
-        model, context=loaded.recipe.context * sequences, device=torch.device(loaded.device)
-    )
-    with torch.inference_mode():
-        values = evaluate(
-            compute,
-            tokens,
-            name=name,
-            context=loaded.recipe.context,
-            batch_size=rows,
-        )
-    assert values is not None
+    values = _measure(loaded, tokens, name=name)
     if isinstance(tokens, ExampleSplit) and measures(ANSWERS, loaded.recipe):
         values |= _answers(loaded, tokens, name=name)
     if isinstance(tokens, ExampleSplit) and measures(LABELS, loaded.recipe):
-        values |= _labels(loaded, tokens, name=name, rows=rows)
+        values |= _labels(loaded, tokens, name=name)
     return {
         "checkpoint": checkpoint.path.name,
         "step": checkpoint.step,
@@ -134,34 +114,87 @@ def run_of(checkpoint: Checkpoint) -> RunDirectory | None:
     return directory if checkpoint.path.absolute().parent == directory.checkpoints else None
 
 
+def open_splits(
+    loaded: LoadedModel,
+    notice: Callable[[str], None],
+    *,
+    recipe: Recipe | None = None,
+    run: RunContext | None = None,
+) -> tuple[AnyData, Splits]:
+    """Return the data of a recipe, and its splits as the model of a checkpoint reads them.
+
+    Args:
+        loaded: the model, with its tokenizer.
+        notice: told what the user should know.
+        recipe: whose data is meant; without it, the one the model was trained with.
+        run: what components see of ``recipe``.
+
+    Raises:
+        DataError: the data cannot be read, or cannot be laid out.
+    """
+    own = recipe is None
+    recipe = recipe or loaded.recipe
+    selection, how = recipe.selected("data"), recipe.selected("objective")
+    manager = build_manager([load(item.kind, item.name)(item.options) for item in (selection, how)])
+    objective: Objective = call_factory(manager, "forge_build_objective", run=loaded.run)
+    record = _record(loaded.checkpoint) if own else RunRecord("")
+    data = open_data(manager, run or dataclasses.replace(loaded.run, resolved=record.resolved))
+    if record.fingerprints.get("data", data.fingerprint) != data.fingerprint:
+        notice("the data is not what the run was trained on: it has changed since")
+    splits = prepare_splits(
+        data,
+        loaded.tokenizer,
+        objective=objective,
+        context=recipe.context,
+        cache=loaded.run.cache,
+        notice=notice,
+        check_stop=lambda: None,
+        packed=packs_examples(data, run or loaded.run, objective),
+    )
+    return data, splits
+
+
+def measure_loss(loaded: LoadedModel, split: TokenSplit | ExampleSplit) -> tuple[float, int]:
+    """Return the loss of a model on all of ``split`` in nats per target, and its tokens."""
+    found = _measure(loaded, split, name="val")
+    return found["val/loss"], split.n_tokens
+
+
+def _measure(
+    loaded: LoadedModel, split: TokenSplit | ExampleSplit, *, name: str
+) -> dict[str, float]:
+    model, sequences = loaded.model, 1
+    if isinstance(split, ExampleSplit):
+        take_over_loss(model, split.objective)
+        sequences = split.objective.sequences
+
+    def compute(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        return model.loss({name: tensor.to(loaded.device) for name, tensor in batch.items()})
+
+    context, rows = loaded.recipe.context, _rows_at_once(loaded, sequences)
+    with torch.inference_mode():
+        values = evaluate(compute, split, name=name, context=context, batch_size=rows)
+    assert values is not None
+    return values
+
+
+def _rows_at_once(loaded: LoadedModel, sequences: int = 1) -> int:
+    device = torch.device(loaded.device)
+    return rows_at_once(loaded.model, context=loaded.recipe.context * sequences, device=device)
+
+
 def _tokens(
     loaded: LoadedModel, split: str, notice: Callable[[str], None]
 ) -> TokenSplit | ExampleSplit:
-    selection = loaded.recipe.selected("data")
-    how = loaded.recipe.selected("objective")
-    manager = build_manager([load(item.kind, item.name)(item.options) for item in (selection, how)])
-    objective: Objective = call_factory(manager, "forge_build_objective", run=loaded.run)
-    record = _record(loaded.checkpoint)
-    data = open_data(manager, dataclasses.replace(loaded.run, resolved=record.resolved))
+    data, splits = open_splits(loaded, notice)
     if split not in data.splits:
         raise UsageError(
             f"the data has no split '{split}'", remedy=f"--split {' or '.join(data.splits)}"
         )
-    if record.fingerprints.get("data", data.fingerprint) != data.fingerprint:
-        notice("the data is not what the run was trained on: it has changed since")
-    splits: Splits = prepare_splits(
-        data,
-        loaded.tokenizer,
-        objective=objective,
-        context=loaded.recipe.context,
-        cache=loaded.run.cache,
-        notice=notice,
-        check_stop=lambda: None,
-        packed=packs_examples(data, loaded.run, objective),
-    )
-    if objective.needs_reference:
-        splits = _with_reference(loaded.checkpoint, data, splits, loaded.tokenizer)
-    return splits[split]
+    found = splits[split]
+    if isinstance(found, ExampleSplit) and found.objective.needs_reference:
+        return _with_reference(loaded.checkpoint, data, splits, loaded.tokenizer)[split]
+    return found
 
 
 def _with_reference(
@@ -198,13 +231,15 @@ def _answers(loaded: LoadedModel, split: ExampleSplit, *, name: str) -> dict[str
     return values
 
 
-def _labels(loaded: LoadedModel, split: ExampleSplit, *, name: str, rows: int) -> dict[str, float]:
+def _labels(loaded: LoadedModel, split: ExampleSplit, *, name: str) -> dict[str, float]:
     """Return the recipe's metrics of predicted labels."""
     context = loaded.recipe.context
     values = measure_labels(
         loaded.model,  # type: ignore[arg-type]
         metrics_that_need(LABELS, loaded.recipe, _metric_components(loaded.recipe), loaded.run),
-        example_evaluation_batches(split, context=context, batch_size=min(rows, split.rows)),
+        example_evaluation_batches(
+            split, context=context, batch_size=min(_rows_at_once(loaded), split.rows)
+        ),
         device=torch.device(loaded.device),
         name=name,
     )

@@ -74,6 +74,12 @@ OWN = {
             _EXPERIMENTS,
         ),
         Command(
+            "drift",
+            "llmforge.cli.drift:drift",
+            "Say how far data is from what a model was trained on.",
+            _EXPERIMENTS,
+        ),
+        Command(
             "runs", "llmforge.cli.runs:app", "List, inspect, compare and clear runs.", _EXPERIMENTS
         ),
         Command(

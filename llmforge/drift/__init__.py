@@ -1,0 +1,1 @@
+"""Whether data is like what a model was trained on."""
