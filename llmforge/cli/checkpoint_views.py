@@ -20,6 +20,8 @@ from llmforge.cli.render import (
 from llmforge.insight.inventory import CheckpointInfo
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from llmforge.insight.checkpoint_comparison import CheckpointComparison
@@ -77,7 +79,7 @@ def print_checkpoints(
             size_text(info.size) if info.size else "",
             _written(info),
             ", ".join(marks(info)),
-            info.problem,
+            without_path(info.problem, info.path),
         )
         for info in found
     ]
@@ -96,6 +98,11 @@ def marks(info: CheckpointInfo) -> Iterator[str]:
         yield _UPLOADS[info.upload]
     if info.problem:
         yield "damaged"
+
+
+def without_path(problem: str, checkpoint: Path) -> str:
+    """Return what is wrong with a checkpoint, its files without the path that is known anyway."""
+    return problem.replace(f"{checkpoint}/", "")
 
 
 def print_facts(
@@ -241,7 +248,7 @@ def _loss(facts: CheckpointFacts) -> Iterator[tuple[str, str]]:
     if (loss := facts.loss) is not None:
         yield (
             "mean",
-            f"{number(loss.mean)} ± {number(loss.std)}, from {number(loss.low)} to "
+            f"{number(loss.mean)} ± {loss.std:.4f}, from {number(loss.low)} to "
             f"{number(loss.high)} ({loss.count} logged steps, {loss.first_step:,} to "
             f"{loss.last_step:,})",
         )
@@ -275,18 +282,20 @@ def _system(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _provenance(facts: CheckpointFacts) -> Iterator[tuple[str, str]]:
+    labels = {"recipe_hash": "recipe hash", "frozen_weights": "frozen weights"}
+    labels |= {name: f"{name} fingerprint" for name in ("data", "tokenizer", "template")}
     for name, value in facts.provenance.items():
         if name == "dirty":
             yield "changed files", _some(value)
         elif name == "git":
             yield "git commit", str(value)[:_SHOWN_HASH]
-        elif name in ("data", "tokenizer", "recipe_hash"):
-            label = {"recipe_hash": "recipe hash"}.get(name, f"{name} fingerprint")
-            yield label, str(value)[:_SHOWN_HASH]
         elif name == "parent":
             yield "parent", f"step {value:,}"
+        elif name == "model":
+            origin = {key: item for key, item in value.items() if key != "architecture"}
+            yield "model", plain_value(origin)
         else:
-            yield name, plain_value(value)
+            yield labels.get(name, name), str(value)[:_SHOWN_HASH]
 
 
 def _weights(facts: CheckpointFacts) -> Iterator[tuple[str, str]]:

@@ -172,10 +172,15 @@ def _located(address: str, root: Path | None) -> Checkpoint:
 
 def _names(checkpoints: list[Checkpoint]) -> list[str]:
     """Return a short name for each: its step, with the run where there are several runs."""
-    runs = [item.path.absolute().parents[1].name for item in checkpoints]
-    if len(set(runs)) == 1:
+    from llmforge.insight.inventory import run_id_of
+
+    runs = [run_id_of(item.path) for item in checkpoints]
+    if len(set(runs)) == 1 and runs[0]:
         return [f"step {item.step:,}" for item in checkpoints]
-    return [f"{run}@{item.step}" for run, item in zip(runs, checkpoints, strict=True)]
+    return [
+        f"{run}@{item.step}" if run else str(item.path)
+        for run, item in zip(runs, checkpoints, strict=True)
+    ]
 
 
 def _list_stored(

@@ -21,7 +21,10 @@ _SHOWN_STEPS = 5
 
 @dataclass(frozen=True)
 class Verified:
-    """A checkpoint whose files were read; ``problems`` is empty when it is sound."""
+    """A checkpoint whose files were read; ``problems`` is empty when it is sound.
+
+    ``run`` is empty of one that is in no run.
+    """
 
     run: str
     step: int
@@ -47,12 +50,13 @@ def verify(
     The exit code is 1 when one is damaged.
     """
     from llmforge.errors import UsageError
+    from llmforge.insight.inventory import run_id_of
 
     if every and addresses:
         raise UsageError("--all is all runs: name none beside it")
     found = []
     for path in dict.fromkeys(_paths(addresses or (), root, every=every)):
-        found.append(Verified(path.absolute().parents[1].name, _step(path), path, _problems(path)))
+        found.append(Verified(run_id_of(path), _step(path), path, _problems(path)))
         if not as_json:
             _print(found[-1])
     damaged = [result for result in found if result.problems]
@@ -172,9 +176,12 @@ def _steps(steps: Sequence[str]) -> str:
 
 
 def _print(result: Verified) -> None:
-    echo(f"{result.run}  step {result.step:,}  {'damaged' if result.problems else 'ok'}")
+    from llmforge.cli.checkpoint_views import without_path
+
+    where = result.run or result.path
+    echo(f"{where}  step {result.step:,}  {'damaged' if result.problems else 'ok'}")
     for problem in result.problems:
-        echo(f"  {problem}")
+        echo(f"  {without_path(problem, result.path)}")
 
 
 def _print_sum(count: int, damaged: int) -> None:

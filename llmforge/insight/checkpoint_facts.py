@@ -98,7 +98,7 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
         steps_since_best=None if best is None else checkpoint.step - best["step"],
         loss=loss_statistics(steps, losses),
         trend=loss_trend(steps, losses),
-        progress=_progress(checkpoint, told, entry),
+        progress=_progress(checkpoint, {**row, **told}, entry),
         system=_system(checkpoint, told, entry),
         provenance=_provenance(checkpoint, told, entry),
         files={name: item.size for name, item in sorted(checkpoint.manifest.files.items())},

@@ -109,6 +109,12 @@ def look_at(step: int, path: Path, *, hashes: bool = False) -> CheckpointInfo:
     )
 
 
+def run_id_of(checkpoint: Path) -> str:
+    """Return the run that the directory of a checkpoint is in, empty where it is on its own."""
+    folder = checkpoint.absolute().parent
+    return folder.parent.name if folder.name == "checkpoints" else ""
+
+
 def stored_checkpoints(commits: Sequence[Commit]) -> list[CheckpointInfo]:
     """Return what is committed in storage as lists show it, with paths below the run there."""
     best = [commit.step for commit in commits if commit.is_best]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _TRAIN, _VALIDATION, _RATE = "#4477aa", "#cc5533", "#228866"
 
+_LOSSES = ("train/loss", "val/loss")
+
 _SPARSE, _FEW = 12, 60
 """Up to these many points a line gets markers, and is drawn without smoothing."""
 
@@ -39,13 +41,14 @@ Points = tuple[list[int], list[float]]
 class _Curve:
     """A picture: its file's name, title, what the vertical axis shows, and how it is drawn.
 
-    ``draw`` returns False when there is nothing to draw.
+    ``draw`` returns False when there is nothing to draw, as there is none of ``metrics``.
     """
 
     name: str
     title: str
     label: str
     draw: Callable[[Axes, Sequence[Row]], bool]
+    metrics: tuple[str, ...]
 
 
 def write_curves(directory: RunDirectory) -> list[Path]:
@@ -135,7 +138,7 @@ def smoothed(values: Sequence[float], *, reach: int) -> list[float]:
 def _stacked(curves: Sequence[_Curve], rows: Sequence[Row], *, of: str, kind: str) -> bytes | None:
     """Return a picture of ``curves`` one below the other, None when none has anything to draw."""
     width, height = SIZE
-    known = [curve for curve in curves if curve.draw(new_figure().add_subplot(), rows)]
+    known = [item for item in curves if any(points(rows, name)[0] for name in item.metrics)]
     if not known:
         return None
     figure = new_figure(size=(width, height * (1 + 0.6 * (len(known) - 1))))
@@ -155,7 +158,7 @@ def _curve_of(metric: str) -> _Curve:
         axes.plot(steps, values, color=_TRAIN, marker=_marker(steps))
         return bool(steps)
 
-    return _Curve(metric, metric, metric, draw)
+    return _Curve(metric, metric, metric, draw, (metric,))
 
 
 def _image(curve: _Curve, rows: Sequence[Row], *, run_id: str) -> bytes | None:
@@ -275,7 +278,7 @@ def _marker(steps: Sequence[int]) -> str:
 
 
 _CURVES = (
-    _Curve("loss", "Loss", "cross-entropy, nats per token", _loss),
-    _Curve("perplexity", "Perplexity", "perplexity, log scale", _perplexity),
-    _Curve("learning_rate", "Learning rate", "learning rate", _learning_rate),
+    _Curve("loss", "Loss", "cross-entropy, nats per token", _loss, _LOSSES),
+    _Curve("perplexity", "Perplexity", "perplexity, log scale", _perplexity, _LOSSES),
+    _Curve("learning_rate", "Learning rate", "learning rate", _learning_rate, ("lr",)),
 )

@@ -83,7 +83,7 @@ _Spans = list[tuple[str, str]]
 class _Axis:
     """From values to dots: ``low`` is at dot 0, ``high`` at dot ``last``.
 
-    ``ticks`` are round values between them; without any the axis is logarithmic and too short.
+    ``ticks`` are round values between them.
     """
 
     low: float
@@ -104,14 +104,17 @@ class _Axis:
 
     @classmethod
     def of_values(cls, low: float, high: float, last: int, *, ticks: int) -> _Axis:
-        """Return a vertical axis extended to round values, about so many."""
+        """Return a vertical axis with about so many ``ticks``, extended to them where near."""
         if low == high:
             room = abs(low) * 0.05 or 1.0
             low, high = low - room, high + room
         step = _round_step((high - low) / ticks)
         first, final = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        low = first * step if low - first * step <= step / 2 else low
+        high = final * step if final * step - high <= step / 2 else high
         values = [number * step for number in range(first, final + 1)]
-        return cls(values[0], values[-1], last, values)
+        kept = [value for value in values if low - step * 1e-9 <= value <= high + step * 1e-9]
+        return cls(low, high, last, kept)
 
     @classmethod
     def of_magnitudes(cls, low: float, high: float, last: int, *, ticks: int) -> _Axis:

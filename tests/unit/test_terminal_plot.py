@@ -47,10 +47,11 @@ def test_a_falling_series_starts_at_the_top_left_and_ends_at_the_bottom_right() 
     assert len(body[0]) < len(body[-1]) == 80
 
 
-def test_labels_are_round_and_enclose_the_values() -> None:
-    assert labels(plot(([0, 600], [1.93, 7.71]))) == ["8", "6", "4", "2", "0"]
+def test_labels_are_round_and_the_axis_reaches_the_ones_that_are_near() -> None:
+    assert labels(plot(([0, 600], [1.93, 7.71]))) == ["8", "6", "4", "2"]
+    assert labels(plot(([0, 600], [3.1, 8.35]))) == ["8", "6", "4"]
     assert labels(plot(([0, 600], [2.9961e-4, 0.0]))) == ["3e-04", "2e-04", "1e-04", "0"]
-    assert labels(plot(([0, 600], [1_900_000.0, 4_100_000.0])))[0] == "4.5e+06"
+    assert labels(plot(([0, 600], [1_900_000.0, 4_100_000.0])))[0] == "4.0e+06"
 
 
 def test_a_logarithmic_axis_has_powers_of_ten() -> None:
