@@ -143,6 +143,12 @@ class RunHandle:
 
         return CheckpointHandle(resolve(self.directory.checkpoints, which))
 
+    def checkpoints(self) -> list[CheckpointHandle]:
+        """Return every checkpoint with a readable manifest, in order of steps."""
+        from llmforge.checkpoint import list_checkpoints
+
+        return [CheckpointHandle(item) for item in list_checkpoints(self.directory.checkpoints)]
+
 
 @dataclass(frozen=True)
 class TrainResult:

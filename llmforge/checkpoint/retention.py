@@ -15,10 +15,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """How many of the newest and of the best checkpoints stay; of each at least one does."""
+    """How many of the newest and of the best checkpoints stay; of each at least one does.
+
+    So does, where ``keep_every`` is given, each whose step is a multiple of it.
+    """
 
     keep_last: int = 3
     keep_best: int = 1
+    keep_every: int | None = None
 
 
 def to_delete(
@@ -42,8 +46,10 @@ def to_delete(
     ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
     newest = [checkpoint.step for checkpoint in ordered[-max(retention.keep_last, 1) :]]
     best = best_steps[-max(retention.keep_best, 1) :]
+    every = retention.keep_every
+    regular = [item.step for item in ordered if every and item.step % every == 0]
     needed = {*newest[-1:], *best[-1:], *pinned}
-    keep = needed | ({*newest, *best} - set(elsewhere))
+    keep = needed | ({*newest, *best, *regular} - set(elsewhere))
     return [checkpoint for checkpoint in ordered if checkpoint.step not in keep]
 
 

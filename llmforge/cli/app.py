@@ -85,7 +85,7 @@ OWN = {
         Command(
             "checkpoints",
             "llmforge.cli.checkpoints:app",
-            "Look at checkpoints and keep some.",
+            "List, inspect, compare, verify and keep checkpoints.",
             _EXPERIMENTS,
         ),
         Command(

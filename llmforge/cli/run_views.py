@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from llmforge.checkpoint.hashed_files import size_text
+from llmforge.cli.checkpoint_views import print_checkpoints
 from llmforge.cli.render import (
     METRIC_DIGITS,
     STATE_STYLES,
@@ -22,7 +21,6 @@ from llmforge.cli.render import (
 )
 from llmforge.insight.compare import read_recipe
 from llmforge.insight.inventory import (
-    CheckpointInfo,
     artifacts_of,
     checkpoints_of,
     next_command,
@@ -44,13 +42,6 @@ _UNFINISHED = (
     Column("step", right=True),
     Column("heartbeat", right=True),
     Column("why", fold=True),
-)
-_CHECKPOINTS = (
-    Column("step", right=True),
-    Column("size", right=True),
-    Column("written"),
-    Column("kept as"),
-    Column("check", fold=True, styles={"ok": "green"}),
 )
 _BAR_WIDTH = 30
 
@@ -135,30 +126,6 @@ def print_run(console: Console, entry: RunEntry) -> None:
     }
     print_section(console, "Deployed to", deployed)
     print_section(console, "Completion", _present(dict(_completion(entry))))
-
-
-def print_checkpoints(
-    console: Console, found: Sequence[CheckpointInfo], *, title: str = ""
-) -> None:
-    """Print a table of checkpoints, a row each; nothing when there are none."""
-    if not found:
-        return
-    if title:
-        from rich.text import Text
-
-        console.print()
-        console.print(Text(title, style="bold"))
-    rows = [
-        (
-            f"{info.step:,}",
-            size_text(info.size) if info.size else "",
-            date_text(datetime.fromisoformat(info.created).timestamp()) if info.created else "",
-            ", ".join(_kept_as(info)),
-            info.problem or "ok",
-        )
-        for info in found
-    ]
-    print_table(console, _CHECKPOINTS, rows, indent=2 if title else 0)
 
 
 def run_json(entry: RunEntry) -> dict[str, Any]:
@@ -296,15 +263,6 @@ def _heartbeat(entry: RunEntry, *, process: bool = False) -> str:
         return ""
     who = f", process {beat.get('pid')} on {beat.get('host')}" if process else ""
     return f"{age_text(float(beat['time']))}{who}"
-
-
-def _kept_as(info: CheckpointInfo) -> Iterator[str]:
-    if info.is_best:
-        yield "best"
-    if info.is_last:
-        yield "last"
-    if info.is_pinned:
-        yield "pinned"
 
 
 def _present(values: Mapping[str, str]) -> dict[str, str]:

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmforge.checkpoint.format import PINNED, step_directories, verify
+from llmforge.checkpoint.format import (
+    PINNED,
+    open_checkpoint,
+    read_metadata,
+    step_directories,
+    step_name,
+    verify,
+)
 from llmforge.checkpoint.manifest import read_manifest
 from llmforge.courier.cursor import Cursor, tracker_cursor
 from llmforge.courier.deliver_later import pending_events
+from llmforge.courier.upload_queue import fingerprint
 from llmforge.errors import CheckpointError, PluginError
 from llmforge.recipe.schema import RunTable
 from llmforge.run_root import root_option
 from llmforge.rundir import RunDirectory, RunEntry, completion_of
 from llmforge.rundir.record import FINISHED
+from llmforge.rundir.uploads import UploadRecord, read_uploads
+
+if TYPE_CHECKING:
+    from llmforge.remote import Commit
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
     """A checkpoint as lists show it.
 
-    ``size`` is in bytes, ``problem`` empty when nothing seems wrong.
+    ``size`` is in bytes, ``problem`` empty when nothing seems wrong. Losses are in nats per token,
+    ``val_loss`` that of the newest evaluation at the time; what a checkpoint does not say is None.
+    ``upload`` is how its upload stands, empty of one that nobody took up.
     """
 
     step: int
@@ -34,6 +48,10 @@ class CheckpointInfo:
     is_last: bool
     is_pinned: bool
     problem: str
+    epoch: float | None = None
+    train_loss: float | None = None
+    val_loss: float | None = None
+    upload: str = ""
 
 
 def checkpoints_of(directory: RunDirectory, *, hashes: bool = False) -> list[CheckpointInfo]:
@@ -47,21 +65,72 @@ def checkpoints_of(directory: RunDirectory, *, hashes: bool = False) -> list[Che
         CheckpointError: they may not be read by this user.
     """
     known = step_directories(directory.checkpoints)
-    found = [_look_at(step, path, hashes=hashes) for step, path in known]
+    found = [look_at(step, path, hashes=hashes) for step, path in known]
     sound = [info.step for info in found if not info.problem]
     best = [info.step for info in found if info.is_best]
+    uploads = read_uploads(directory) if found else {}
     return [
-        CheckpointInfo(
-            step=info.step,
-            path=info.path,
-            size=info.size,
-            created=info.created,
+        replace(
+            info,
             is_best=bool(best) and info.step == best[-1],
             is_last=bool(sound) and info.step == sound[-1],
-            is_pinned=info.is_pinned,
-            problem=info.problem,
+            upload=_upload(info, uploads.get(info.step)),
         )
         for info in found
+    ]
+
+
+def look_at(step: int, path: Path, *, hashes: bool = False) -> CheckpointInfo:
+    """Return the checkpoint in the directory ``path`` by itself, without its marks in a run.
+
+    Raises:
+        CheckpointError: it may not be read by this user.
+    """
+    size, created, is_best, wrong = 0, "", False, []
+    try:
+        wrong = verify(path, hashes=hashes)
+        manifest = read_manifest(path)
+        size, created, is_best = manifest.size, manifest.created, manifest.is_best
+    except CheckpointError as error:
+        wrong = wrong or [error.message]
+    told = _metadata(path)
+    return CheckpointInfo(
+        step=step,
+        path=path,
+        size=size,
+        created=created,
+        is_best=is_best,
+        is_last=False,
+        is_pinned=(path / PINNED).exists(),
+        problem="; ".join(wrong),
+        epoch=told.get("epoch"),
+        train_loss=told.get("train_loss"),
+        val_loss=(told.get("evaluation") or {}).get("val/loss"),
+    )
+
+
+def run_id_of(checkpoint: Path) -> str:
+    """Return the run that the directory of a checkpoint is in, empty where it is on its own."""
+    folder = checkpoint.absolute().parent
+    return folder.parent.name if folder.name == "checkpoints" else ""
+
+
+def stored_checkpoints(commits: Sequence[Commit]) -> list[CheckpointInfo]:
+    """Return what is committed in storage as lists show it, with paths below the run there."""
+    best = [commit.step for commit in commits if commit.is_best]
+    return [
+        CheckpointInfo(
+            step=commit.step,
+            path=Path("checkpoints") / step_name(commit.step),
+            size=commit.size,
+            created=commit.created,
+            is_best=best[-1:] == [commit.step],
+            is_last=commit is commits[-1],
+            is_pinned=False,
+            problem="",
+            upload="committed",
+        )
+        for commit in commits
     ]
 
 
@@ -149,21 +218,16 @@ def _command_again(entry: RunEntry) -> str:
     return again if place in ("", str(Path.cwd())) else f"cd {shlex.quote(place)} && {again}"
 
 
-def _look_at(step: int, path: Path, *, hashes: bool) -> CheckpointInfo:
-    size, created, is_best, wrong = 0, "", False, []
+def _metadata(path: Path) -> dict[str, Any]:
     try:
-        wrong = verify(path, hashes=hashes)
-        manifest = read_manifest(path)
-        size, created, is_best = manifest.size, manifest.created, manifest.is_best
-    except CheckpointError as error:
-        wrong = wrong or [error.message]
-    return CheckpointInfo(
-        step=step,
-        path=path,
-        size=size,
-        created=created,
-        is_best=is_best,
-        is_last=False,
-        is_pinned=(path / PINNED).exists(),
-        problem="; ".join(wrong),
-    )
+        return read_metadata(path)
+    except CheckpointError:  # a file of the manifest that is missing is named as its problem
+        return {}
+
+
+def _upload(info: CheckpointInfo, record: UploadRecord | None) -> str:
+    """Return how the upload of exactly this checkpoint stands."""
+    if record is None or info.problem:
+        return ""
+    same = record.checkpoint == fingerprint(open_checkpoint(info.path))
+    return record.state if same else ""

@@ -1,4 +1,4 @@
-"""Curves of a run as PNG files: loss, perplexity, learning rate.
+"""Curves of a run as files: loss, perplexity, learning rate.
 
 Matplotlib's figures are used directly, without pyplot: no global state, no window system.
 """
@@ -12,8 +12,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmforge.errors import RunError, UsageError
 from llmforge.insight.metrics import Row, metric_rows
-from llmforge.insight.style import STYLE, as_png, entitle, new_figure
+from llmforge.insight.style import SIZE, STYLE, as_image, as_png, entitle, new_figure
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import write_bytes
 
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
 
 _TRAIN, _VALIDATION, _RATE = "#4477aa", "#cc5533", "#228866"
 
+_LOSSES = ("train/loss", "val/loss")
+
 _SPARSE, _FEW = 12, 60
 """Up to these many points a line gets markers, and is drawn without smoothing."""
+
+FILE_KINDS = ("png", "svg", "pdf")
+"""Formats of :func:`save_plot`."""
 
 _HIGHEST_LOSS = 50.0
 """Nats per token; the perplexity of a higher loss says nothing and overflows the axis."""
@@ -35,13 +41,14 @@ Points = tuple[list[int], list[float]]
 class _Curve:
     """A picture: its file's name, title, what the vertical axis shows, and how it is drawn.
 
-    ``draw`` returns False when there is nothing to draw.
+    ``draw`` returns False when there is nothing to draw, as there is none of ``metrics``.
     """
 
     name: str
     title: str
     label: str
     draw: Callable[[Axes, Sequence[Row]], bool]
+    metrics: tuple[str, ...]
 
 
 def write_curves(directory: RunDirectory) -> list[Path]:
@@ -75,6 +82,34 @@ def loss_curve(rows: Sequence[Row], *, title_of: str) -> bytes | None:
         return _image(_CURVES[0], rows, run_id=title_of)
 
 
+def save_plot(rows: Sequence[Row], path: Path, *, of: str, metric: str | None = None) -> None:
+    """Write loss and learning rate of ``rows``, or one ``metric``, to ``path``.
+
+    Its ending says the format: ``.png``, ``.svg`` or ``.pdf``. ``of`` says whose rows they are.
+
+    Raises:
+        UsageError: it has another ending, or there is nothing to draw.
+        RunError: the file cannot be written.
+    """
+    import matplotlib
+
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FILE_KINDS:
+        raise UsageError(
+            f"{path} is no name of a picture", remedy=f"end it in .{', .'.join(FILE_KINDS)}"
+        )
+    curves = [_CURVES[0], _CURVES[2]] if metric is None else [_curve_of(metric)]
+    with matplotlib.rc_context(STYLE):
+        image = _stacked(curves, rows, of=of, kind=kind)
+    if image is None:
+        raise UsageError(f"{of} has no values of {metric or 'a loss'} to draw yet")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, image)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def points(rows: Sequence[Row], name: str) -> Points:
     """Return steps and values of one metric where it has a finite value."""
     found = [
@@ -98,6 +133,32 @@ def smoothed(values: Sequence[float], *, reach: int) -> list[float]:
         begin, end = index - near, min(index + near + 1, len(values))
         result.append((sums[end] - sums[begin]) / (end - begin))
     return result
+
+
+def _stacked(curves: Sequence[_Curve], rows: Sequence[Row], *, of: str, kind: str) -> bytes | None:
+    """Return a picture of ``curves`` one below the other, None when none has anything to draw."""
+    width, height = SIZE
+    known = [item for item in curves if any(points(rows, name)[0] for name in item.metrics)]
+    if not known:
+        return None
+    figure = new_figure(size=(width, height * (1 + 0.6 * (len(known) - 1))))
+    heights = [1.0] + [0.6] * (len(known) - 1)
+    every = figure.subplots(len(known), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, curve in zip(every, known, strict=True):
+        curve.draw(axes, rows)
+        entitle(axes, curve.title, of=of if curve is known[0] else "")
+        axes.set_ylabel(curve.label)
+        _step_axis(axes)
+    return as_image(figure, kind)
+
+
+def _curve_of(metric: str) -> _Curve:
+    def draw(axes: Axes, rows: Sequence[Row]) -> bool:
+        steps, values = points(rows, metric)
+        axes.plot(steps, values, color=_TRAIN, marker=_marker(steps))
+        return bool(steps)
+
+    return _Curve(metric, metric, metric, draw, (metric,))
 
 
 def _image(curve: _Curve, rows: Sequence[Row], *, run_id: str) -> bytes | None:
@@ -217,7 +278,7 @@ def _marker(steps: Sequence[int]) -> str:
 
 
 _CURVES = (
-    _Curve("loss", "Loss", "cross-entropy, nats per token", _loss),
-    _Curve("perplexity", "Perplexity", "perplexity, log scale", _perplexity),
-    _Curve("learning_rate", "Learning rate", "learning rate", _learning_rate),
+    _Curve("loss", "Loss", "cross-entropy, nats per token", _loss, _LOSSES),
+    _Curve("perplexity", "Perplexity", "perplexity, log scale", _perplexity, _LOSSES),
+    _Curve("learning_rate", "Learning rate", "learning rate", _learning_rate, ("lr",)),
 )

@@ -55,8 +55,17 @@ def entitle(axes: Axes, title: str, *, of: str) -> None:
 
 def as_png(figure: Figure) -> bytes:
     """Return a figure as the content of a PNG file, the same bytes every time."""
+    return as_image(figure, "png")
+
+
+def as_image(figure: Figure, kind: str) -> bytes:
+    """Return a figure as the content of a ``png``, ``svg`` or ``pdf`` file, the same every time."""
+    import matplotlib
+
+    unsaid = {"png": ("Software",), "svg": ("Date",), "pdf": ("CreationDate",)}
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with matplotlib.rc_context({"svg.hashsalt": "llmforge"}):
+        figure.savefig(buffer, format=kind, metadata=dict.fromkeys(unsaid[kind]))
     return buffer.getvalue()
 
 

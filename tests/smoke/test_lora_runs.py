@@ -131,3 +131,15 @@ def test_frozen_patterns_alone_are_left_out_too(tmp_path: Path, trained: Workpla
     tensors = load_file(without.checkpoints[-1] / "model.safetensors")
     assert not [name for name in tensors if name.startswith("transformer.w")]
     assert "val/loss" in without.forge_here("evaluate", "tiny@last")
+
+
+def test_its_checkpoints_are_shown_and_compared_by_layer(trained: Workplace) -> None:
+    first, last = (f"{trained.run.id}@{int(path.name[5:])}" for path in trained.checkpoints[-2:])
+    text = trained.forge_here("checkpoints", "show", last, "--tensors")
+    assert re.search(r"frozen +1\d\d,\d{3} more are not in it: hf-causal", text)
+    assert re.search(r"h\.1\.attn\.c_attn\.lora_B\.default\.weight +\d+×4 +F32", text)
+    found = json.loads(trained.forge_here("checkpoints", "compare", first, last, "--json"))
+    (distances,) = found["distances"]
+    assert {item["name"] for item in distances["layers"]} == {"transformer.h.0", "transformer.h.1"}
+    assert 0 < distances["total"]["relative"] < 1
+    assert found["frozen"] == []
