@@ -104,6 +104,8 @@ class Component:
             ``minimize``.
         address_form: of what a deployment takes, for example ``hf://OWNER/NAME``: words in
             capitals stand for names.
+        needs_network: whether a deployment always asks a service of the internet, so that
+            ``FORGE_OFFLINE`` forbids it.
     """
 
     kind: ClassVar[str]
@@ -117,6 +119,7 @@ class Component:
     needs: ClassVar[Needs] = "answers"
     direction: ClassVar[Direction] = "maximize"
     address_form: ClassVar[str] = ""
+    needs_network: ClassVar[bool] = False
     Options: ClassVar[type[Options]] = Options
 
     def __init_subclass__(cls, *, kind: str | None = None, **keywords: Any) -> None:

@@ -6,6 +6,7 @@ message without a traceback. Anything else that escapes is a defect of llmforge 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ EXIT_INTERRUPTED = 75
 
 
 _LONGEST = 600
+_NUMBERED = re.compile(r"^\[Errno -?\d+\] ")
 
 
 def _shortened(text: str) -> str:
@@ -64,6 +66,20 @@ class ForgeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
+
+
+def plain_reason(error: BaseException) -> str:
+    """Return what an error of a library or the system says, in one line and without its class.
+
+    The class stays where there is nothing else, or a single word that says nothing alone.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        place = f": '{error.filename}'" if error.filename else ""
+        return f"{error.strerror}{place}"
+    text = _NUMBERED.sub("", " ".join(str(error).split()))
+    if " " in text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class UsageError(ForgeError):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -248,6 +249,8 @@ def address_problem(address: str) -> tuple[str, str]:
     forms = [load("deploy", name).address_form for name in sorted(known)]
     near = closest(scheme, known) if colon else None
     remedy = f"write {', '.join(forms)}, or the URL of a storage such as s3://bucket/models/tiny"
+    if address.strip("/ ") and not colon:
+        remedy += f"; a folder of this machine is file://{Path(address).expanduser().absolute()}"
     return (
         f"'{address}' is not an address to deploy to",
         f"did you mean '{near}:'? {remedy}" if near else remedy,

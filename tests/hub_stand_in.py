@@ -96,6 +96,7 @@ class Hub:
             "HF_TOKEN": TOKEN,
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_OFFLINE": "0",
+            "FORGE_OFFLINE": "0",
         }
 
 

@@ -12,6 +12,7 @@ from llmforge.cli.common import echo
 
 if TYPE_CHECKING:
     from llmforge.deploy import Outcome, Plan, Source
+    from llmforge.errors import ForgeError, RecipeError
     from llmforge.recipe import Recipe
 
 _EXPORT = "The folder that is deployed"
@@ -31,8 +32,9 @@ def deploy(
         options.option(
             "--to",
             metavar="ADDRESS",
-            help="hf://OWNER/NAME, mlflow:NAME, or a folder in storage such as "
-            "s3://bucket/models/tiny; without it deploy.to of the recipe. Repeatable.",
+            help="hf://OWNER/NAME, mlflow:NAME, a folder in storage such as "
+            "s3://bucket/models/tiny, or a path that begins with /, ./, ../ or ~; without it "
+            "deploy.to of the recipe. Repeatable.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -116,7 +118,7 @@ def deploy(
 
     settings()  # brings .env into the environment, where services look for logins
     choices = {
-        "to": to or None,
+        "to": [_as_url(address) for address in to] if to else None,
         "private": False if public else None,
         "archive": archive,
         "format": layout,
@@ -161,7 +163,7 @@ def _read(
     """Return what is deployed and the recipe whose ``[deploy]`` table counts."""
     from llmforge.cli.common import error_console, run_root
     from llmforge.deploy import ExportChoices, find_source
-    from llmforge.errors import UsageError
+    from llmforge.errors import RecipeError, UsageError
     from llmforge.recipe import Override, load_recipe, parse_set
 
     if checkpoint is not None and "@" in run:
@@ -178,7 +180,10 @@ def _read(
     found = find_source(address, ExportChoices(), root=run_root(root), say=error_console().print)
     unneeded = ("tracker", "callback", "sweep")
     without = [Override((name,), None, origin="") for name in unneeded]
-    table = load_recipe(recipe or found.recipe, overrides=[*without, *overrides])
+    try:
+        table = load_recipe(recipe or found.recipe, overrides=[*without, *overrides])
+    except RecipeError as error:
+        raise _of_options(error, {f"--{key}" for key in choices}) from error
     keys = table.deploy
     asked = ExportChoices(
         layout=keys.format, merge=keys.merge, dtype=keys.dtype, licence=keys.licence
@@ -188,6 +193,25 @@ def _read(
     return found, table
 
 
+def _as_url(address: str) -> str:
+    """Return an address, a path of this machine as the URL of its folder."""
+    first = address.split("/")[0]
+    if address.startswith("/") or first in (".", "..") or first.startswith("~"):
+        return f"file://{Path(address).expanduser().resolve()}"
+    return address
+
+
+def _of_options(error: RecipeError, options: set[str]) -> ForgeError:
+    """Return an error without the recipe's name if only options of the command are to blame."""
+    from dataclasses import replace
+
+    from llmforge.errors import UsageError
+
+    if any(problem.where not in options for problem in error.problems):
+        return error
+    return UsageError("\n  ".join(str(replace(item, key="")) for item in error.problems))
+
+
 def _end_with(failed: int, what: str) -> None:
     """End the command with an error if some of the deployments failed."""
     from llmforge.errors import DeployError
@@ -195,7 +219,7 @@ def _end_with(failed: int, what: str) -> None:
     if failed:
         raise DeployError(
             f"{failed} {what}",
-            remedy="the same command does what is missing, once that is mended",
+            remedy="correct that and run the same command again: it sends only what is missing",
         )
 
 

@@ -79,21 +79,22 @@ def evaluate(
     if harness is None and (limit is not None or shots is not None or chat):
         raise UsageError("--limit, --shots and --chat are for benchmarks", remedy="--harness TASKS")
     if harness is not None:
-        from llmforge.harness.benchmarks import require_harness
+        from llmforge.harness.benchmarks import require_harness, require_tasks
 
         require_harness()
         os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's own bars; read when imported
+    tasks = [task.strip() for task in (harness or "").split(",") if task.strip()]
     found = locate(checkpoint, root=run_root(root), say=error_console().print)
     if harness is None:
         _on_split(found, split, device=device, dtype=dtype, weights=weights, as_json=as_json)
         return
+    require_tasks(tasks)
     from llmforge.generation import load_checkpoint
     from llmforge.harness.benchmarks import run_benchmarks
 
     loaded = load_checkpoint(
         found, device=device, dtype=dtype, weights=weights, notice=error_console().print
     )
-    tasks = [task.strip() for task in harness.split(",") if task.strip()]
     results = run_benchmarks(loaded, tasks, limit=limit, shots=shots, chat=chat)
     if as_json:
         emit_json(results)

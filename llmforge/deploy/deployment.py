@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmforge.deploy.source import Source, discard, files_of
 from llmforge.deploy.targets import open_target
-from llmforge.errors import DeployError, ForgeError, UsageError
+from llmforge.errors import DeployError, ForgeError, UsageError, plain_reason
 from llmforge.file_lock import lock_file
 from llmforge.interfaces import (
     DeployedFile,
@@ -183,8 +183,7 @@ def _deploy_to(
 def _as_forge_error(error: Exception) -> ForgeError:
     if isinstance(error, ForgeError):
         return error
-    lines = redact(str(error)).strip().splitlines()
-    return DeployError(f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": "))
+    return DeployError(redact(plain_reason(error)))
 
 
 def _require_addresses(addresses: Sequence[str]) -> None:

@@ -26,6 +26,8 @@ from llmforge.rundir import RunDirectory
 
 Say = Callable[[str], None]
 
+_HOW = "'forge export RUN --to DIR' writes a folder that can be deployed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportChoices:
@@ -101,7 +103,19 @@ def find_source(
     is_run = path.name == address and RunDirectory(root / address).record.exists()
     if not is_run and (path / MARK).is_file():
         return _of_folder(path.absolute(), choices)
+    if not is_run and "/" in address and not path.exists() and "@" not in path.name:
+        raise UsageError(f"there is no {path}", remedy=f"give a run or a checkpoint; {_HOW}")
+    if not is_run and path.is_dir() and not _has_checkpoints(path):
+        raise UsageError(
+            f"{path} cannot be deployed: it has no {MARK}, which every exported folder has, and it "
+            "is neither a run nor a checkpoint",
+            remedy=_HOW,
+        )
     return _of_checkpoint(locate(address, root=root, say=say), choices)
+
+
+def _has_checkpoints(path: Path) -> bool:
+    return (path / MANIFEST).is_file() or RunDirectory(path).checkpoints.is_dir()
 
 
 def files_of(path: Path) -> dict[str, DeployedFile]:

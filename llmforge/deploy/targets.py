@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from llmforge.component import KINDS
@@ -20,6 +21,7 @@ from llmforge.plugins import (
 from llmforge.recipe import Recipe
 from llmforge.remote import Connections
 from llmforge.rundir.deployments import DeploymentRecord
+from llmforge.settings import settings
 
 _KIND = KINDS["deploy"]
 
@@ -38,7 +40,7 @@ def open_target(
 
     Raises:
         UsageError: it is no address.
-        DeployError: the component's package is missing.
+        DeployError: the component's package is missing, or it may not use the network.
     """
     message, remedy = address_problem(address)
     if message:
@@ -50,6 +52,12 @@ def open_target(
     component = load(_KIND.name, name)(*options)
     for problem in component.missing_packages():
         raise DeployError(f"{address}: {problem.message}", remedy=problem.remedy)
+    if component.needs_network and settings().offline:
+        variable = "FORGE_OFFLINE" if "FORGE_OFFLINE" in os.environ else "HF_HUB_OFFLINE"
+        raise DeployError(
+            f"{address}: {variable} is set, which forbids using the network",
+            remedy=f"unset {variable} to deploy there",
+        )
     assert _KIND.factory is not None
     opened: Deployment = call_factory(build_manager([component]), _KIND.factory, address=address)
     return opened

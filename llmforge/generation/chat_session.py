@@ -124,6 +124,11 @@ class ChatSession:
     def _save(self, name: str) -> None:
         if not name:
             raise UsageError("/save takes the name of a file", remedy="for example /save chat.json")
+        if not self._conversation.turns:
+            raise UsageError(
+                "there is nothing to save: the model has not answered yet",
+                remedy="type a message first; the system message is saved with the conversation",
+            )
         path = Path(name).expanduser().absolute()
         if path.exists() and path not in self._saved:
             raise UsageError(f"{path} exists", remedy="choose another name")

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,17 @@ def run_benchmarks(
         UsageError: the harness is not installed or has no such task, or a task cannot be run.
     """
     require_harness()
-    from lm_eval.tasks import TaskManager
     from yaml import YAMLError
 
     from llmforge.harness.language_model import HarnessModel
 
     model = HarnessModel(loaded)
-    files = [task for task in tasks if _is_file(task)]
-    for file in files:
-        if not Path(file).is_file():
-            raise UsageError(f"there is no task file {file}")
     try:
         with _quiet() as harness:
-            manager = TaskManager(include_defaults=len(files) < len(tasks))  # thousands of files
+            manager = _manager(tasks)
             found = harness.simple_evaluate(
                 model=model,
-                tasks=[_name(task, manager.all_tasks) for task in tasks],
+                tasks=_names(tasks, manager),
                 num_fewshot=shots,
                 limit=limit,
                 apply_chat_template=chat,
@@ -82,6 +78,17 @@ def run_benchmarks(
             remedy="data of its own tasks comes from the hub; a task file may name local files",
         ) from error
     return _rows(found)
+
+
+def require_tasks(tasks: Sequence[str]) -> None:
+    """Refuse tasks that there are not, before a model is loaded.
+
+    Raises:
+        UsageError: no task is named, or the harness has none of that name, or there is no file.
+    """
+    if not tasks:
+        raise UsageError("--harness names no task", remedy="for example --harness arc_easy")
+    _names(tasks, _manager(tasks))
 
 
 def require_harness() -> None:
@@ -143,6 +150,29 @@ def log_benchmarks(
     except RunLockedError:
         return False
     return True
+
+
+@lru_cache(maxsize=2)
+def _task_manager(*, with_its_own: bool) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=with_its_own)
+
+
+def _manager(tasks: Sequence[str]) -> Any:
+    """Return the harness's index; that of its own tasks is thousands of files, read where needed.
+
+    Raises:
+        UsageError: there is no such file of tasks.
+    """
+    for task in tasks:
+        if _is_file(task) and not Path(task).is_file():
+            raise UsageError(f"there is no task file {task}")
+    return _task_manager(with_its_own=not all(_is_file(task) for task in tasks))
+
+
+def _names(tasks: Sequence[str], manager: Any) -> list[str]:
+    return [_name(task, manager.all_tasks) for task in tasks]
 
 
 def _name(task: str, known: Sequence[str]) -> str:

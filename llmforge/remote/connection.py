@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from llmforge import plugins
 from llmforge.component import Component
-from llmforge.errors import ForgeError, StorageError, StorageStalled
+from llmforge.errors import ForgeError, StorageError, StorageStalled, plain_reason
 from llmforge.interfaces import Progress, Storage, public_url
 from llmforge.options import problems_from
 from llmforge.remote.deadline import Pulse, call
@@ -28,6 +28,8 @@ Work = Callable[[Storage, Progress], T]
 
 _SECRET_PARTS = re.compile(r"""(?<=://)[^/\s@'"]*@|(?<=[^\s'"])\?[^\s'"]*=[^\s'"]*""")
 """User and password, or the query, of a URL within a text."""
+_LASTING = (PermissionError, NotADirectoryError)
+"""Errors that another try would meet again."""
 _TRIES = 6
 _FIRST_PAUSE_SECONDS = 0.1
 _NAP_SECONDS = 0.5
@@ -120,14 +122,14 @@ class Connections:
                     raise
                 if isinstance(error, ForgeError) and not isinstance(error, StorageStalled):
                     raise  # it says already what is wrong, and another try would say the same
-                if number == _TRIES or isinstance(error, PermissionError):
+                if number == _TRIES or isinstance(error, _LASTING):
                     raise self._failure(what, error, attempt.place) from error
             time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5))
         raise AssertionError("the last try returns or raises")
 
     def _failure(self, what: str, error: Exception, place: Storage | None) -> StorageError:
-        reason = error.message if isinstance(error, ForgeError) else _reason(error)
-        reason = reason.replace(self._secret_url, self.url)
+        reason = error.message if isinstance(error, ForgeError) else plain_reason(error)
+        reason = _SECRET_PARTS.sub("", reason.replace(self._secret_url, self.url))
         kind = StorageStalled if isinstance(error, StorageStalled) else StorageError
         remedy = place.remedy(error) if place is not None else ""
         return kind(f"{what} failed in {self.url}: {reason}", remedy=remedy)
@@ -205,11 +207,6 @@ class _Attempt:
             self._moved(amount)
         if self._limiter is not None:
             self._limiter.take(amount, waiting=self._pulse.beat)
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(_SECRET_PARTS.sub("", str(error)).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _component(url: str, options: Mapping[str, Any]) -> Component:

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from llmforge.errors import ForgeError
+from llmforge.serve import body_errors
 from llmforge.serve.answers import Answer, ChatForm, CompletionForm
 from llmforge.serve.api_errors import ApiError, model_failed, stopping
 from llmforge.serve.bodies import ChatBody, CompletionBody, ErrorBody, SamplingBody
@@ -32,11 +33,13 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         404: "there is no such model",
         408: "it took too long",
         413: "the request is too large",
+        415: "the body is not sent as application/json",
         429: "too many requests wait; see Retry-After",
         500: "the model failed",
         503: "the server is being stopped",
     }.items()
 }
+_CODES = {404: "not_found", 405: "method_not_allowed"}
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -100,12 +103,18 @@ def _handle_errors(app: FastAPI) -> None:
     async def refused(_: Request, error: ApiError) -> Response:
         return JSONResponse(error.body, status_code=error.status, headers=error.headers)
 
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        told = _first_problem(error)
-        return JSONResponse(told.body, status_code=400)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        content_type = request.headers.get("content-type", "")
+        told = body_errors.invalid(error.errors(), error.body, content_type=content_type)
+        return JSONResponse(told.body, status_code=told.status)
 
     async def other(_: Request, error: HTTPException) -> Response:
-        told = ApiError(error.status_code, str(error.detail))
+        if error.status_code == 400:  # FastAPI's own, of a body that its reader gave up
+            told = body_errors.unreadable(error.__cause__)
+        else:
+            told = ApiError(
+                error.status_code, str(error.detail), code=_CODES.get(error.status_code)
+            )
         headers = dict(error.headers or {})
         return JSONResponse(told.body, status_code=error.status_code, headers=headers)
 
@@ -118,18 +127,6 @@ def _handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-def _first_problem(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
-    param = ".".join(place) or None
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"'{param}' is not supported here", param=param, code="unsupported")
-    if first["type"] == "json_invalid" or not place:
-        return ApiError(400, "the body is not a JSON object in UTF-8", code="invalid_json")
-    what = f"'{param}': " if param else ""
-    return ApiError(400, f"{what}{first['msg']}", param=place[0] if place else None)
-
-
 def _add_status(app: FastAPI, engine: Engine, measurements: Measurements) -> None:
     page = files("llmforge.serve").joinpath("page.html").read_text(encoding="utf-8")
 
@@ -138,10 +135,10 @@ def _add_status(app: FastAPI, engine: Engine, measurements: Measurements) -> Non
         headers = {"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-cache"}
         return HTMLResponse(page, headers=headers)
 
-    @app.get("/health", responses={503: _ERRORS[503]})
+    @app.get("/health", responses={503: {"description": _ERRORS[503]["description"]}})
     async def health() -> Response:
         if engine.stopping:
-            raise stopping()
+            return JSONResponse({"status": "draining"}, status_code=503)
         return JSONResponse({"status": "ok"})
 
     @app.get("/metrics", response_class=Response, responses={401: _ERRORS[401]})
@@ -196,7 +193,12 @@ def _ready(engine: Engine, body: SamplingBody) -> ServedModel:
         raise stopping()
     _require_model(engine, body.model)
     if body.stream_options is not None and not body.stream:
-        raise ApiError(400, "stream_options are for stream = true", param="stream_options")
+        raise ApiError(
+            400,
+            "stream_options are for stream = true",
+            param="stream_options",
+            code="invalid_value",
+        )
     return engine.model
 
 

@@ -1,6 +1,7 @@
 """Bodies of requests: the parameters of OpenAI's API that are known here, and the sampler's own.
 
-A parameter that is not here is refused by name, unless it is null.
+A parameter that is not here is refused by name, unless it is null. Types are strict: a text that
+looks like a number is none.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ TokenName = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, strict=True)
 
     @model_validator(mode="before")
     @classmethod

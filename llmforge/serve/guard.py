@@ -8,6 +8,7 @@ and an Origin, where there is one, the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -26,6 +27,10 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _OPEN = frozenset({"/", "/health"})
 """Paths that need no key: they tell nothing of the model."""
+_TOO_LARGE = 413
+_DISCARD_SECONDS = 2.0
+_DISCARD_BYTES = 64 << 20
+"""How long, and how much, of a request that is too large is read and forgotten after the answer."""
 
 
 def is_loopback(host: str) -> bool:
@@ -95,7 +100,7 @@ class Guard:
                 self._require_key(scope["path"], headers)
                 body = await self._body(headers, receive)
             except ApiError as error:
-                await _respond(noted, error)
+                await _respond(noted, error, receive)
                 return
             if body is not None:
                 await self._app(scope, _replayed(body, receive), noted)
@@ -173,7 +178,7 @@ class Guard:
 
 def _too_large(most: int) -> ApiError:
     return ApiError(
-        413,
+        _TOO_LARGE,
         f"the request is larger than {most:,} bytes",
         code="body_too_large",
         headers={"Connection": "close"},
@@ -198,7 +203,12 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _respond(send: Send, error: ApiError) -> None:
+async def _respond(send: Send, error: ApiError, receive: Receive) -> None:
+    """Send an error, then take what the client is still sending.
+
+    A connection that is closed with bytes unread is reset, and a reset takes the answer with it
+    before the client has read it.
+    """
     body = json.dumps(error.body).encode()
     headers = {
         "Content-Type": "application/json",
@@ -207,4 +217,19 @@ async def _respond(send: Send, error: ApiError) -> None:
     }
     raw = [(key.lower().encode(), value.encode()) for key, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if error.status == _TOO_LARGE:
+        await _discard(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _discard(receive: Receive) -> None:
+    """Read and forget the rest of a request, for a bounded time and size."""
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while size < _DISCARD_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return

@@ -234,7 +234,7 @@ def _require_text(text: str, param: str) -> None:
         raise _refused(param, "the text has half a character (a lone surrogate)") from None
 
 
-def _refused(param: str, message: str, *, code: str | None = None) -> ApiError:
+def _refused(param: str, message: str, *, code: str = "invalid_value") -> ApiError:
     return ApiError(400, message, param=param, code=code)
 
 

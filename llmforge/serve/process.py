@@ -29,20 +29,35 @@ _EVERY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
 class Server(uvicorn.Server):
-    """uvicorn that drains when it is asked to stop, and then ends without an error."""
+    """uvicorn that drains when it is asked to stop, and then ends without an error.
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+    While answers are being written it still takes connections, so that probes of ``/health`` learn
+    that it is draining and no longer send it anybody.
+
+    Args:
+        config: of uvicorn.
+        on_stop: is called once, when it is first asked to stop.
+        busy: whether answers are still being written.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, on_stop: Callable[[], None], busy: Callable[[], bool]
+    ) -> None:
         super().__init__(config)
         self._on_stop = on_stop
+        self._busy = busy
+        self._draining = False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at the first signal, and at once at the second; the process is not killed by it."""
+        """Drain at the first signal, stop at once at the second; neither kills the process."""
 
-        def stop(number: int, frame: Any) -> None:
-            if not self.should_exit:
-                self._on_stop()
-            self.handle_exit(number, frame)
+        def stop(_number: int, _frame: Any) -> None:
+            if self._draining:
+                self.should_exit = self.force_exit = True
+                return
+            self._draining = True
+            self._on_stop()
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, stop) for number in numbers}
@@ -51,6 +66,12 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop taking connections and end; uvicorn asks ten times a second."""
+        if self._draining and not self._busy():
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -139,7 +160,7 @@ def run_server(
     async def serve() -> None:
         loops.append(asyncio.get_running_loop())
         started(engine, measurements)
-        await Server(config, stop).serve(sockets=[bound])
+        await Server(config, stop, lambda: engine.unfinished > 0).serve(sockets=[bound])
 
     asyncio.run(serve())
     note("stopped")

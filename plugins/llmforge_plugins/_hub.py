@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars
 
+from llmforge.errors import plain_reason
 from llmforge_plugins._child import child
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -103,7 +104,7 @@ def _why_unreachable(
     repository: str, name: str, revision: str, kind: str, offline: bool, timeout: float
 ) -> str | None:
     if offline or constants.HF_HUB_OFFLINE:
-        return "offline mode is on"
+        return "offline mode is on (FORGE_OFFLINE or HF_HUB_OFFLINE is set)"
     url = huggingface_hub.hf_hub_url(repository, name, revision=revision, repo_type=kind)
     return _probe(url, timeout)
 
@@ -121,7 +122,9 @@ def _probe(url: str, timeout: float) -> str | None:
             # A refusal is an answer; the download will say more about it.
             future.set_result(f"HTTP {error.code}" if error.code >= 500 else None)
         except (OSError, ValueError) as error:
-            future.set_result(str(getattr(error, "reason", error)))
+            reason = getattr(error, "reason", error)
+            known = isinstance(reason, BaseException)
+            future.set_result(plain_reason(reason) if known else str(reason))
 
     # Looking up a name has no time limit of its own; hence the thread.
     Thread(target=ask, daemon=True).start()

@@ -100,10 +100,23 @@ def plain_errors(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         if isinstance(error.__context__, requests.RequestException):
-            what = type(error.__context__).__name__
-            message = f"the MLflow server at {without_login(uri)} does not answer ({what})"
+            reason = _why(error.__context__)
+            message = f"the MLflow server at {without_login(uri)} does not answer{reason}"
             raise ConnectionError(message) from error
         raise
+
+
+def _why(error: requests.RequestException) -> str:
+    """Return why a server did not answer, where what requests says of it has a name here."""
+    if isinstance(error, requests.Timeout):
+        return " in time"
+    text = str(error)
+    reasons = {
+        "resolve": ": its name cannot be resolved",
+        "refused": ": the connection is refused",
+        "CERTIFICATE_VERIFY_FAILED": ": its certificate is not trusted",
+    }
+    return next((reason for sign, reason in reasons.items() if sign in text), "")
 
 
 def _unreadable(shown: str, error: Exception) -> Problem:

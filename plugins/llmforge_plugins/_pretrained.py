@@ -5,6 +5,7 @@ Shared by the kinds ``model`` and ``tokenizer``; it imports no heavy package.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -58,12 +59,14 @@ class Repository:
         revision: branch, tag or commit.
         offline: ask nobody.
         commit: what the revision is, once a file was found.
+        asked: what the recipe calls it.
     """
 
     name: str
     revision: str
     offline: bool
     commit: str | None = None
+    asked: str = ""
 
     def file(self, name: str) -> Path | None:
         """Return the path of one of its files, None when it has no such file.
@@ -87,6 +90,8 @@ class Repository:
         except MissingError as error:
             if name != CONFIG:
                 return None
+            if self._is_a_guess:
+                raise _nowhere(self.asked, "the hub has no such model") from error
             raise PretrainedError(
                 f"there is no {CONFIG} in {self} on the hub ({error})",
                 remedy="check name and revision; HF_TOKEN gives access to gated models",
@@ -95,6 +100,8 @@ class Repository:
             # whoever was online to fetch the configuration has fetched all there is
             if name != CONFIG and isinstance(self._cached(CONFIG), str):
                 return None
+            if self._is_a_guess:
+                raise _nowhere(self.asked, f"the hub cannot be asked: {error}") from error
             raise PretrainedError(
                 f"{name} of {self} is neither a local file nor in the cache, "
                 f"and the hub cannot be asked: {error}",
@@ -104,6 +111,11 @@ class Repository:
         if self.commit is None and _COMMIT.fullmatch(found.parent.name):
             self.commit = found.parent.name
         return found
+
+    @property
+    def _is_a_guess(self) -> bool:
+        """Whether a single word is no name of the zoo: few models of the hub are called so."""
+        return self.asked not in ZOO and "/" not in self.asked
 
     def _cached(self, name: str) -> object:
         """Return the path of a file in HF's cache, ABSENT if there is none, None if not known."""
@@ -140,7 +152,7 @@ def find_source(path: str, *, revision: str, run: RunContext) -> Source:
     recorded = run.resolved.get("model", {})
     name = known.repository if known else path
     commit = recorded.get("commit") if recorded.get("repository") == name else None
-    return Repository(name, commit or revision, run.offline, commit)
+    return Repository(name, commit or revision, run.offline, commit, asked=path)
 
 
 def path_problem(path: str) -> tuple[str, str] | None:
@@ -157,10 +169,41 @@ def path_problem(path: str) -> tuple[str, str] | None:
         return None
     if folder.is_file():
         return f"{folder} is a file", "give the folder it is in"
-    return (
-        f"there is no folder {folder} (looked in {Path.cwd()})",
-        "give a folder, a name on the hub, or one that 'forge models list' shows",
+    where = "" if folder.is_absolute() else f" (looked in {Path.cwd()})"
+    return f"there is no folder {folder}{where}", _remedy(path)
+
+
+def _nowhere(path: str, hub: str) -> PretrainedError:
+    """Return the error of a name that was looked for in each place, the hub last."""
+    return PretrainedError(
+        f"'{path}' was not found: there is no folder {Path(path).absolute()}, 'forge models list' "
+        f"has no such name, and {hub}",
+        remedy=_remedy(path),
     )
+
+
+def _remedy(path: str) -> str:
+    """Return what may be given in place of ``path``, the nearest name first."""
+    near = _nearest(path)
+    hint = f"did you mean '{near}'? " if near else ""
+    return (
+        f"{hint}give the folder of a saved model, a name of 'forge models list' such as "
+        f"{next(iter(ZOO))}, or OWNER/NAME of the hub"
+    )
+
+
+def _nearest(path: str) -> str | None:
+    """Return the zoo's name or the folder with a model that is most like ``path``."""
+    parent = Path(path).expanduser().parent
+    try:
+        folders = [item.name for item in parent.iterdir() if (item / CONFIG).is_file()]
+    except OSError:
+        folders = []
+    known = {str(parent / name) if "/" in path else name: name for name in folders}
+    found = difflib.get_close_matches(Path(path).name, [*known.values(), *ZOO], n=1)
+    if not found:
+        return None
+    return next((full for full, name in known.items() if name == found[0]), found[0])
 
 
 def read_config(source: Source) -> dict[str, Any]:

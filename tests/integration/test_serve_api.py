@@ -233,6 +233,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("completions", {"prompt": "\ud800"}, "prompt"),
     ("completions", {"prompt": "x", "stop": list("abcde")}, "stop"),
     ("completions", {"prompt": "x", "stop": [""]}, "stop"),
+    ("completions", {"prompt": "x", "stop": [5]}, "stop[0]"),
+    ("completions", {"prompt": "x", "logprobs": True}, "logprobs"),
+    ("completions", {"prompt": "x", "stream": "yes"}, "stream"),
+    ("completions", {"prompt": "x", "max_tokens": "5"}, "max_tokens"),
+    ("completions", {"prompt": [1, "a"]}, "prompt[1]"),
+    ("completions", {"prompt": [[1], ["a"]]}, "prompt[1][0]"),
+    ("completions", {"prompt": "x", "logit_bias": {"5": "x"}}, "logit_bias.5"),
     ("completions", {"prompt": "x", "logit_bias": {"999": 1}}, "logit_bias"),
     ("completions", {"prompt": "x", "logit_bias": {"a": 1}}, "logit_bias"),
     ("completions", {"prompt": "x" * 300}, "max_tokens"),
@@ -240,10 +247,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("completions", {"prompt": "x", "stream_options": {"include_usage": True}}, "stream_options"),
     ("completions", {}, "prompt"),
     ("chat/completions", {"messages": []}, "messages"),
-    ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, "messages"),
+    ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
     ("chat/completions", {"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
     ("chat/completions", {"tools": [{"type": "function"}]}, "tools"),
-    ("chat/completions", {"response_format": {"type": "json_schema"}}, "response_format"),
+    ("chat/completions", {"response_format": {"type": "json_schema"}}, "response_format.type"),
     ("chat/completions", {"top_logprobs": 2}, "top_logprobs"),
 ]
 
@@ -263,6 +270,34 @@ def test_what_is_wrong_is_named(
     assert error["param"] == param, error
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"]
+    assert error["code"]
+
+
+SENTENCES: list[tuple[dict[str, Any], str]] = [
+    (
+        {"messages": [{"role": "user", "content": 5}]},
+        "'messages[0].content' must be a text or a list of parts of the type 'text'",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "'messages[0].content[0].type' must be 'text'",
+    ),
+    ({"messages": [{"role": "user"}]}, "'messages[0].content' is missing"),
+    ({"messages": "x"}, "'messages' must be a list"),
+    ({"messages": []}, "'messages' must not be empty"),
+    ({"stream": "yes"}, "'stream' must be true or false"),
+    ({"temperature": 2.5}, "'temperature' must be at most 2"),
+    ({"tools": []}, "'tools' is not supported here"),
+]
+
+
+@pytest.mark.parametrize(("body", "sentence"), SENTENCES)
+def test_what_is_wrong_is_one_sentence_in_the_words_of_the_api(
+    server: ServeProcess, body: dict[str, Any], sentence: str
+) -> None:
+    asked = {"model": "talk", "messages": [{"role": "user", "content": "x"}], **body}
+    response = httpx.post(f"{server.url}/v1/chat/completions", json=asked)
+    assert response.json()["error"]["message"] == sentence
 
 
 def test_null_is_not_given(server: ServeProcess) -> None:
@@ -270,16 +305,39 @@ def test_null_is_not_given(server: ServeProcess) -> None:
     assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"nothing", b"\xff\xfe", b'"x"', b"null", b"[" * 50_000]
-)
+UNREADABLE = [
+    (b"", "invalid_json", "must be a JSON object"),
+    (b"{", "invalid_json", "not valid JSON at character 2"),
+    (b"[]", "invalid_json", "must be a JSON object"),
+    (b"nothing", "invalid_json", "not valid JSON at character 1"),
+    (b"null", "invalid_json", "must be a JSON object"),
+    (b'{"model": "\xff"}', "invalid_encoding", "not UTF-8"),
+    (b"[" * 50_000, "invalid_json", "nested too deeply"),
+]
+
+
+@pytest.mark.parametrize(("body", "code", "words"), UNREADABLE)
 @pytest.mark.parametrize("path", BOTH)
-def test_a_body_that_is_no_object_is_refused(server: ServeProcess, path: str, body: bytes) -> None:
+def test_a_body_that_is_no_object_is_refused(
+    server: ServeProcess, path: str, body: bytes, code: str, words: str
+) -> None:
     response = httpx.post(
         f"{server.url}/v1/{path}", content=body, headers={"Content-Type": "application/json"}
     )
+    error = response.json()["error"]
     assert response.status_code == 400
-    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert error["type"] == "invalid_request_error"
+    assert error["code"] == code
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_body_that_is_not_sent_as_json_is_refused(server: ServeProcess, kind: str | None) -> None:
+    body = json.dumps({"model": "talk", "prompt": "x"}).encode()
+    headers = {"Content-Type": kind} if kind else {}
+    response = httpx.post(f"{server.url}/v1/completions", content=body, headers=headers)
+    assert response.status_code == 415
+    assert "application/json" in response.json()["error"]["message"]
 
 
 def test_other_paths_and_methods_have_the_same_errors(server: ServeProcess) -> None:

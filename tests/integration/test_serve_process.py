@@ -103,6 +103,11 @@ def test_a_large_body_is_refused_before_it_is_read(guarded: ServeProcess) -> Non
         piece = b"400\r\n" + b"x" * 1024 + b"\r\n"
         connection.sendall(piece * 3)
         assert b" 413 " in connection.recv(200)
+    chunks = (b"x" * 1024 for _ in range(4000))
+    response = httpx.post(
+        f"{guarded.url}/v1/completions", content=chunks, headers={"Authorization": f"Bearer {KEY}"}
+    )
+    assert response.json()["error"]["code"] == "body_too_large"  # not lost in a reset
 
 
 def test_more_than_can_wait_is_told_when_to_come_back(guarded: ServeProcess) -> None:
@@ -194,6 +199,11 @@ def test_sigterm_lets_answers_finish_and_takes_no_more(root: Path) -> None:
             next(lines)
             server.terminate()
             server.wait_for_line("stopping: 1 answer")
+            health = httpx.get(f"{server.url}/health", timeout=5)
+            assert (health.status_code, health.json()) == (503, {"status": "draining"})
+            late = httpx.post(address, json=ASKED, timeout=5)
+            assert late.json()["error"]["code"] == "stopping"
+            assert late.headers["retry-after"]
             rest = [line for line in lines if line]
             assert rest[-1] == "data: [DONE]"
             assert json.loads(rest[-2][6:])["choices"][0]["finish_reason"] == "length"

@@ -33,6 +33,47 @@ def test_a_run_is_deployed_to_a_folder_that_transformers_reads(
     assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
 
 
+def test_a_plain_path_is_a_folder_of_this_machine(trained: Workplace, tmp_path: Path) -> None:
+    output = trained.forge_here("deploy", "tiny", "--to", f"{tmp_path}/models/../tiny")
+    assert f"file://{tmp_path}/tiny: " in output
+    assert in_storage(f"file://{tmp_path}/tiny") == exported(trained)
+
+
+def test_what_an_option_says_is_not_blamed_on_the_recipe(trained: Workplace) -> None:
+    for option, wrong in (("--to", "s4://bucket/x"), ("--to", "acme/tiny"), ("--archive", "zip")):
+        place = () if option == "--to" else ("--to", "hf://acme/tiny")
+        message = trained.forge_here("deploy", "tiny", option, wrong, *place, expect=2)
+        assert f"forge: {option}: " in message
+        assert "recipe.toml" not in message
+    assert "a folder of this machine is file:///" in trained.forge_here(
+        "deploy", "tiny", "--to", "acme/tiny", expect=2
+    )
+
+
+def test_a_folder_that_is_no_export_says_what_it_lacks(trained: Workplace, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    message = trained.forge_here(
+        "deploy", str(tmp_path / "plain"), "--to", f"{tmp_path}/out", expect=2
+    )
+    assert f"{tmp_path}/plain cannot be deployed: it has no training_args.json" in message
+    assert "forge export RUN --to DIR" in message
+
+
+def test_a_place_that_is_a_file_is_said_without_the_name_of_an_exception(
+    trained: Workplace, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("x")
+    message = trained.forge_here("deploy", "tiny", "--to", f"{tmp_path}/taken/in", expect=1)
+    assert "a part of this path is a file" in message
+    assert "Error" not in message
+
+
+def test_offline_is_named_as_what_forbids_the_hub(trained: Workplace) -> None:
+    message = trained.forge_here("deploy", "tiny", "--to", "hf://acme/tiny", expect=1)
+    assert "FORGE_OFFLINE is set" in message
+    assert "unset FORGE_OFFLINE" in message
+
+
 def test_a_reader_fetches_it_as_the_documentation_says(
     trained: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,13 @@ def test_the_commands(loaded: LoadedModel, tmp_path: Path) -> None:
     assert len(conversation.turns) == 2
 
 
+def test_nothing_is_saved_before_the_first_answer(loaded: LoadedModel, tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    _, _, noted = converse(loaded, f"/save {file}", system="Be kind.")
+    assert "nothing to save: the model has not answered yet" in noted
+    assert not file.exists()
+
+
 def test_reset_forgets_and_system_without_text_takes_it_back(loaded: LoadedModel) -> None:
     conversation, _, _ = converse(loaded, "Hello", "/reset", "/system", system="Be kind.")
     assert conversation.messages == []

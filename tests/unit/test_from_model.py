@@ -226,6 +226,21 @@ def test_what_the_hub_does_not_have_is_said(tmp_path: Path, hub: Hub) -> None:
     assert "there is no config.json in 'someone/nothing' at revision 'main'" in str(problem)
 
 
+def test_a_word_that_is_nowhere_names_the_places_and_the_nearest_folder(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "my-model", "llama", vocab_size=283)
+    monkeypatch.chdir(tmp_path)
+    plugin: Any = component("my-modle")
+    (problem,) = plugin.forge_preflight(model_run(tmp_path, "my-modle", offline=False))
+    assert f"there is no folder {tmp_path}/my-modle" in problem.message
+    assert "the hub has no such model" in problem.message
+    assert "did you mean 'my-model'?" in problem.remedy
+    plugin = component(str(tmp_path / "my-modle"))
+    (problem,) = plugin.forge_preflight(model_run(tmp_path, "x", offline=False))
+    assert f"did you mean '{tmp_path}/my-model'?" in problem.remedy
+
+
 def test_a_hub_that_is_down_is_one_message(tmp_path: Path, hub: Hub) -> None:
     hub.server.shutdown()
     hub.server.server_close()

@@ -144,6 +144,25 @@ def test_a_bad_row_is_named_with_its_place_or_left_out(name: str, opened: Open) 
     assert sum(len(list(data.examples(split))) for split in data.splits) == 4
 
 
+def test_many_bad_rows_are_listed_with_their_lines_and_counted(opened: Open) -> None:
+    broken = [
+        {"prompt": "Why?", "rejected": "No."},
+        {"prompt": "Why?", "chosen": "No.", "rejected": "No. "},
+        {"prompt": "", "chosen": "a", "rejected": "b"},
+        {"prompt": "Why?", "chosen": 5, "rejected": "b"},
+        *[{"prompt": 1} for _ in range(9)],
+    ]
+    with pytest.raises(DataError) as caught:
+        opened([PAIR, *broken, PAIR])
+    head, *lines = caught.value.message.split("\n  ")
+    assert head == "13 of 15 rows cannot be used"
+    assert len(lines) == 11
+    assert [int(re.findall(r"jsonl:(\d+): ", line)[0]) for line in lines[:-1]] == [*range(2, 12)]
+    assert lines[-1] == "and 3 more"
+    assert "\n" not in caught.value.reason
+    assert 'on_bad_row = "skip"' in caught.value.remedy
+
+
 def test_the_bundled_pairs_are_many_and_differ(tmp_path: Path) -> None:
     component = make_component(PreferencePairs, {"sample": True, "validation_fraction": 0.1})
     data = component.forge_build_data(run=run_context(tmp_path))

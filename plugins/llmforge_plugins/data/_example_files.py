@@ -24,6 +24,8 @@ from llmforge_plugins.data._records import SUFFIXES, read_records
 
 _FILES_NAMED = 3
 _BAD_ROWS_NAMED = 3
+_BAD_ROWS_LISTED = 10
+_REMEDY = 'correct it, or leave it out: on_bad_row = "skip"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +146,11 @@ class ExampleFiles(ABC):
                     text = error.message
                     found = DataError(
                         text if text.startswith(place) else f"{place}: {text}",
-                        remedy=error.remedy or 'correct it, or leave it out: on_bad_row = "skip"',
+                        remedy=error.remedy or _REMEDY,
                     )
-                    if self._options.on_bad_row == "error":
-                        raise found from None
                     bad[number] = found
+        if bad and self._options.on_bad_row == "error":
+            raise _unusable(list(bad.values()), rows=number + 1)
         self._counts[split] = number + 1 - len(bad)
         self._bad[split] = frozenset(bad)
         if bad:
@@ -207,6 +209,29 @@ class ExampleFiles(ABC):
             rules += [weights, options.shuffle_seed]
         kind = self.component
         return hashlib.sha256(json.dumps([kind, hashes, rules]).encode()).hexdigest()
+
+
+class BadRows(DataError):
+    """Several rows that cannot be used."""
+
+    @property
+    def reason(self) -> str:
+        """The rows in one line."""
+        return "; ".join(self.message.split("\n  "))
+
+
+def _unusable(bad: Sequence[DataError], *, rows: int) -> DataError:
+    """Return the error that lists bad rows, the first of them where there are many."""
+    if len(bad) == 1:
+        return bad[0]
+    lines = [error.message for error in bad[:_BAD_ROWS_LISTED]]
+    if more := len(bad) - len(lines):
+        lines.append(f"and {more:,} more")
+    remedies = {error.remedy for error in bad}
+    own = remedies.pop() if len(remedies) == 1 else _REMEDY
+    remedy = 'correct them, or leave them out: on_bad_row = "skip"' if own == _REMEDY else own
+    text = "\n  ".join([f"{len(bad):,} of {rows:,} rows cannot be used", *lines])
+    return BadRows(text, remedy=remedy)
 
 
 def example_files(options: Any, component: str, run: RunContext) -> Sources:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,7 +15,6 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
-    constants,
     get_token,
 )
 from huggingface_hub.errors import (
@@ -28,7 +26,7 @@ from huggingface_hub.utils import disable_progress_bars
 
 from llmforge.errors import DeployError
 from llmforge.interfaces import ModelFolder, Outlook, Receipt
-from llmforge_plugins.deployments._hf_errors import patiently
+from llmforge_plugins.deployments._hf_errors import endpoint, patiently
 
 MANIFEST = "llmforge.json"
 """Says which files were deployed: the next deployment deletes those that are no longer part."""
@@ -66,7 +64,7 @@ class HubRepository:
         self.address = address
         self._name = address.removeprefix("hf://")
         self._message = message
-        self._endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        self._endpoint = endpoint()
         self._api = HfApi(endpoint=self._endpoint)
         if not sys.stderr.isatty():
             disable_progress_bars()

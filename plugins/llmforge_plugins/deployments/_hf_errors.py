@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
     OfflineModeIsEnabled,
 )
 
-from llmforge.errors import DeployError
+from llmforge.errors import DeployError, plain_reason
 
 T = TypeVar("T")
 
@@ -46,7 +48,9 @@ def patiently(address: str, work: Callable[[], T]) -> T:
 def described(address: str, error: Exception) -> DeployError:
     """Return what an error of the hub's client means to the user."""
     if isinstance(error, OfflineModeIsEnabled):
-        return DeployError(f"{address}: offline mode is on", remedy="unset HF_HUB_OFFLINE")
+        return DeployError(
+            f"{address}: HF_HUB_OFFLINE forbids asking the hub", remedy="unset HF_HUB_OFFLINE"
+        )
     status = _status(error)
     said = _said(error)
     if status == 401:
@@ -79,9 +83,15 @@ def described(address: str, error: Exception) -> DeployError:
     if isinstance(error, HFValidationError):
         return DeployError(f"{address}: {said}", remedy="choose another name")
     return DeployError(
-        f"{address}: the hub cannot be reached ({type(error).__name__})",
-        remedy="HF_ENDPOINT says which hub is asked; the same command again continues",
+        f"{address}: the hub cannot be reached at {endpoint()}: {plain_reason(error)}",
+        remedy="check the network, and HF_ENDPOINT, which names another hub; the same command "
+        "again continues",
     )
+
+
+def endpoint() -> str:
+    """Return the address of the hub that is asked."""
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
 def _passes(error: Exception) -> bool:

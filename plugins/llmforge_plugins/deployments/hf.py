@@ -19,6 +19,7 @@ class HuggingFaceHub(Component, kind="deploy"):
     requires: ClassVar[tuple[str, ...]] = ("huggingface_hub",)
     credentials: ClassVar[tuple[str, ...]] = ("HF_TOKEN",)
     address_form: ClassVar[str] = "hf://OWNER/NAME"
+    needs_network: ClassVar[bool] = True
 
     class Options(llmforge.Options):
         """Options of ``[deploy.hf]``."""

@@ -77,6 +77,10 @@ class Local(Filesystem):
         """Say what a refusing disk needs."""
         if isinstance(error, PermissionError):
             return f"let this user write to {self.path('')}"
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            return "a part of this path is a file: give the path of a folder"
+        if isinstance(error, FileNotFoundError):
+            return "no folder can be made there: give another path"
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"free some space on the disk of {self.path('')}"
         return ""
