@@ -106,6 +106,12 @@ OWN = {
             "Deploy a model to a hub, a registry or storage.",
             _EXPERIMENTS,
         ),
+        Command(
+            "mcp",
+            "llmforge.cli.mcp:mcp",
+            "Let an assistant ask about runs, over the Model Context Protocol.",
+            _EXPERIMENTS,
+        ),
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
         Command(
             "data",
