@@ -102,6 +102,35 @@ def pull(
     echo(f"{directory.id} is in {directory.path}")
 
 
+def begin_next_attempt(directory: RunDirectory, *, attempt: int, aside: RunDirectory) -> None:
+    """Let storage know that a cleared run starts afresh, so that every machine does.
+
+    Args:
+        directory: the run as it was.
+        attempt: the number of its next start.
+        aside: where it is now.
+    """
+    from llmforge.errors import ForgeError
+    from llmforge.recipe import load_recipe
+    from llmforge.remote import recipe_remote
+
+    if not aside.recipe.exists():
+        return
+    try:
+        recipe = load_recipe(aside.recipe)
+        if recipe.storage.url is None:
+            return
+        remote = recipe_remote(recipe, directory.id, attempt=attempt)
+        remote.begin()
+    except ForgeError as error:
+        echo(
+            f"storage could not be notified and will be with the next start: {error.message}",
+            err=True,
+        )
+        return
+    echo(f"storage: attempt {attempt} is started in {remote.url}; the earlier one stays there")
+
+
 def stored_run(root: Any, text: str, url: str | None) -> RemoteRun:
     """Return the newest attempt of the one run in storage whose id begins with ``text``.
 
@@ -135,35 +164,6 @@ def stored_run(root: Any, text: str, url: str | None) -> RemoteRun:
         raise UsageError(f"'{text}' begins several runs in {url}: {names}")
     entry = (exact or found)[0]
     return RemoteRun(url, None, entry.run_id, entry.attempt)
-
-
-def begin_next_attempt(directory: RunDirectory, *, attempt: int, aside: RunDirectory) -> None:
-    """Let storage know that a cleared run starts afresh, so that every machine does.
-
-    Args:
-        directory: the run as it was.
-        attempt: the number of its next start.
-        aside: where it is now.
-    """
-    from llmforge.errors import ForgeError
-    from llmforge.recipe import load_recipe
-    from llmforge.remote import recipe_remote
-
-    if not aside.recipe.exists():
-        return
-    try:
-        recipe = load_recipe(aside.recipe)
-        if recipe.storage.url is None:
-            return
-        remote = recipe_remote(recipe, directory.id, attempt=attempt)
-        remote.begin()
-    except ForgeError as error:
-        echo(
-            f"storage could not be notified and will be with the next start: {error.message}",
-            err=True,
-        )
-        return
-    echo(f"storage: attempt {attempt} is started in {remote.url}; the earlier one stays there")
 
 
 def _chosen(remote: RemoteRun, which: str) -> list[Commit]:

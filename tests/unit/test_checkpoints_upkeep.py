@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import upload_parts
 from checkpoint_drafts import flip_bit
 from generate_parts import make_trained_run
 from typer.testing import CliRunner, Result
+from upload_parts import make_remote, upload_all
 
 from llmforge.checkpoint import open_checkpoint
 from llmforge.cli.checkpoints import app
@@ -203,6 +205,21 @@ def test_the_list_marks_what_is_uploaded(run: RunDirectory) -> None:
     assert lines[2].endswith("uploading")
     assert lines[3].endswith("upload failed")
     assert lines[6].endswith("last")
+
+
+def test_the_list_of_a_storage_has_what_is_committed_there(tmp_path: Path) -> None:
+    upload_all(upload_parts.make_run(tmp_path, 1, 2), make_remote(tmp_path))
+    place = ("--storage", f"file://{tmp_path}/storage", "--root", str(tmp_path / "nothing-here"))
+    found = json.loads(forge("list", "my", *place, "--json").stdout)
+    assert [(item["step"], item["is_last"]) for item in found] == [(1, False), (2, True)]
+    assert found[1]["path"].endswith("my-run/attempt-00001/checkpoints/step-00000002")
+    assert forge("list", "my-run", *place).stdout.splitlines()[-1].endswith("last, uploaded")
+    with pytest.raises(RunError, match=r"no run in .* begins with 'other'"):
+        forge("list", "other", *place)
+    with pytest.raises(UsageError, match="name a run"):
+        forge("list", *place)
+    with pytest.raises(UsageError, match="--verify is of checkpoints that are here"):
+        forge("list", "my-run", "--verify", *place)
 
 
 def test_export_is_that_of_forge_export(run: RunDirectory, tmp_path: Path) -> None:
