@@ -17,6 +17,7 @@ from llmforge.checkpoint.hashed_files import FileEntry, hash_file
 from llmforge.checkpoint.manifest import MANIFEST
 from llmforge.errors import ForgeError, UsageError
 from llmforge.export import Layout, export_folder
+from llmforge.export.benchmark_results import FOLDER
 from llmforge.export.publish import MARK, entries
 from llmforge.generation import locate
 from llmforge.interfaces import DeployedFile, ModelFolder
@@ -119,11 +120,14 @@ def _has_checkpoints(path: Path) -> bool:
 
 
 def files_of(path: Path) -> dict[str, DeployedFile]:
-    """Return size and hash of every file of a folder, except hidden ones, which tools leave."""
+    """Return size and hash of every file of a folder, except hidden ones, which tools leave.
+
+    Results of benchmarks are in a folder that the hub wants hidden.
+    """
     return {
         name: DeployedFile(entry.size, entry.sha256)
         for name, entry in entries(path).items()
-        if not any(part.startswith(".") for part in name.split("/"))
+        if not any(part.startswith(".") for part in name.removeprefix(f"{FOLDER}/").split("/"))
     }
 
 
@@ -167,11 +171,11 @@ def _of_checkpoint(checkpoint: Checkpoint, choices: ExportChoices) -> Source:
 
 def _key(checkpoint: Checkpoint, choices: ExportChoices, directory: RunDirectory | None) -> str:
     """Return a hash of all that decides what the exported files contain."""
-    examples = directory.examples if directory else None
+    beside = (directory.examples, directory.benchmarks) if directory else ()
     parts = {
         "checkpoint": hash_file(checkpoint.path / MANIFEST),
         "choices": asdict(choices),
-        "examples": hash_file(examples) if examples and examples.is_file() else "",
+        "beside": [hash_file(path) if path.is_file() else "" for path in beside],
         "llmforge": __version__,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmforge.export.benchmark_results import table_rows
 from llmforge.export.run_facts import RunFacts
 from llmforge.export.usage import usage
 from llmforge.interfaces import HuggingFaceTokenizer
@@ -156,7 +157,11 @@ def _metadata(facts: CardFacts) -> Any:
 
 
 def _results(facts: CardFacts) -> list[Any]:
-    """Return the evaluation in the hub's form; without a known task or data it has none."""
+    """Return the evaluation on the run's own data, without a known task nothing.
+
+    It is the ``model-index`` of the card: the hub's newer ``.eval_results`` is for its registered
+    benchmarks alone.
+    """
     from huggingface_hub import EvalResult
 
     task = _TASKS.get(facts.form)
@@ -307,14 +312,17 @@ def _training(facts: CardFacts, *, has_curves: bool) -> Iterator[str]:
 
 def _evaluation(facts: CardFacts) -> Iterator[str]:
     values = facts.run.evaluation
-    tests = facts.run.examples
-    if not values and not tests:
+    tests, benchmarks = facts.run.examples, facts.run.benchmarks
+    if not values and not tests and not benchmarks:
         return
     yield "## Evaluation"
     if values:
         yield f"Measured on the validation split of the data above, at step {facts.run.step:,}."
         rows = [(_NAMES.get(key, key), f"{value:,.4f}") for key, value in values.items()]
         yield _table(("metric", "value"), rows)
+    if benchmarks:
+        yield "Benchmarks of the lm-evaluation-harness, each over all of its examples."
+        yield _table(("task", "shots", "metric", "value"), list(table_rows(benchmarks)))
     rate = (tests or {}).get("success_rate")
     if tests and rate is not None:
         passed = sum(bool(test.get("passed")) for test in tests["tests"])

@@ -14,6 +14,7 @@ from typing import Any
 from llmforge.checkpoint import Checkpoint
 from llmforge.checkpoint.format import RECIPE, read_metadata
 from llmforge.errors import RunError
+from llmforge.export.benchmark_results import Results, read_results, write_results
 from llmforge.recipe import load_recipe, to_toml
 from llmforge.recipe.schema import parse_interval
 from llmforge.run.reporting.metrics_files import read_rows
@@ -37,6 +38,7 @@ class RunFacts:
         rows: of ``metrics.jsonl`` up to the checkpoint; empty where only the checkpoint is left.
         record: ``run.json``; None where only the checkpoint is left.
         examples: responses to the generation tests, None when there were none.
+        benchmarks: what the checkpoint reached on whole benchmarks, rows of ``benchmarks.json``.
         step: of the checkpoint.
         run_id: of the run.
         is_best: whether the checkpoint is the best of the run, or was when it was written where
@@ -48,6 +50,7 @@ class RunFacts:
     rows: list[dict[str, Any]]
     record: RunRecord | None
     examples: Mapping[str, Any] | None
+    benchmarks: Results
     step: int
     run_id: str
     is_best: bool
@@ -91,6 +94,9 @@ def read_facts(checkpoint: Checkpoint) -> RunFacts:
         rows=rows,
         record=record,
         examples=None if directory is None else _examples(directory.examples),
+        benchmarks=[]
+        if directory is None
+        else read_results(directory.benchmarks, checkpoint=checkpoint.path.name),
         step=checkpoint.step,
         run_id=metadata.get("run_id") or (directory.id if directory else checkpoint.path.name),
         is_best=_is_best(checkpoint, record),
@@ -103,6 +109,7 @@ def write_facts(folder: Path, facts: RunFacts) -> None:
     _write(folder / "training_args.json", flattened(facts.tables))
     _write(folder / "metrics.json", metrics(facts))
     _write(folder / "trainer_state.json", trainer_state(facts))
+    write_results(folder, facts.benchmarks)
     if facts.examples is not None:
         _write(folder / "examples.json", facts.examples)
 

@@ -45,8 +45,8 @@ def run_benchmarks(
         system: a system message before each.
 
     Returns:
-        For each task ``task``, ``shots``, ``examples`` and ``metrics`` by name; those of a group
-        come after its parts.
+        For each task ``task``, ``shots``, ``examples``, ``limit`` and ``metrics`` by name; those
+        of a group come after its parts.
 
     Raises:
         UsageError: the harness is not installed or has no such task, or a task cannot be run.
@@ -77,7 +77,7 @@ def run_benchmarks(
             f"the harness cannot run {', '.join(tasks)}: {first}",
             remedy="data of its own tasks comes from the hub; a task file may name local files",
         ) from error
-    return _rows(found)
+    return [{**row, "limit": limit} for row in _rows(found)]
 
 
 def require_tasks(tasks: Sequence[str]) -> None:

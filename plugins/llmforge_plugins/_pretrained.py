@@ -18,6 +18,7 @@ from llmforge.errors import ForgeError
 from llmforge_plugins._zoo import ZOO
 
 CONFIG = "config.json"
+_ADAPTER = "adapter_config.json"
 _TIMEOUT_SECONDS = 5.0
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -161,16 +162,31 @@ def path_problem(path: str) -> tuple[str, str] | None:
     if folder.is_dir():
         if (folder / CONFIG).is_file():
             return None
-        return (
-            f"the folder {folder} has no {CONFIG}: it is not a saved Hugging Face model",
-            "give the folder that save_pretrained wrote",
-        )
+        return _no_config(folder)
     if path in ZOO or (_REPOSITORY.fullmatch(path) and not folder.is_file()):
         return None
     if folder.is_file():
         return f"{folder} is a file", "give the folder it is in"
     where = "" if folder.is_absolute() else f" (looked in {Path.cwd()})"
     return f"there is no folder {folder}{where}", _remedy(path)
+
+
+def _no_config(folder: Path) -> tuple[str, str]:
+    """Return what a folder without ``config.json`` is, and what to do."""
+    if (folder / _ADAPTER).is_file():
+        return (
+            f"the folder {folder} has an adapter alone ({_ADAPTER}), without the model it changes",
+            "give a whole model: forge export RUN --to DIR --merge writes it with the adapter",
+        )
+    if any(folder.glob("*.gguf")):
+        return (
+            f"the folder {folder} has a GGUF file, which is not read here",
+            "forge export RUN --to DIR writes what is",
+        )
+    return (
+        f"the folder {folder} has no {CONFIG}: it is not a saved Hugging Face model",
+        "give the folder that save_pretrained wrote",
+    )
 
 
 def _nowhere(path: str, hub: str) -> PretrainedError:

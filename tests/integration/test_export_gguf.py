@@ -1,7 +1,8 @@
 """GGUF files read back with the reader of the ``gguf`` package.
 
 llama.cpp itself has no wheel to install here, so its own results are not compared: what its loader
-expects is, tensor by tensor, and the order of what it turns.
+expects is, tensor by tensor, and the order of what it turns; and what transformers computes from
+the file, for the architectures that it reads.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from gguf import GGMLQuantizationType, GGUFReader, get_tensor_name_map
 from gguf.constants import MODEL_ARCH
 from gguf.quants import dequantize
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmforge.checkpoint import Checkpoint
 from llmforge.errors import ExportError
 from llmforge.export import export_folder
 from llmforge.export.gguf_file import write_gguf
+from llmforge.generation import load_checkpoint
 
 ARCHITECTURES = {
     "llama-grouped-untied": "LLAMA",
@@ -129,6 +132,33 @@ def test_matrices_are_in_the_number_format_asked_for(
     wanted = own["blocks.0.feed_forward.up.weight"].chunk(2)[1].numpy()
     found = weights(reader)["blk.0.ffn_up.weight"]
     assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3), ("bf16", 0.05), ("q8_0", 0.2)]
+)
+@pytest.mark.parametrize(
+    "name", ["llama", "llama-grouped-untied", "llama-biases", "qwen2", "qwen3", "gpt2"]
+)
+def test_transformers_computes_the_same_from_the_file(
+    tmp_path: Path, name: str, dtype: str, tolerance: float
+) -> None:
+    """The configuration is that of the folder: transformers does not read all of it from GGUF."""
+    checkpoint, _ = exported(tmp_path, name, dtype=dtype)
+    export_folder(checkpoint, tmp_path / "hf")
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out",
+        gguf_file="model.gguf",
+        config=AutoConfig.from_pretrained(tmp_path / "hf"),
+        dtype=torch.float32,
+    ).eval()
+    own: Any = load_checkpoint(checkpoint, device="cpu", dtype="fp32").model
+    ids = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = own(ids).float()
+        found = theirs(ids).logits[..., : expected.shape[-1]]
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
 def test_the_tokenizer_is_in_the_file(tmp_path: Path) -> None:

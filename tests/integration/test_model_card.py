@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -10,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from export_parts import own_tables, rows, text_data, train, untrained
 from hf_models import save, save_tokenizer
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from test_export_folder import LORA, pretrained
 
+from llmforge.deploy.source import files_of
 from llmforge.export import export_folder
 from llmforge.export.model_card import CardFacts, write_card
 from llmforge.export.run_facts import read_facts
+from llmforge.rundir import RunDirectory
 
 
 def card_of(folder: Path) -> ModelCard:
@@ -62,6 +66,31 @@ def test_it_tells_what_is_known_and_nothing_else(tmp_path: Path) -> None:
         assert part in card.text, part
     assert f"{values['loss']:.4f}" in card.text
     assert run_code(tmp_path / "out").startswith("The history of")
+
+
+def test_benchmarks_are_in_the_card_and_those_of_the_hub_in_its_form(tmp_path: Path) -> None:
+    checkpoint = untrained(tmp_path / "run", {})
+    of_it = {"checkpoint": checkpoint.path.name, "step": checkpoint.step, "examples": 9}
+    score = {"exact_match,strict-match": 0.125, "exact_match,flexible-extract": 0.5}
+    other = {"checkpoint": "step-00000099", "task": "other", "metrics": {"acc": 1.0}}
+    results = [
+        {**of_it, "task": "gsm8k", "shots": 5, "limit": None, "metrics": score},
+        {**of_it, "task": "quiz", "shots": 0, "limit": None, "metrics": {"acc": 0.75}},
+        {**of_it, "task": "words", "shots": 0, "limit": 2, "metrics": {"acc": 0.625}},
+        {**of_it, "shots": 0, "limit": None, **other},
+    ]
+    RunDirectory(tmp_path / "run").benchmarks.write_text(json.dumps(results), encoding="utf-8")
+    export_folder(checkpoint, tmp_path / "out")
+    text = card_of(tmp_path / "out").text
+    assert "| gsm8k | 5 | exact_match,strict-match | 0.1250 |" in text
+    assert "| quiz | 0 | acc | 0.7500 |" in text
+    assert "words" not in text and "other" not in text
+    (file,) = (tmp_path / "out" / ".eval_results").iterdir()
+    assert file.name == "gsm8k_5_shot.yaml"
+    (entry,) = parse_eval_result_entries(yaml.safe_load(file.read_text(encoding="utf-8")))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("openai/gsm8k", "gsm8k", 12.5)
+    assert entry.notes == "5-shot, lm-evaluation-harness"
+    assert ".eval_results/gsm8k_5_shot.yaml" in files_of(tmp_path / "out")
 
 
 def test_an_adapter_names_its_base_and_its_use(tmp_path: Path) -> None:

@@ -112,6 +112,15 @@ def _problems_here(plan: Plan, components: Components, run: RunContext) -> list[
                 remedy="pip install 'llmforge-train[gguf]'",
             )
         )
+    alone = plan.recipe.selections.get("adapter") and not export.merge
+    if export.at_end and export.format == "gguf" and alone:
+        problems.append(
+            Problem(
+                key="export.merge",
+                message="an adapter alone has no form in GGUF",
+                remedy="export.merge = true adds it to the model",
+            )
+        )
     return problems + components.preflight(run)
 
 

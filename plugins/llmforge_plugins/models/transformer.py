@@ -218,5 +218,6 @@ def problems_of_weights(options: Any, run: RunContext, *, key: str) -> list[Prob
         return [Problem(key=f"{key}.init_from", message=error.message, remedy=error.remedy)]
     except UnknownArchitecture as error:
         message = f"the transformer cannot start from '{options.init_from}': {error}"
-        return [Problem(key=f"{key}.init_from", message=message, remedy="use the model hf-causal")]
+        remedy = "use the model hf-causal, or hf-encoder or hf-seq2seq if it is such a one"
+        return [Problem(key=f"{key}.init_from", message=message, remedy=remedy)]
     return found.problems(options.given(), context=options.context, key=key)
