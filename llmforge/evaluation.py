@@ -71,7 +71,9 @@ def evaluate_checkpoint(
         notice=notice,
         keep=("metric", "early_stopping"),
     )
-    tokens = _tokens(loaded, split, notice)
+    if loaded.int8 is not None:
+        notice(str(loaded.int8))
+    tokens = open_split(loaded, split, notice)
     model = loaded.model
     sequences = 1
     if isinstance(tokens, ExampleSplit):
@@ -103,6 +105,7 @@ def evaluate_checkpoint(
         "step": checkpoint.step,
         "split": split,
         "tokens": tokens.n_tokens,
+        "rows": _rows(tokens, loaded.recipe.context),
         "device": loaded.device,
         "dtype": loaded.dtype,
         **({} if weights is None else {"weights": str(weights)}),
@@ -134,9 +137,15 @@ def run_of(checkpoint: Checkpoint) -> RunDirectory | None:
     return directory if checkpoint.path.absolute().parent == directory.checkpoints else None
 
 
-def _tokens(
+def open_split(
     loaded: LoadedModel, split: str, notice: Callable[[str], None]
 ) -> TokenSplit | ExampleSplit:
+    """Return a split of the data that the model of ``loaded`` was trained on.
+
+    Raises:
+        UsageError: the data has no such split.
+        DataError: the data cannot be read.
+    """
     selection = loaded.recipe.selected("data")
     how = loaded.recipe.selected("objective")
     manager = build_manager([load(item.kind, item.name)(item.options) for item in (selection, how)])
@@ -162,6 +171,13 @@ def _tokens(
     if objective.needs_reference:
         splits = _with_reference(loaded.checkpoint, data, splits, loaded.tokenizer)
     return splits[split]
+
+
+def _rows(split: TokenSplit | ExampleSplit, context: int) -> int:
+    """Return how many rows of the context a split has."""
+    if isinstance(split, TokenSplit):
+        return -(-(split.n_tokens - 1) // context)
+    return split.sequences
 
 
 def _with_reference(
