@@ -127,7 +127,7 @@ def measure_quality(
 
 
 def recorded_quality(checkpoint: Checkpoint) -> QualityLoss | None:
-    """Return what was measured of ``checkpoint`` before; None when nothing was, or it is damaged."""
+    """Return what was measured of ``checkpoint`` before; None when nothing usable was."""
     run = run_of(checkpoint)
     if run is None:
         return None

@@ -190,9 +190,9 @@ class LinearLayers(Protocol):
     def linear_layers(self) -> Mapping[str, LinearLayer]:
         """Return the layers by the names of their modules.
 
-        A module of such a name is replaced by one that is called with the same inputs, [..., inputs]
-        to [..., outputs], and is no ``torch.nn.Linear``: the model must not compute with its
-        ``weight``. A name need not be there yet, as of an output layer that uses the embedding.
+        A module of such a name is replaced by one that is called with the same tensors, [...,
+        inputs] to [..., outputs], and whose ``weight`` is int8: the model must not compute with it.
+        A name need not be there yet, as of an output layer that uses the embedding.
         A model that does not offer this has the layers of :func:`linear_layers`.
         """
         ...

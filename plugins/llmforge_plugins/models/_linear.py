@@ -68,7 +68,7 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def has_matrix(layer: nn.Module) -> bool:
-    """Return whether ``layer`` can be computed from its ``weight`` alone, which is not quantised."""
+    """Return whether the ``weight`` of ``layer`` is its matrix, and not one that was quantised."""
     weight = layer.weight
     return isinstance(weight, Tensor) and weight.is_floating_point()
 
