@@ -6,18 +6,24 @@ weights are quantised. Embeddings, norms and biases stay as they are.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from llmforge.errors import UsageError
-from llmforge.generation.int8_products import Int8Speed, int8_product, measure_int8_speed
+from llmforge.generation.int8_products import int8_product, packed_rows, shortest_time
 from llmforge.interfaces import LinearLayer, linear_layers
 
 _LARGEST = 127
 _AT_ONCE = 1 << 22  # weights that are quantised at once, so that no second fp32 copy is whole
+_TIMED = 1 << 26  # weights of the layers that are timed: enough to be in no cache
 _NOTICEABLE = 1.1
 
 
@@ -30,7 +36,7 @@ class Int8Summary:
         bytes_before: of their weights, before.
         bytes_after: of their weights and scales.
         model_bytes: of all weights now.
-        speed: how many times as fast as in fp32 products of one row are, over all layers.
+        speed: how many times as fast as before products of one row are.
     """
 
     layers: int
@@ -70,7 +76,7 @@ class Int8Linear(nn.Module):
         weight: int8 [outputs, inputs].
         scale: what each output is multiplied by, fp32 [outputs].
         bias: as it was.
-        speed: how its products are computed.
+        most_packed: how many rows are multiplied by PyTorch's int8 kernel at most.
     """
 
     weight: Tensor
@@ -84,13 +90,12 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
         self.out_features, self.in_features = weight.shape
-        self.speed: Int8Speed = measure_int8_speed(self.out_features, self.in_features)
+        self.most_packed = packed_rows(self.out_features, self.in_features)
 
     def forward(self, inputs: Tensor, *_: Any) -> Tensor:
         """Return ``inputs @ weight.T * scale + bias`` over the last dimension."""
         rows = inputs.reshape(-1, self.in_features)
-        most = self.speed.packed_rows
-        outputs = int8_product(rows, self.weight, self.scale, packed_rows=most)
+        outputs = int8_product(rows, self.weight, self.scale, most_packed=self.most_packed)
         if self.bias is not None:
             outputs += self.bias
         return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
@@ -134,6 +139,11 @@ def quantise_layers(model: Any) -> Int8Summary:
         raise UsageError(
             "the model has no linear layers that could be int8", remedy="--dtype fp32 or bf16"
         )
+    tried = _first(layers)
+    rows = [torch.ones(1, layers[name].weight.shape[1]) for name in tried]
+    calls = [partial(functional.linear, weight=layers[name].weight) for name in tried]
+    plain = _one_after_the_other(calls, rows)
+    calls.clear()  # each weight is freed once it is replaced
     before = after = 0
     made: dict[tuple[int, int], Int8Linear] = {}  # by identity: all are held until their turn
     for name in list(layers):
@@ -146,14 +156,46 @@ def quantise_layers(model: Any) -> Int8Summary:
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, made[key])
     model.eval()
-    speeds = [layer.speed for layer in made.values()]
+    _release_memory()
+    quick = _one_after_the_other([model.get_submodule(name) for name in tried], rows)
     return Int8Summary(
         layers=len(made),
         bytes_before=before,
         bytes_after=after,
         model_bytes=_bytes(model),
-        speed=sum(item.one_row_fp32 for item in speeds) / sum(item.one_row for item in speeds),
+        speed=plain / quick,
     )
+
+
+def _first(layers: Mapping[str, LinearLayer]) -> list[str]:
+    """Return the names of the first layers, of a large model as many as tell how fast it is."""
+    found: list[str] = []
+    left = _TIMED
+    for name, layer in layers.items():
+        if left <= 0:
+            break
+        found.append(name)
+        left -= layer.weight.numel()
+    return found
+
+
+def _one_after_the_other(
+    calls: Sequence[Callable[[Tensor], Tensor]], rows: Sequence[Tensor]
+) -> float:
+    """Return the seconds of a product each, as for a token: no weight is in cache from before."""
+
+    def all_of_them() -> None:
+        for call, row in zip(calls, rows, strict=True):
+            call(row)
+
+    with torch.inference_mode():
+        return shortest_time(all_of_them)
+
+
+def _release_memory() -> None:
+    """Give the system back what the replaced weights took; glibc would keep it for later."""
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bytes(model: Any) -> int:

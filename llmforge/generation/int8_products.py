@@ -6,15 +6,12 @@ rounded to bf16. So which one is taken changes no result but for the order of th
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from llmforge.matmul_speed import measure_matmul_speed
 
@@ -29,65 +26,45 @@ _REPEATS = 5
 _SHORTEST = 2e-4  # seconds; what is faster is timed several times in a row
 
 
-@dataclass(frozen=True, kw_only=True)
-class Int8Speed:
-    """How products with a matrix of one shape are computed fastest.
-
-    Attributes:
-        packed_rows: most rows for which PyTorch's int8 kernel is taken; with more the weights are
-            widened, piece by piece.
-        one_row: seconds of a product of one row.
-        one_row_fp32: the same by PyTorch in fp32, from fp32 weights.
-    """
-
-    packed_rows: int
-    one_row: float
-    one_row_fp32: float
-
-
-def int8_product(rows: Tensor, weight: Tensor, scale: Tensor, *, packed_rows: int) -> Tensor:
+def int8_product(rows: Tensor, weight: Tensor, scale: Tensor, *, most_packed: int) -> Tensor:
     """Return ``rows @ weight.T * scale`` in fp32, [rows, outputs].
 
     Args:
         rows: [rows, inputs], of any floating type.
         weight: int8 [outputs, inputs], contiguous.
         scale: fp32 [outputs].
-        packed_rows: as in :class:`Int8Speed`.
+        most_packed: most rows for which PyTorch's int8 kernel is taken; with more the weights are
+            widened, piece by piece. See :func:`packed_rows`.
     """
     rows = rows.to(torch.bfloat16).contiguous()
-    multiply = _packed if rows.shape[0] <= packed_rows else _widened
+    multiply = _packed if rows.shape[0] <= most_packed else _widened
     return multiply(rows, weight) * scale
 
 
 @cache
-def measure_int8_speed(outputs: int, inputs: int) -> Int8Speed:
-    """Return what is fastest for a matrix [outputs, inputs] on this CPU, with the threads it has.
+def packed_rows(outputs: int, inputs: int) -> int:
+    """Return the most rows for which PyTorch's int8 kernel is faster than widening the weights.
 
-    Takes some tens of milliseconds, once in a process.
+    Measured for a matrix [outputs, inputs] on this CPU, with the threads it has. Takes some tens of
+    milliseconds, once in a process.
     """
+    if inputs % _ALIGNMENT or not hasattr(torch, "_weight_int8pack_mm"):
+        return 0
     tried = max(1, min(outputs, _TRIED_WEIGHTS // inputs))
-    share = outputs / tried
     weight, scale = torch.ones(tried, inputs, dtype=torch.int8), torch.ones(tried)
-    plain = torch.ones(tried, inputs)
 
-    def seconds(count: int, *, packed: bool) -> float:
-        rows = torch.ones(count, inputs)
-        most = count if packed else 0
-        return _seconds(lambda: int8_product(rows, weight, scale, packed_rows=most))
+    def seconds(rows: Tensor, *, packed: bool) -> float:
+        most = rows.shape[0] if packed else 0
+        return shortest_time(lambda: int8_product(rows, weight, scale, most_packed=most))
 
-    knows = inputs % _ALIGNMENT == 0 and hasattr(torch, "_weight_int8pack_mm")
-    packed_rows, one_row = 0, 0.0
+    found = 0
     with torch.inference_mode():
         for count in _TRIED_ROWS:
-            widened = seconds(count, packed=False)
-            packed = seconds(count, packed=True) if knows else math.inf
-            one_row = one_row or min(widened, packed)
-            if packed > widened:
+            rows = torch.ones(count, inputs)
+            if seconds(rows, packed=True) > seconds(rows, packed=False):
                 break
-            packed_rows = count
-        row = torch.ones(1, inputs)
-        fp32 = _seconds(lambda: functional.linear(row, plain))
-    return Int8Speed(packed_rows=packed_rows, one_row=share * one_row, one_row_fp32=share * fp32)
+            found = count
+    return found
 
 
 def _packed(rows: Tensor, weight: Tensor) -> Tensor:
@@ -120,16 +97,19 @@ def _ones(count: int) -> Tensor:
         return torch.ones(count + 4, dtype=torch.bfloat16)[:count]
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    """Return the shortest time of a call, the first one left out."""
+def shortest_time(call: Callable[[], object]) -> float:
+    """Return the shortest time of some calls in seconds, the first one left out."""
+    # time of this thread, which takes part in all products: what else the machine does is left out
+    fine = time.get_clock_info("thread_time").resolution < _SHORTEST / 100
+    clock = time.thread_time if fine else time.perf_counter
     call()
-    start = time.perf_counter()
+    start = clock()
     call()
-    calls = max(1, int(_SHORTEST / max(time.perf_counter() - start, 1e-9)))
+    calls = max(1, int(_SHORTEST / max(clock() - start, 1e-6)))
     found = []
     for _ in range(_REPEATS):
-        start = time.perf_counter()
+        start = clock()
         for _ in range(calls):
             call()
-        found.append((time.perf_counter() - start) / calls)
+        found.append((clock() - start) / calls)
     return min(found)
