@@ -1,7 +1,8 @@
 """Products with int8 weights on a CPU: the ways to compute them, and which is fastest here.
 
 All ways compute the same: inputs rounded to bf16 times whole numbers, summed in fp32, the sum
-rounded to bf16. So which one is taken changes no result but for the order of the sum.
+rounded to bf16. So which one is taken changes no result but for the order of the sum. PyTorch's
+kernel is fast with inputs in bf16 alone; figures are in ``benchmarks/results/``.
 """
 
 from __future__ import annotations
