@@ -6,6 +6,9 @@ On a busy machine ``--clock cpu --threads 1`` compares processor time instead of
 
     python benchmarks/generate.py                      # needs: pip install -e '.[bench]'
     python benchmarks/generate.py --sizes 4x256 --batches 1 --rounds 9 --model default
+    python benchmarks/generate.py --modes greedy --contenders "llmforge fp32" "llmforge int8"
+
+The first contender is what the others are compared with.
 """
 
 from __future__ import annotations
@@ -33,8 +36,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt2": {"positions": "learned", "norm": "layernorm", "activation": "gelu", "bias": True},
     "default": {},
 }
-CONTENDERS = ("transformers fp32", "transformers bf16", "llmforge fp32", "llmforge bf16")
-BASE = CONTENDERS[0]
+CONTENDERS = (
+    "transformers fp32",
+    "transformers bf16",
+    "llmforge fp32",
+    "llmforge bf16",
+    "llmforge int8",
+)
 
 Generate = Callable[[list[list[int]], dict[str, Any]], None]
 
@@ -57,6 +65,7 @@ class Numbers:
 
 def llmforge_generate(case: dict[str, Any]) -> Generate:
     """Return llmforge's transformer under its sampler."""
+    from llmforge.generation.int8_layers import quantise_layers
     from llmforge.interfaces import GenerationRequest
     from llmforge_plugins.generation._sampler import TextSampler
     from llmforge_plugins.generation.sampler import Sampler
@@ -71,6 +80,8 @@ def llmforge_generate(case: dict[str, Any]) -> Generate:
         **MODELS[case["model"]],
     )
     model = TransformerModel(options.shape(), vocab_size=VOCABULARY).eval().to(_dtype(case))
+    if case["contender"].endswith("int8"):
+        quantise_layers(model)
 
     def generate(prompts: list[list[int]], mode: dict[str, Any]) -> None:
         sampler = TextSampler(
@@ -176,16 +187,17 @@ def measure(size: str, arguments: argparse.Namespace) -> None:
         "threads": arguments.threads,
         "clock": arguments.clock,
     }
-    contenders = {name: Contender({**case, "contender": name}) for name in CONTENDERS}
+    names = arguments.contenders
+    contenders = {name: Contender({**case, "contender": name}) for name in names}
     try:
         for batch, mode in product(arguments.batches, arguments.modes):
-            rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+            rates: dict[str, list[float]] = {name: [] for name in names}
             for index in range(arguments.rounds + 1):
                 for name, contender in contenders.items():
                     rate = contender.rate(batch=batch, mode=mode)
                     if index:  # the first round warms up
                         rates[name].append(rate)
-            for name in CONTENDERS:
+            for name in names:
                 print(_row(size, batch, mode, name, rates), flush=True)
     finally:
         for contender in contenders.values():
@@ -193,7 +205,9 @@ def measure(size: str, arguments: argparse.Namespace) -> None:
 
 
 def _row(size: str, batch: int, mode: str, name: str, rates: dict[str, list[float]]) -> str:
-    ratios = [mine / base for mine, base in zip(rates[name], rates[BASE], strict=True)]
+    ratios = [
+        mine / base for mine, base in zip(rates[name], next(iter(rates.values())), strict=True)
+    ]
     return (
         f"{size:7} {batch:5} {mode:13} {name:18} {statistics.median(rates[name]):9,.0f} "
         f"{statistics.median(ratios):7.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
@@ -211,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", nargs="+", default=["4x256", "6x384"], help="LAYERSxWIDTH")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
     parser.add_argument("--model", default="gpt2", choices=list(MODELS), help="llmforge's variant")
     parser.add_argument("--tokens", type=int, default=128, help="new tokens per text")
@@ -222,7 +237,14 @@ def main() -> None:
     if arguments.work:
         work(json.loads(arguments.work))
         return
-    header = ("size", "batch", "mode", "contender", "tokens/s", f"ratio to {BASE}")
+    header = (
+        "size",
+        "batch",
+        "mode",
+        "contender",
+        "tokens/s",
+        f"ratio to {arguments.contenders[0]}",
+    )
     print("{:7} {:5} {:13} {:18} {:>9} {}".format(*header))
     for size in arguments.sizes:
         measure(size, arguments)

@@ -71,7 +71,9 @@ def evaluate_checkpoint(
         notice=notice,
         keep=("metric", "early_stopping"),
     )
-    tokens = _tokens(loaded, split, notice)
+    if loaded.int8 is not None:
+        notice(str(loaded.int8))
+    tokens = open_split(loaded, split, notice)
     name = _PREFIXES.get(split, split)
     values = _measure(loaded, tokens, name=name)
     if isinstance(tokens, ExampleSplit) and measures(ANSWERS, loaded.recipe):
@@ -83,6 +85,7 @@ def evaluate_checkpoint(
         "step": checkpoint.step,
         "split": split,
         "tokens": tokens.n_tokens,
+        "rows": _rows(tokens, loaded.recipe.context),
         "device": loaded.device,
         "dtype": loaded.dtype,
         **({} if weights is None else {"weights": str(weights)}),
@@ -183,9 +186,15 @@ def _rows_at_once(loaded: LoadedModel, sequences: int = 1) -> int:
     return rows_at_once(loaded.model, context=loaded.recipe.context * sequences, device=device)
 
 
-def _tokens(
+def open_split(
     loaded: LoadedModel, split: str, notice: Callable[[str], None]
 ) -> TokenSplit | ExampleSplit:
+    """Return a split of the data that the model of ``loaded`` was trained on.
+
+    Raises:
+        UsageError: the data has no such split.
+        DataError: the data cannot be read.
+    """
     data, splits = open_splits(loaded, notice)
     if split not in data.splits:
         raise UsageError(
@@ -195,6 +204,13 @@ def _tokens(
     if isinstance(found, ExampleSplit) and found.objective.needs_reference:
         return _with_reference(loaded.checkpoint, data, splits, loaded.tokenizer)[split]
     return found
+
+
+def _rows(split: TokenSplit | ExampleSplit, context: int) -> int:
+    """Return how many rows of the context a split has."""
+    if isinstance(split, TokenSplit):
+        return -(-(split.n_tokens - 1) // context)
+    return split.sequences
 
 
 def _with_reference(

@@ -87,7 +87,11 @@ def chat(
         system=loaded.recipe.generation.system if system is None else decoded(system),
         seed=loaded.recipe.generation.seed if seed is None else seed,
     )
-    _note(f"{loaded.run.id} at step {loaded.checkpoint.step}, {loaded.device}, {loaded.dtype}")
+    _note(str(loaded))
+    if loaded.int8 is not None:
+        from llmforge.int8_quality import describe_int8
+
+        describe_int8(loaded, note=_note)
     if not interactive():
         shown = _Plain()
         session = ChatSession(

@@ -68,6 +68,7 @@ def evaluate(
     """Measure a checkpoint over a whole split: loss, and the recipe's metrics.
 
     The result is also saved in the run's evaluation.json, unless --weights replaced its weights.
+    With --dtype int8 the fp32 weights are measured too, and theirs is the one that is saved.
     With --harness it answers benchmarks instead; results are saved in benchmarks.json and logged
     to the run's trackers.
     """
@@ -100,7 +101,9 @@ def evaluate(
         emit_json(results)
     else:
         _print_benchmarks(results)
-    _keep_benchmarks(found, results, replaced=weights is not None, quiet=as_json)
+    reason = "the weights are not of a run" if weights else ""
+    reason = "the weights were quantised" if loaded.int8 is not None else reason
+    _keep_benchmarks(found, results, changed=reason, quiet=as_json)
 
 
 def _on_split(
@@ -114,26 +117,52 @@ def _on_split(
 ) -> None:
     from llmforge.evaluation import evaluate_checkpoint, record_evaluation, run_of
 
-    result = evaluate_checkpoint(
-        found,
-        split=split,
-        device=device,
-        dtype=dtype,
-        weights=weights,
-        notice=error_console().print,
-    )
+    def measured(number_format: str) -> dict[str, Any]:
+        return evaluate_checkpoint(
+            found,
+            split=split,
+            device=device,
+            dtype=number_format,
+            weights=weights,
+            notice=error_console().print,
+        )
+
+    result = measured(dtype)
+    plain = measured("fp32") if result["dtype"] == "int8" else None
     if as_json:
-        emit_json(result)
+        emit_json(result if plain is None else {**result, "fp32": _metrics(plain)})
     else:
         run = run_of(found)
         name = str(found.path) if run is None else f"{run.id}@{found.step}"
         echo(f"{name} on {split} ({result['tokens']:,} tokens)")
-        for name, value in result.items():
-            if "/" in name:
-                echo(f"  {name:<20} {value:.4f}")
-    kept = record_evaluation(found, result) if weights is None else None
+        for name, value in _metrics(result).items():
+            echo(f"  {name:<20} {value:.4f}{'' if plain is None else _beside(plain[name], value)}")
+    kept = None
+    if weights is None:
+        kept = record_evaluation(found, result if plain is None else plain)
+        if plain is not None:
+            _keep_quality(found, plain, result)
     if not as_json:
-        echo(f"  kept in {kept}" if kept else "  not kept: the weights are not of a run")
+        kind = "kept" if plain is None else "fp32 kept"
+        echo(f"  {kind} in {kept}" if kept else "  not kept: the weights are not of a run")
+
+
+def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in result.items() if "/" in name}
+
+
+def _beside(plain: float, value: float) -> str:
+    """Return what follows a metric with int8 weights: the one with fp32 weights."""
+    change = f" ({(value / plain - 1) * 100:+.2f} %)" if plain else ""
+    return f"   fp32 {plain:.4f}{change}"
+
+
+def _keep_quality(found: Checkpoint, plain: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Save what int8 costs on the whole validation split: generating then measures no more."""
+    from llmforge.int8_quality import quality_of, record_quality
+
+    if result["split"] == "validation":
+        record_quality(found, quality_of(plain, result, name="val", rows=result["rows"]))
 
 
 def _print_benchmarks(results: Sequence[Mapping[str, Any]]) -> None:
@@ -161,16 +190,19 @@ def _print_benchmarks(results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _keep_benchmarks(
-    found: Checkpoint, results: Sequence[Mapping[str, Any]], *, replaced: bool, quiet: bool
+    found: Checkpoint, results: Sequence[Mapping[str, Any]], *, changed: str, quiet: bool
 ) -> None:
-    """Save results beside the run and log them, unless they are not of its weights."""
+    """Save results beside the run and log them, unless they are not of its weights.
+
+    ``changed`` says why they are not; else it is empty.
+    """
     from llmforge.evaluation import run_of
     from llmforge.harness.benchmarks import log_benchmarks, record_benchmarks
 
-    directory = None if replaced else run_of(found)
+    directory = None if changed else run_of(found)
     if directory is None:
         if not quiet:
-            echo("not kept: the weights are not of a run")
+            echo(f"not kept: {changed or 'the weights are not of a run'}")
         return
     path = record_benchmarks(directory, found, results)
     logged = log_benchmarks(directory, found, results)

@@ -203,7 +203,11 @@ class _Job:
         converse = interactive() and not self.as_json
         if not prompts and (self.recipe or not converse):
             prompts = keys.prompts
-        _note(f"{loaded.run.id} at step {loaded.checkpoint.step}, {loaded.device}, {loaded.dtype}")
+        _note(str(loaded))
+        if loaded.int8 is not None:
+            from llmforge.int8_quality import describe_int8
+
+            describe_int8(loaded, note=_note)
         if prompts:
             self._print(loaded, selection, keys, prompts)
         elif converse:

@@ -113,7 +113,12 @@ Device = Annotated[
     str, option("--device", help="auto (the default), cpu, cuda, cuda:N or mps.", panel=_MACHINE)
 ]
 Dtype = Annotated[
-    str, option("--dtype", help="Weights as fp32, bf16 or auto (the default).", panel=_MACHINE)
+    str,
+    option(
+        "--dtype",
+        help="Weights as fp32, bf16, int8 (on a CPU) or auto (the default).",
+        panel=_MACHINE,
+    ),
 ]
 Weights = Annotated[
     Path | None,

@@ -255,7 +255,11 @@ def _serve(
     checkpoint = locate(run, root=root, say=note)
     model = load(checkpoint)
     loaded = model.loaded
-    note(f"{model.id} at step {checkpoint.step}, {loaded.device}, {loaded.dtype}")
+    note(str(loaded))
+    if loaded.int8 is not None:
+        from llmforge.int8_quality import describe_int8
+
+        describe_int8(loaded, note=note)
     shown = f"[{host}]" if ":" in host else host
     note(f"http://{shown}:{bound.getsockname()[1]} answers; Ctrl-C or SIGTERM stops it")
     follower: list[Follower] = []

@@ -18,7 +18,7 @@ from llmforge.data.prompts import PromptLayout, load_prompts
 from llmforge.errors import RecipeError, UsageError
 from llmforge.generation.address import locate
 from llmforge.generation.weights import fill, load_legacy_weights, load_weights
-from llmforge.interfaces import LanguageModel, RunContext, Tokenizer
+from llmforge.interfaces import Adapter, LanguageModel, RunContext, Tokenizer
 from llmforge.matmul_speed import measure_matmul_speed
 from llmforge.plugins import build_manager, call_factory, load
 from llmforge.recipe import Override, Recipe, load_recipe
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     import pluggy
     import torch
 
+    from llmforge.generation.int8_layers import Int8Summary
+
 __all__ = ["LoadedModel", "load_checkpoint", "load_legacy_weights", "open_checkpoint"]
 
-DTYPES = ("auto", "fp32", "bf16")
+INT8 = "int8"
+DTYPES = ("auto", "fp32", "bf16", INT8)
 
 _UNUSED = ("tracker", "callback", "storage", "sweep", "metric", "early_stopping", "deploy")
 """Tables a model works without: their plugins need not be installed where it is used."""
@@ -49,7 +52,9 @@ class LoadedModel:
         checkpoint: where the weights came from.
         run: the run as components see it.
         device: ``cpu``, ``cuda:0`` …
-        dtype: ``fp32`` or ``bf16``.
+        dtype: ``fp32``, ``bf16`` or ``int8``.
+        int8: what quantising changed, where ``dtype`` is ``int8``.
+        weights: a file whose weights replaced the checkpoint's.
     """
 
     model: LanguageModel
@@ -60,6 +65,11 @@ class LoadedModel:
     run: RunContext
     device: str
     dtype: str
+    int8: Int8Summary | None = None
+    weights: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.run.id} at step {self.checkpoint.step}, {self.device}, {self.dtype}"
 
 
 def open_checkpoint(
@@ -78,7 +88,8 @@ def open_checkpoint(
         address: run or checkpoint.
         root: directory of all runs.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        dtype: ``fp32``, ``bf16``, or ``auto``: bf16 where a GPU computes it natively.
+        dtype: ``fp32``, ``bf16``, ``int8`` (weights of linear layers, on a CPU; the rest is fp32),
+            or ``auto``: bf16 where a GPU computes it natively.
         weights: a ``.safetensors`` or ``.pt`` file whose weights replace the checkpoint's.
         notice: told what components want the user to know.
         say: told when the checkpoint has to be fetched.
@@ -130,6 +141,7 @@ def load_checkpoint(
     source, tensors = _weights(checkpoint, weights)
     fill(model, tensors, source=source, built_in=frozen)
     model = model.to(device=place, dtype=torch_dtype(number_format)).eval()
+    int8 = _quantised(manager, run, model) if number_format == INT8 else None
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -144,7 +156,23 @@ def load_checkpoint(
         run=run,
         device=place,
         dtype=number_format,
+        int8=int8,
+        weights=weights,
     )
+
+
+def _quantised(manager: pluggy.PluginManager, run: RunContext, model: Any) -> Int8Summary:
+    """Make the linear layers int8, after the weights of an adapter were added to theirs."""
+    from llmforge.generation.int8_layers import quantise_layers
+    from llmforge.run.setup.model_build import adapter_name
+
+    if adapter_name(run) is not None:
+        adapter: Adapter = call_factory(manager, "forge_build_adapter", run=run)
+        adapter.merge(model)
+    summary = quantise_layers(model)
+    if summary.slowdown is not None:
+        run.notice(summary.slowdown)
+    return summary
 
 
 def _built(
@@ -209,13 +237,18 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """Return the number format of the weights: ``fp32`` or ``bf16``.
+    """Return the number format of the weights: ``fp32``, ``bf16`` or ``int8``.
 
     Raises:
-        UsageError: it is neither of them, nor ``auto``.
+        UsageError: it is none of them, nor ``auto``, or the device has no products for it.
     """
     if dtype not in DTYPES:
-        raise UsageError(f"--dtype must be {', '.join(DTYPES)}, got '{dtype}'")
+        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, got '{dtype}'")
+    if dtype == INT8 and device != "cpu":
+        raise UsageError(
+            f"--dtype int8 is for the CPU, and the device is {device}",
+            remedy="add --device cpu, or take --dtype bf16",
+        )
     if dtype != "auto":
         return dtype
     import torch
@@ -225,7 +258,7 @@ def resolve_dtype(dtype: str, device: str) -> str:
 
 
 def torch_dtype(dtype: str) -> torch.dtype:
-    """Return torch's name for ``fp32`` or ``bf16``."""
+    """Return torch's name for the numbers that are computed with."""
     import torch
 
     return torch.bfloat16 if dtype == "bf16" else torch.float32

@@ -52,7 +52,9 @@ def run_tests(
     done = []
     for address in addresses:
         loaded = open_checkpoint(address, root=root, notice=note, say=note, **(loading or {}))
-        note(f"{loaded.run.id} at step {loaded.checkpoint.step}, {loaded.device}, {loaded.dtype}")
+        note(str(loaded))
+        if loaded.int8 is not None:
+            note(str(loaded.int8))
         tests = tests or read_tests(loaded.recipe.generation.tests)
         if not tests:
             raise UsageError(

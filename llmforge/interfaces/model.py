@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -168,6 +169,51 @@ class SourceReader(Protocol):
         ``inputs``, int64 [rows, positions], begin with ``start_id``.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearLayer:
+    """What a linear layer multiplies by and adds.
+
+    Attributes:
+        weight: [outputs, inputs].
+        bias: [outputs], or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class LinearLayers(Protocol):
+    """What a model may offer besides ``loss``, so that its linear layers can be replaced."""
+
+    def linear_layers(self) -> Mapping[str, LinearLayer]:
+        """Return the layers by the names of their modules.
+
+        A module of such a name is replaced by one that is called with the same tensors, [...,
+        inputs] to [..., outputs], and whose ``weight`` is int8: the model must not compute with it.
+        A name need not be there yet, as of an output layer that uses the embedding.
+        A model that does not offer this has the layers of :func:`linear_layers`.
+        """
+        ...
+
+
+def linear_layers(model: Module) -> dict[str, LinearLayer]:
+    """Return all that is ``torch.nn.Linear`` in ``model``, by module name.
+
+    Those that others compute with directly (of ``torch.nn.MultiheadAttention``) and those whose
+    weights are not floating-point numbers are left out.
+    """
+    from torch.nn import Linear
+    from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+    return {
+        name: LinearLayer(weight=module.weight, bias=module.bias)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, Linear)
+        and not isinstance(module, NonDynamicallyQuantizableLinear)
+        and module.weight.is_floating_point()
+    }
 
 
 def model_blocks(model: Module) -> list[Module]:

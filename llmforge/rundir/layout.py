@@ -76,6 +76,11 @@ class RunDirectory:
         return self.path / "evaluation.json"
 
     @property
+    def int8(self) -> Path:
+        """What int8 weights cost in quality, measured once for each checkpoint."""
+        return self.path / "int8.json"
+
+    @property
     def benchmarks(self) -> Path:
         """What ``forge evaluate --harness`` measured."""
         return self.path / "benchmarks.json"

@@ -88,6 +88,10 @@ def test_it_is_used_over_its_base_alone(tmp_path: Path, trained: Workplace) -> N
     output = trained.forge_here(*generate)
     (answer,) = json.loads(output[output.index("{") :])["completions"]
     assert answer["tokens"] == 4
+    output = trained.forge_here("evaluate", "tiny@last", "--dtype", "int8", "--json")
+    small = json.loads(output[output.index("{") :])  # the matrices are added before int8
+    assert small["fp32"]["val/loss"] == pytest.approx(measured["val/loss"], rel=1e-5)
+    assert small["val/loss"] == pytest.approx(measured["val/loss"], rel=0.01)
     moved = trained.copy(tmp_path / "copy")
     for file in ("gpt2", "recipe.toml"):  # the run knows the folder by the name it was given
         assert (moved.path / file).exists()

@@ -39,6 +39,14 @@ def generation(batch: int) -> str:
     return only(rf"^4x256 +{batch} greedy +llmforge bf16 +[\d,]+ +({NUMBER}) \(", table)
 
 
+def with_int8(size: str, batch: int) -> str:
+    """Return greedy generation's ratio to the same in fp32."""
+    return only(
+        rf"^{size} +{batch} greedy +llmforge int8 +[\d,]+ +({NUMBER}) \(",
+        result("2026-11-30-int8.md"),
+    )
+
+
 def serving(clients: int) -> str:
     """Return the ratio of ``forge serve`` to texts written one after the other."""
     return only(
@@ -104,7 +112,9 @@ def test_the_only_figures_outside_of_the_table_are_those_of_the_slower_machine()
     slower = [
         only(rf"^{size} +forge fp32 +[\d,]+ +({NUMBER}) \(", table) for size in ("4x256", "6x384")
     ]
-    assert re.findall(r"\d+\.\d[\d.]*", prose) == ["2.13.0", *slower]
+    cases = (("4x256", 1), ("6x384", 1), ("12x768", 1), ("4x256", 8), ("6x384", 8))
+    int8 = [with_int8(size, batch) for size, batch in cases]
+    assert re.findall(r"\d+\.\d[\d.]*", prose) == ["2.13.0", *slower, *int8]
 
 
 def test_the_machine_of_the_page_is_the_one_of_the_results() -> None:

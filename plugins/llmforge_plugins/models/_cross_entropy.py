@@ -9,10 +9,12 @@ backward pass is as large as the inputs. The idea is that of Liger Kernel (Hsu e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from llmforge.interfaces import IGNORE_INDEX
 from llmforge_plugins.models._linear import matmul_transposed, weight_gradient
@@ -45,6 +47,20 @@ def linear_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """
     found: Tensor = _LinearLogProbs.apply(hidden, weight, targets)
     return found
+
+
+def layer_log_probs(hidden: Tensor, layer: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
+    """Return what :func:`linear_log_probs` does, of an output layer without a plain matrix.
+
+    Without gradients. ``layer`` maps [positions, width] to logits [positions, vocabulary].
+    """
+    found = [
+        -functional.cross_entropy(
+            layer(hidden[rows]).float(), targets[rows], ignore_index=IGNORE_INDEX, reduction="none"
+        )
+        for rows in _chunks(hidden)
+    ]
+    return torch.cat(found) if found else hidden.new_zeros(0)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -9,10 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmforge.interfaces import IGNORE_INDEX, Batch, RunContext
-from llmforge_plugins.models._cross_entropy import linear_cross_entropy, linear_log_probs
+from llmforge_plugins.models._cross_entropy import (
+    layer_log_probs,
+    linear_cross_entropy,
+    linear_log_probs,
+)
 from llmforge_plugins.models._hf_cache import HuggingFaceCache
 from llmforge_plugins.models._hf_load import load
 from llmforge_plugins.models._hf_module import HuggingFaceModule
+from llmforge_plugins.models._linear import has_matrix
 
 _OWN_CODE = "transformers."
 
@@ -41,7 +46,9 @@ class CausalModel(HuggingFaceModule):
         """
         targets = batch["targets"].flatten()
         head = self._plain_head()
-        if head is None:
+        if head is not None and not isinstance(head, nn.Linear):
+            total = -self._by_layer(batch, head, targets).sum()
+        elif head is None:
             total = functional.cross_entropy(
                 self._logits(batch), targets, ignore_index=IGNORE_INDEX, reduction="sum"
             )
@@ -53,7 +60,9 @@ class CausalModel(HuggingFaceModule):
         """Return each sequence's summed log-probability of scored targets, and their number."""
         targets = batch["targets"].flatten()
         head = self._plain_head()
-        if head is None:
+        if head is not None and not isinstance(head, nn.Linear):
+            found = self._by_layer(batch, head, targets)
+        elif head is None:
             found = -functional.cross_entropy(
                 self._logits(batch), targets, ignore_index=IGNORE_INDEX, reduction="none"
             )
@@ -70,9 +79,18 @@ class CausalModel(HuggingFaceModule):
 
     def _last_layer(self, batch: Batch, head: nn.Linear) -> tuple[Tensor, Tensor]:
         """Return the inputs of the output matrix, [positions, width], and the matrix."""
+        return _as_product(self._hidden(batch), head, scale=self._logit_scale or 1.0)
+
+    def _by_layer(self, batch: Batch, head: nn.Module, targets: Tensor) -> Tensor:
+        """Return the log-probability of each target by an output layer without a matrix."""
+        scale = self._logit_scale or 1.0
+        return layer_log_probs(self._hidden(batch), lambda part: head(part) * scale, targets)
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """Return the last hidden states, [positions, width]."""
         base, masked = self.inner.base_model, self._masked(batch)
-        hidden = base(input_ids=batch["inputs"], use_cache=False, **masked)[0].flatten(0, 1)
-        return _as_product(hidden, head, scale=self._logit_scale or 1.0)
+        hidden: Tensor = base(input_ids=batch["inputs"], use_cache=False, **masked)[0]
+        return hidden.flatten(0, 1)
 
     def forward(self, inputs: Tensor, *, cache: HuggingFaceCache | None = None) -> Tensor:
         """Return logits [rows, positions, vocabulary]; with a cache, extend it.
@@ -112,12 +130,12 @@ class CausalModel(HuggingFaceModule):
         attention = 12.0 * text.num_hidden_layers * text.hidden_size * self.context
         return self.matrix_flops() + attention
 
-    def _plain_head(self) -> nn.Linear | None:
-        """Return the output matrix if logits are its product with the last hidden states."""
+    def _plain_head(self) -> nn.Module | None:
+        """Return the output layer if logits are what it makes of the last hidden states."""
         head = self.inner.get_output_embeddings()
-        if self._logit_scale is None or not isinstance(head, nn.Linear):
+        if self._logit_scale is None or head is None:
             return None
-        return head
+        return head if isinstance(head, nn.Linear) or not has_matrix(head) else None
 
     def _masked(self, batch: Batch) -> dict[str, Tensor]:
         if "segments" not in batch:

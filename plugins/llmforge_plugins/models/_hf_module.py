@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from llmforge.interfaces import Tokenizer, weight_count
+from llmforge.interfaces import LinearLayer, Tokenizer, weight_count
 
 AS_PUBLISHED = "weights_as_published"
 """Attribute of a model of ``transformers`` whose weights are the published ones."""
@@ -57,6 +58,19 @@ class HuggingFaceModule(nn.Module):
         They were not when they were drawn, or when the vocabulary grew.
         """
         return bool(getattr(self.inner, AS_PUBLISHED, False))
+
+    def linear_layers(self) -> dict[str, LinearLayer]:
+        """Return the layers that can be replaced, GPT-2's own kind among them.
+
+        Sub-classes of ``nn.Linear`` are left out: they compute something else, or are quantised.
+        """
+        found = {}
+        for name, module in self.named_modules(remove_duplicate=False):
+            if type(module) is nn.Linear:
+                found[name] = LinearLayer(weight=module.weight, bias=module.bias)
+            elif type(module) is Conv1D:
+                found[name] = LinearLayer(weight=module.weight.t(), bias=module.bias)
+        return found
 
     def save_hugging_face(
         self, directory: Path, *, tokenizer: Tokenizer, max_shard_size: int

@@ -13,9 +13,10 @@ from transformers.models.auto import modeling_auto as auto
 from llmforge import Problem
 from llmforge.interfaces import IGNORE_INDEX, Batch, RunContext
 from llmforge_plugins._pretrained import find_source, read_config
-from llmforge_plugins.models._cross_entropy import linear_cross_entropy
+from llmforge_plugins.models._cross_entropy import layer_log_probs, linear_cross_entropy
 from llmforge_plugins.models._hf_load import load
 from llmforge_plugins.models._hf_module import HuggingFaceModule, within
+from llmforge_plugins.models._linear import has_matrix
 
 _PLAIN_HEADS = frozenset({"t5", "mt5"})
 """Types whose logits are the decoder's states, perhaps scaled, times one matrix."""
@@ -80,10 +81,12 @@ class Seq2SeqModel(HuggingFaceModule):
         flat = targets.flatten()
         if self.config.model_type in _PLAIN_HEADS:
             states = self._encode(inputs, mask)
-            hidden = self._decoded(written, states, mask)[0].flatten(0, 1)
-            total = linear_cross_entropy(
-                hidden * self._scale(), self.inner.get_output_embeddings().weight, flat
-            )
+            hidden = self._decoded(written, states, mask)[0].flatten(0, 1) * self._scale()
+            head = self.inner.get_output_embeddings()
+            if has_matrix(head):
+                total = linear_cross_entropy(hidden, head.weight, flat)
+            else:
+                total = -layer_log_probs(hidden, head, flat).sum()
         else:
             logits = self.inner(
                 input_ids=inputs, attention_mask=mask, decoder_input_ids=written, use_cache=False

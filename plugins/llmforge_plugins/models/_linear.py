@@ -67,6 +67,12 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return functional.linear(inputs, weight, bias)
 
 
+def has_matrix(layer: nn.Module) -> bool:
+    """Return whether the ``weight`` of ``layer`` is its matrix, and not one that was quantised."""
+    weight = layer.weight
+    return isinstance(weight, Tensor) and weight.is_floating_point()
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` over :func:`linear`."""
 

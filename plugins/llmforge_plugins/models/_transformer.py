@@ -16,11 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmforge.interfaces import IGNORE_INDEX, Batch, Tokenizer
+from llmforge.interfaces import IGNORE_INDEX, Batch, LinearLayer, Tokenizer, linear_layers
 from llmforge_plugins.models._attention import causal_attention, rotary_tables, rotate
 from llmforge_plugins.models._cache import CacheStep, KeyValueCache
-from llmforge_plugins.models._cross_entropy import linear_cross_entropy, linear_log_probs
-from llmforge_plugins.models._linear import Linear, linear
+from llmforge_plugins.models._cross_entropy import (
+    layer_log_probs,
+    linear_cross_entropy,
+    linear_log_probs,
+)
+from llmforge_plugins.models._linear import Linear, has_matrix, linear
 from llmforge_plugins.models._norm import RmsNorm
 from llmforge_plugins.models._packed import PackedWeights
 from llmforge_plugins.models._segments import Segments, can_be_looked_at, find_segments
@@ -157,6 +161,7 @@ class TransformerModel(nn.Module):
         self.drop = nn.Dropout(shape.dropout)
         self.blocks = nn.ModuleList(Block(shape, layer=layer) for layer in range(shape.layers))
         self.norm = _norm(shape)
+        self.head: nn.Module | None = None  # the embedding is the output matrix
         if not shape.tie_embeddings:
             self.head = Linear(shape.width, vocab_size, bias=False)
         self._initialise()
@@ -168,16 +173,26 @@ class TransformerModel(nn.Module):
         """
         hidden, targets, _ = self._to_score(batch)
         count = (batch["targets"] != IGNORE_INDEX).sum()
-        return linear_cross_entropy(hidden, self._output_weight(), targets), count
+        weight = self._output_weight()
+        if weight is None:
+            return -self._log_probs(hidden, targets).sum(), count
+        return linear_cross_entropy(hidden, weight, targets), count
 
     def sequence_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return each sequence's summed log-probability of scored targets, and their number."""
         hidden, targets, places = self._to_score(batch)
-        found = linear_log_probs(hidden, self._output_weight(), targets)
+        found = self._log_probs(hidden, targets)
         scored = batch["targets"] != IGNORE_INDEX
         if places is not None:
             found = found.new_zeros(scored.numel()).index_copy(0, places, found)
         return found.view(scored.shape).sum(1), scored.sum(1)
+
+    def _log_probs(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        weight = self._output_weight()
+        if weight is None:
+            assert self.head is not None
+            return layer_log_probs(hidden, self.head, targets)
+        return linear_log_probs(hidden, weight, targets)
 
     def _to_score(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return hidden states and targets of positions, every scored one among them.
@@ -201,13 +216,23 @@ class TransformerModel(nn.Module):
     def forward(self, inputs: Tensor, *, cache: KeyValueCache | None = None) -> Tensor:
         """Return logits [rows, positions, vocabulary]; with a cache, extend it."""
         hidden = self._hidden(inputs, cache)
-        if cache is not None:
-            return cache.weights.linear(hidden, self._output_weight())
-        return linear(hidden, self._output_weight())
+        packed = None if cache is None else cache.weights
+        if self.head is not None:
+            logits: Tensor = self.head(hidden, packed)
+            return logits
+        multiply = linear if packed is None else packed.linear
+        return multiply(hidden, self.embedding.weight)
 
     def new_cache(self, rows: int, length: int) -> KeyValueCache:
         """Return an empty cache for ``rows`` sequences of at most ``length`` positions."""
         return KeyValueCache(layers=self.shape.layers, rows=rows, length=length)
+
+    def linear_layers(self) -> dict[str, LinearLayer]:
+        """Return the layers that can be replaced, a tied output layer among them."""
+        found = linear_layers(self)
+        if self.head is None:
+            found["head"] = LinearLayer(weight=self.embedding.weight, bias=None)
+        return found
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -241,6 +266,7 @@ class TransformerModel(nn.Module):
         frozen = sum(
             weight.numel()
             for weight in (*self.blocks.parameters(), output)
+            if weight is not None
             if weight.dim() > 1 and not weight.requires_grad
         )
         return self.shape.flops_per_token(self.vocab_size) - 2.0 * frozen
@@ -281,8 +307,12 @@ class TransformerModel(nn.Module):
             return table[positions]
         return functional.embedding(positions, table)  # its gradient is much faster
 
-    def _output_weight(self) -> Tensor:
-        return self.embedding.weight if self.shape.tie_embeddings else self.head.weight
+    def _output_weight(self) -> Tensor | None:
+        """Return the output matrix; None where a quantised layer took its place."""
+        if self.head is None:
+            return self.embedding.weight
+        matrix: Any = self.head.weight
+        return matrix if has_matrix(self.head) else None
 
     def _initialise(self) -> None:
         """Draw weights as GPT-2 does (Radford et al. 2019).
