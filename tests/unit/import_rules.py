@@ -24,8 +24,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "remote",
         "courier",
         "run",
-        "sweeps generation evaluation int8_quality harness export deploy serve drift insight planning"
-        " clusters api testing",
+        "sweeps generation evaluation int8_quality harness export deploy serve drift insight"
+        " planning clusters api testing",
         "cli",
         "__main__",
     )
