@@ -13,6 +13,7 @@ app = lazy_group(
         "path": f"{_HERE}.looking:path",
         "compare": f"{_HERE}.comparing:compare",
         "diff": f"{_HERE}.comparing:diff",
+        "plot": f"{_HERE}.plotting:plot",
         "verify": f"{_HERE}.verifying:verify",
         "tag": f"{_HERE}.annotating:tag",
         "note": f"{_HERE}.annotating:note",
