@@ -21,6 +21,7 @@ app = lazy_group(
         "logs": f"{_HERE}.logs:logs",
         "resume": f"{_HERE}.training:resume",
         "clone": f"{_HERE}.training:clone",
+        "reproduce": f"{_HERE}.reproducing:reproduce",
         "clear": f"{_HERE}.removing:clear",
         "delete": f"{_HERE}.trash:delete",
         "restore": f"{_HERE}.trash:restore",
