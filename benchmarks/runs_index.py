@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,8 @@ def make_runs(root: Path, count: int) -> None:
         text = json.dumps(record, indent=1)
         (folder / "run.json").write_text(text, encoding="utf-8")
         if state == "completed":
-            (completed / f"{folder.name}.json").write_text("{}", encoding="utf-8")
+            done = json.dumps(_completion(folder, record), indent=1)
+            (completed / f"{folder.name}.json").write_text(done, encoding="utf-8")
 
 
 def _record(name: str, number: int, *, loss: float, lr: float) -> dict[str, Any]:
@@ -215,6 +216,24 @@ def _record(name: str, number: int, *, loss: float, lr: float) -> dict[str, Any]
         "fingerprints": {"data": "d" * 64, "tokenizer": "5" * 64},
         "goodput": {"wall_seconds": 240.0},
         "format_version": 1,
+    }
+
+
+def _completion(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    best = record["metrics"]["best"]
+    return {
+        "run_id": folder.name,
+        "attempt": 1,
+        "identity": record["identity"]["hash"],
+        "state": "completed",
+        "reason": record["exit_reason"],
+        "steps": 600,
+        "final_loss": record["metrics"]["val/loss"],
+        "best_loss": best["value"],
+        "best_step": best["step"],
+        "started": record["started"],
+        "ended": record["ended"],
+        "directory": str(folder),
     }
 
 

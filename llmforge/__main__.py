@@ -16,11 +16,14 @@ from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK
 from llmforge.stop_signals import stop_signals
 from llmforge.streams import drain, protect_streams
 
+_TRAINING = frozenset({"train", "sweep", "resume", "clone", "reproduce"})
+"""Commands that train, ``forge runs resume`` and its like among them."""
+
 
 def main() -> None:
     """Run the command line."""
     _name_files_in_utf8()
-    trains = bool({"train", "sweep"} & set(sys.argv[1:]))
+    trains = bool(_TRAINING & set(sys.argv[1:]))
     protect_streams(keep_running=trains)
     stops = stop_signals()
     if trains:

@@ -80,7 +80,10 @@ OWN = {
             _EXPERIMENTS,
         ),
         Command(
-            "runs", "llmforge.cli.runs:app", "List, inspect, compare and clear runs.", _EXPERIMENTS
+            "runs",
+            "llmforge.cli.runs:app",
+            "List, inspect, compare, continue and delete runs.",
+            _EXPERIMENTS,
         ),
         Command(
             "checkpoints",

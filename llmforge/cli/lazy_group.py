@@ -11,7 +11,10 @@ from typer.core import TyperGroup
 
 
 def lazy_group(targets: Mapping[str, str], *, help: str) -> typer.Typer:
-    """Return a group of the functions that ``targets`` names as ``module:function``."""
+    """Return a group of the functions that ``targets`` names as ``module:function``.
+
+    A function may have an attribute ``context_settings``, for the parser.
+    """
 
     class Group(TyperGroup):
         def list_commands(self, ctx: Any) -> list[str]:
@@ -28,9 +31,10 @@ def lazy_group(targets: Mapping[str, str], *, help: str) -> typer.Typer:
 
 
 def _command(name: str, target: str) -> Any:
-    module, _, function = target.partition(":")
+    module, _, attribute = target.partition(":")
+    function = getattr(import_module(module), attribute)
     holder = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    holder.command(name)(getattr(import_module(module), function))
+    holder.command(name, context_settings=getattr(function, "context_settings", None))(function)
     holder.callback()(_nothing)
     return cast("Any", typer.main.get_command(holder)).commands[name]
 

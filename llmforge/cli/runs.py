@@ -1,4 +1,4 @@
-"""``forge runs``: find, inspect, compare and keep runs. No command here imports torch."""
+"""``forge runs``: find, inspect, compare and keep runs. Nothing here imports torch."""
 
 from llmforge.cli.lazy_group import lazy_group
 
@@ -11,10 +11,23 @@ app = lazy_group(
         "status": f"{_HERE}.looking:status",
         "metrics": f"{_HERE}.looking:metrics",
         "path": f"{_HERE}.looking:path",
+        "compare": f"{_HERE}.comparing:compare",
         "diff": f"{_HERE}.comparing:diff",
+        "plot": f"{_HERE}.plotting:plot",
+        "verify": f"{_HERE}.verifying:verify",
+        "tag": f"{_HERE}.annotating:tag",
+        "note": f"{_HERE}.annotating:note",
+        "rename": f"{_HERE}.annotating:rename",
+        "logs": f"{_HERE}.logs:logs",
+        "resume": f"{_HERE}.training:resume",
+        "clone": f"{_HERE}.training:clone",
+        "reproduce": f"{_HERE}.reproducing:reproduce",
         "clear": f"{_HERE}.removing:clear",
+        "delete": f"{_HERE}.trash:delete",
+        "restore": f"{_HERE}.trash:restore",
+        "gc": f"{_HERE}.trash:gc",
         "sync": "llmforge.cli.runs_sync:sync",
         "pull": "llmforge.cli.runs_storage:pull",
     },
-    help="List, inspect, compare and clear runs.",
+    help="List, inspect, compare, continue and delete runs.",
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmforge.errors import RunError
+from llmforge.insight.flat_recipe import flat
 from llmforge.insight.summary import best_loss
 from llmforge.rundir import RunDirectory, RunEntry
 
@@ -46,7 +47,7 @@ def compare(left: RunEntry, right: RunEntry) -> Comparison:
     return Comparison(
         recipe=tuple(_different(recipe_values(left), recipe_values(right))),
         resolved=tuple(_different(*facts)),
-        metrics=tuple(_pairs(_results(left), _results(right))),
+        metrics=tuple(_pairs(results_of(left), results_of(right))),
     )
 
 
@@ -59,7 +60,7 @@ def recipe_values(entry: RunEntry) -> dict[str, Any]:
         RunError: the recipe file is damaged.
     """
     tables = read_recipe(entry.directory)
-    return dict(_flat(tables)) if tables else dict(entry.record.identity.get("keys", {}))
+    return dict(flat(tables)) if tables else dict(entry.record.identity.get("keys", {}))
 
 
 def read_recipe(directory: RunDirectory) -> dict[str, Any]:
@@ -86,10 +87,11 @@ def _facts(entry: RunEntry) -> dict[str, Any]:
         for name, value in entry.record.resolved.items()
         if name not in ("reasons", "matmul_speed")
     }
-    return {**dict(_flat(chosen)), **entry.record.fingerprints}
+    return {**dict(flat(chosen)), **entry.record.fingerprints}
 
 
-def _results(entry: RunEntry) -> dict[str, Any]:
+def results_of(entry: RunEntry) -> dict[str, Any]:
+    """Return the results of a run by name: state, step, the best loss, every final metric."""
     record = entry.record
     best = record.metrics.get("best") or {}
     values = {"state": entry.state, "step": record.step}
@@ -100,14 +102,6 @@ def _results(entry: RunEntry) -> dict[str, Any]:
         if isinstance(value, int | float) and name not in values
     }
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _pairs(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Pair]:

@@ -73,11 +73,19 @@ def as_markdown(rows: Sequence[Row]) -> str:
         return "no runs"
     names = list(rows[0])
     right = [name not in _LEFT and not _has_text(name, rows) for name in names]
-    lines = [
+    return markdown_table(
         [_HEADERS.get(name, name) for name in names],
-        ["---:" if side else "---" for side in right],
-        *([_text(name, row[name], ages=False) for name in names] for row in rows),
-    ]
+        [[_text(name, row[name], ages=False) for name in names] for row in rows],
+        right=right,
+    )
+
+
+def markdown_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[bool] = ()
+) -> str:
+    """Return a table in Markdown; ``right`` says which columns are aligned to the right."""
+    sides = [*right, *[False] * (len(headers) - len(right))]
+    lines = [headers, ["---:" if side else "---" for side in sides], *rows]
     return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
 
 

@@ -157,6 +157,8 @@ class RunsTable:
             )
 
     def _rows(self, numbers: Sequence[int], wanted: list[str]) -> list[dict[str, Any]]:
+        if not numbers:
+            return []  # maybe of the very first runs, when no metric has a name yet
         self.columns.check(wanted, option="--columns")
         few = numbers if len(numbers) <= FEW else None
         found, *columns = self.columns.read(wanted, numbers=few)
