@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from llmforge.checkpoint.hashed_files import size_text
 from llmforge.cli.render import (
     METRIC_DIGITS,
     STATE_STYLES,
@@ -33,6 +32,7 @@ from llmforge.insight.inventory import (
 )
 from llmforge.insight.metrics import last_row
 from llmforge.insight.summary import STATES, UNFINISHED, RunSummary, summarize
+from llmforge.progress import size_text
 from llmforge.rundir import RunEntry, completion_of
 from llmforge.rundir.deployments import read_deployments
 
