@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from typing import Any
@@ -19,7 +19,7 @@ GPU = "gpu"
 """What a recipe needs that may be trained on a GPU."""
 
 _SMI_SECONDS = 5.0
-_HIDING = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _OLDEST_DRIVER = {11: (450, 80), 12: (525, 60), 13: (580, 0)}
 """The oldest driver for Linux by the major version of CUDA: NVIDIA, "CUDA Compatibility", minor
 version compatibility."""
@@ -50,6 +50,11 @@ class Nvidia:
     def present(self) -> bool:
         """Whether there is a GPU."""
         return bool(self.on_bus or self.names)
+
+    @property
+    def quoted(self) -> str:
+        """Why ``nvidia-smi`` fails, for the end of a message."""
+        return f" (nvidia-smi: {self.failure})" if self.failure else ""
 
 
 def check_gpus(host: Host) -> Iterator[Finding]:
@@ -105,18 +110,11 @@ def unusable(found: Nvidia, *, cuda: str | None, host: Host, failure: str) -> Fi
     if cuda is None:
         message = f"{what}, but PyTorch is a build for CPUs only: runs would not use it"
         return problem("gpu.build", message, remedy=_WITH_CUDA, concerns=GPU)
-    hidden = [f"{name}={os.environ[name]}" for name in _HIDING if name in os.environ]
-    if hidden and os.environ.get(hidden[0].partition("=")[0]) in ("", "-1", "none", "void"):
-        return warning(
-            "gpu.hidden",
-            f"{what}, hidden by {hidden[0]}",
-            remedy=f"unset {hidden[0].partition('=')[0]}",
-            concerns=GPU,
-        )
+    if os.environ.get(_VISIBLE, "0") in ("", "-1"):
+        message = f"{what}, hidden by {_VISIBLE}={os.environ[_VISIBLE]}"
+        return warning("gpu.hidden", message, remedy=f"unset {_VISIBLE}", concerns=GPU)
     if not found.driver:
-        message = f"{what}, but no driver is loaded" + (
-            f" (nvidia-smi: {found.failure})" if found.failure else ""
-        )
+        message = f"{what}, but no driver is loaded{found.quoted}"
         remedy = "install NVIDIA's driver for this system and restart it"
         return problem("gpu.driver", message, remedy=remedy, concerns=GPU)
     if oldest := _older_than(found.driver, cuda):
@@ -147,7 +145,7 @@ def _absent(found: Nvidia, host: Host, *, cuda: str | None) -> Finding:
         return problem(
             "gpu.passthrough",
             "NVIDIA's driver is installed, but this virtual machine has no GPU on its PCI bus"
-            + (f" (nvidia-smi: {found.failure})" if found.failure else ""),
+            f"{found.quoted}",
             remedy=passed,
             concerns=GPU,
         )
@@ -173,12 +171,12 @@ def _absent(found: Nvidia, host: Host, *, cuda: str | None) -> Finding:
 
 
 def _usable(torch: Any) -> Iterator[Finding]:
-    kernels = {arch for arch in torch.cuda.get_arch_list() if arch.startswith("sm_")}
+    built_for = torch.cuda.get_arch_list()
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
         text = f"{device.name}, {size_text(free)} of {size_text(total)} free"
-        if kernels and not _has_kernels(device.major, device.minor, kernels):
+        if not has_kernels(device.major, device.minor, built_for):
             yield problem(
                 "gpu.kernels",
                 f"{text}: this build of PyTorch has no kernels for sm_{device.major}{device.minor}",
@@ -195,10 +193,24 @@ def _usable(torch: Any) -> Iterator[Finding]:
     yield ok("gpu.libraries", f"CUDA {torch.version.cuda or 'none'}, cuDNN {cudnn}{nccl}")
 
 
-def _has_kernels(major: int, minor: int, kernels: set[str]) -> bool:
-    """Return whether code for a device of the same major version, and no newer, is there."""
-    found = [re.fullmatch(r"sm_(\d+)(\d)[a-z]?", arch) for arch in kernels]
-    return any(one and int(one[1]) == major and int(one[2]) <= minor for one in found)
+def has_kernels(major: int, minor: int, built_for: Sequence[str]) -> bool:
+    """Return whether a build of PyTorch runs on a device of compute capability ``major.minor``.
+
+    Args:
+        major: of the device.
+        minor: of the device.
+        built_for: as PyTorch lists it: machine code (``sm_90``), which runs on devices of the same
+            major version, and PTX (``compute_90``), which later devices compile. None is for a
+            build that does not say.
+    """
+    if not built_for:
+        return True
+    for arch in built_for:
+        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", arch)
+        version = (int(match[2]), int(match[3])) if match else (99, 0)
+        if version <= (major, minor) and (version[0] == major or arch.startswith("compute")):
+            return True
+    return False
 
 
 def _older_than(driver: str, cuda: str) -> str:

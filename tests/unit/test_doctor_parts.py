@@ -95,11 +95,27 @@ def test_a_gpu_that_is_not_used_has_a_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv("NVIDIA_VISIBLE_DEVICES", raising=False)
     told = unusable(found, cuda=cuda, host=Host(tmp_path), failure="")
     assert (told.status, told.check) == ("problem", check)
     assert words in told.message
     assert told.remedy
+
+
+@pytest.mark.parametrize(
+    ("device", "built_for", "runs"),
+    [
+        ((8, 6), ["sm_80", "sm_90"], True),
+        ((9, 0), ["sm_80", "sm_90a"], True),
+        ((8, 0), ["sm_86"], False),
+        ((12, 0), ["sm_80", "sm_90"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((7, 0), [], True),
+    ],
+)
+def test_a_build_runs_on_devices_it_has_code_for(
+    device: tuple[int, int], built_for: list[str], runs: bool
+) -> None:
+    assert gpus.has_kernels(*device, built_for) is runs
 
 
 def test_a_gpu_that_is_hidden_on_purpose_is_a_warning(
