@@ -16,6 +16,7 @@ from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.run.plan import Plan, make_plan
 from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.signals import StopNow, StopSignals
+from llmforge.run.trace_range import parse_range
 from llmforge.run_root import run_root
 from llmforge.rundir import (
     Completion,
@@ -192,6 +193,7 @@ def train(
     signals: StopSignals | None = None,
     trial: TrialLink | None = None,
     team: Team | None = None,
+    trace_steps: str | None = None,
 ) -> TrainResult:
     """Train a recipe, or resume it, or find that it is done.
 
@@ -206,6 +208,7 @@ def train(
         trial: ties the run to a sweep.
         team: the processes that train together, joined already; found in the environment
             (torchrun's or Slurm's variables) when absent.
+        trace_steps: steps to trace as ``"FIRST:LAST"``, into ``traces`` of the run.
 
     Raises:
         RecipeError: the recipe has problems; all of them are in the error.
@@ -215,8 +218,10 @@ def train(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, profile=profile, overrides=overrides)
-    plan = make_plan(recipe, trial=trial)
+    plan = make_plan(recipe, trial=trial, trace=parse_range(trace_steps))
     done = plan.completion() if resume is None else None
+    if plan.trace is not None:
+        plan.trace.require_unfinished(done, run_id=plan.run_id)
     if done is not None:
         return _skipped(plan, done)
     with contextlib.ExitStack() as stack:

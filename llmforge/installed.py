@@ -22,7 +22,7 @@ COMMANDS_GROUP = "llmforge.commands"
 DISTRIBUTION = "llmforge-train"
 """The name llmforge is installed under; ``llmforge`` on PyPI is somebody else's."""
 
-_PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval"}
+PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval"}
 """Packages by the module that is imported of them, where the two have different names."""
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -96,7 +96,7 @@ def install_command(*modules: str) -> str:
 
 def _requirement(module: str) -> str:
     package = module.partition(".")[0]
-    package = _PACKAGES.get(package, package)
+    package = PACKAGES.get(package, package)
     wanted = _normalised(package)
     for text in _requirements():
         match = _REQUIREMENT.match(text)

@@ -15,7 +15,6 @@ from llmforge.checkpoint.format import (
     verify,
 )
 from llmforge.checkpoint.frozen_weights import FrozenWeights
-from llmforge.checkpoint.hashed_files import size_text
 from llmforge.checkpoint.lazy_tensors import StoredTensors
 from llmforge.checkpoint.manifest import Manifest, NewerFormatError
 from llmforge.checkpoint.publish import preflight_space
@@ -25,6 +24,7 @@ from llmforge.checkpoint.restore import Restored, newest_valid, resolve, rewind
 from llmforge.checkpoint.retention import Retention
 from llmforge.checkpoint.snapshot import SaveRequest
 from llmforge.checkpoint.writer import CheckpointWriter, SavedCheckpoint
+from llmforge.progress import size_text
 
 __all__ = [
     "Checkpoint",

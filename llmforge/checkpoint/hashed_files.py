@@ -63,13 +63,3 @@ def hash_file(path: Path, *, moved: Progress = lambda _: None) -> str:
         digest.update(chunk)
         moved(len(chunk))
     return digest.hexdigest()
-
-
-def size_text(size: int) -> str:
-    """Return ``size`` in bytes as people read it, for example ``1.6 GB``."""
-    value = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -28,7 +28,7 @@ from llmforge.checkpoint.format import (
     verify,
 )
 from llmforge.checkpoint.frozen_weights import FrozenWeights
-from llmforge.checkpoint.hashed_files import FileEntry, size_text, write_file
+from llmforge.checkpoint.hashed_files import FileEntry, write_file
 from llmforge.checkpoint.manifest import (
     MANIFEST,
     Manifest,
@@ -38,6 +38,7 @@ from llmforge.checkpoint.manifest import (
 )
 from llmforge.checkpoint.rank_group import Crew, everyone, led
 from llmforge.errors import CheckpointError
+from llmforge.progress import size_text
 from llmforge.rundir.atomic import DISK_FULL, sync_directory, write_text
 
 _OLD = ".old-"

@@ -135,6 +135,12 @@ OWN = {
             _PREPARING,
         ),
         Command(
+            "doctor",
+            "llmforge.cli.doctor:doctor",
+            "Check this machine: PyTorch, GPUs, disks, packages, network, a tiny training.",
+            _PREPARING,
+        ),
+        Command(
             "models",
             "llmforge.cli.models:app",
             "Models by name, and the presets of components.",

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from llmforge.checkpoint.hashed_files import size_text
 from llmforge.cli.render import (
     METRIC_DIGITS,
     Column,
@@ -18,6 +17,7 @@ from llmforge.cli.render import (
     print_table,
 )
 from llmforge.insight.inventory import CheckpointInfo
+from llmforge.progress import size_text
 
 if TYPE_CHECKING:
     from pathlib import Path

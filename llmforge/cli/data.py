@@ -28,8 +28,8 @@ def prepare(
     as_json: options.AsJson = False,
 ) -> None:
     """Download and tokenise the data of RECIPE, so that training starts at once."""
-    from llmforge.checkpoint.hashed_files import size_text
     from llmforge.cli.common import emit_json
+    from llmforge.progress import size_text
     from llmforge.recipe import load_recipe
     from llmforge.run.setup.build import prepare_ahead
 

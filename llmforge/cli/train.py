@@ -50,6 +50,15 @@ AllowDataChange = Annotated[
     bool,
     options.option("--allow-data-change", help="Continue although the data changed.", panel=_START),
 ]
+TraceSteps = Annotated[
+    str | None,
+    options.option(
+        "--trace-steps",
+        metavar="FIRST:LAST",
+        help="Trace these steps, counted from 1: a timeline, and where the time goes.",
+        panel=_START,
+    ),
+]
 Verbose = Annotated[
     bool, options.option("--verbose", "-v", help="Show more of what happens.", panel=_START)
 ]
@@ -119,6 +128,7 @@ def train(
     extend: Extend = None,
     resume: Resume = None,
     allow_data_change: AllowDataChange = False,
+    trace_steps: TraceSteps = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
     dry_run: options.DryRun = False,
@@ -145,6 +155,7 @@ def train(
             source = recipe or _name_recipes()
             from llmforge.recipe import load_recipe
             from llmforge.run.plan import make_plan
+            from llmforge.run.trace_range import parse_range
 
             overrides = options.recipe_overrides(
                 source,
@@ -158,8 +169,13 @@ def train(
                 name=name,
                 extend=extend,
             )
-            plan = make_plan(load_recipe(source, profile=profile, overrides=overrides))
+            plan = make_plan(
+                load_recipe(source, profile=profile, overrides=overrides),
+                trace=parse_range(trace_steps),
+            )
             done = plan.completion() if resume is None else None
+            if plan.trace is not None:
+                plan.trace.require_unfinished(done, run_id=plan.run_id)
             if done is not None or dry_run:
                 if team.place.is_leader:
                     _say_done(plan) if done is not None else _check(plan, nproc_per_node, nnodes)
@@ -206,6 +222,7 @@ def _train(
         reporter=make_reporter(),
         signals=signals,
         team=team,
+        trace_steps=None if plan.trace is None else str(plan.trace),
     )
     if team.place.is_leader:
         _say_done(plan) if result.skipped else _summarise(result)

@@ -17,6 +17,7 @@ from llmforge.plugins import build_manager, collect, load
 from llmforge.recipe import Identity, Recipe, identity, run_id
 from llmforge.recipe.schema import parse_interval
 from llmforge.run.setup.another_recipe import another_recipe
+from llmforge.run.trace_range import TraceRange
 from llmforge.rundir import Completion, RunDirectory, RunRecord, read_completion, read_record
 from llmforge.rundir.context import run_context
 
@@ -62,13 +63,14 @@ class TrialLink(Protocol):
 class Plan:
     """What a recipe amounts to on this machine: the run's id, place and identity.
 
-    ``trial`` ties it to the sweep it is part of, if any.
+    ``trial`` ties it to the sweep it is part of, if any; ``trace`` is what of this start is traced.
     """
 
     recipe: Recipe
     identity: Identity
     directory: RunDirectory
     trial: TrialLink | None = None
+    trace: TraceRange | None = None
 
     @property
     def run_id(self) -> str:
@@ -128,11 +130,27 @@ class Plan:
         )
 
 
-def make_plan(recipe: Recipe, *, trial: TrialLink | None = None) -> Plan:
-    """Return the plan of ``recipe``; ``trial`` ties it to a sweep."""
+def make_plan(
+    recipe: Recipe, *, trial: TrialLink | None = None, trace: TraceRange | None = None
+) -> Plan:
+    """Return the plan of ``recipe``; ``trial`` ties it to a sweep, ``trace`` names steps to trace.
+
+    Raises:
+        UsageError: the recipe alone says that these steps never come.
+    """
+    if trace is not None and recipe.train.max_steps is not None:
+        end = parse_interval(recipe.train.extend_to)
+        if not isinstance(end, Fraction):  # epochs: the data decide
+            trace.require_ahead(
+                taken=0,
+                last_step=max(recipe.train.max_steps, end or 0),
+                stop_at=recipe.train.stop_at,
+            )
     root = Path(recipe.run.root).expanduser()
     directory = RunDirectory(root / run_id(recipe))
-    return Plan(recipe=recipe, identity=identity(recipe), directory=directory, trial=trial)
+    return Plan(
+        recipe=recipe, identity=identity(recipe), directory=directory, trial=trial, trace=trace
+    )
 
 
 def check_identity(plan: Plan, record: RunRecord) -> None:

@@ -91,6 +91,16 @@ class RunDirectory:
         return self.path / "plots"
 
     @property
+    def traces(self) -> Path:
+        """Timelines and figures of steps that were traced."""
+        return self.path / "traces"
+
+    @property
+    def memory(self) -> Path:
+        """What was in memory when it did not suffice."""
+        return self.path / "memory"
+
+    @property
     def export(self) -> Path:
         """The best checkpoint for other programs, of runs with ``export.at_end``."""
         return self.path / "export"

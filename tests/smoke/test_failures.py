@@ -159,8 +159,18 @@ def test_an_evaluation_that_does_not_fit_is_made_of_less_and_a_resume_knows(
 
 def test_not_even_one_sequence_fits(faulty: Workplace) -> None:
     output = with_fault(faulty, FAULT_MEMORY="-1").train_here(expect=1)
-    assert "out of memory with one sequence at a time" in output
+    assert "out of memory with one sequence at a time; weights" in output
+    assert "docs/troubleshooting.md#memory" in output
     assert "Traceback" not in output
+    path = faulty.run.memory / "rank0-step-1-micro-batch-1.json"
+    assert str(path) in output
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert "you tried to allocate" in report["error"]
+    assert report["groups"]["weights"] > 0
+    largest = [item["bytes"] for item in report["largest"]]
+    assert largest == sorted(largest, reverse=True)
+    assert {"group", "name", "shape", "dtype"} < set(report["largest"][0])
+    assert 0 < report["process"] < report["total"]
 
 
 # A full disk ----------------------------------------------------------------------------------

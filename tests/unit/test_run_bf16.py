@@ -11,7 +11,7 @@ import torch
 from llmforge.distributed import Alone, Place
 from llmforge.interfaces import MatmulSpeed, Resolution
 from llmforge.matmul_speed import measure_matmul_speed
-from llmforge.run.setup import training_setup
+from llmforge.run.setup import cpu_formats
 from llmforge.testing import run_context
 
 EMULATED = MatmulSpeed(bf16_is_native=False, fp32=108.0, bf16=2.7)
@@ -26,7 +26,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
     def set_speed(speed: MatmulSpeed) -> None:
-        monkeypatch.setattr(training_setup, "measure_matmul_speed", lambda: speed)
+        monkeypatch.setattr(cpu_formats, "measure_matmul_speed", lambda: speed)
 
     return set_speed
 
@@ -40,7 +40,7 @@ def test_the_first_start_takes_what_is_measured(
     speed: MatmulSpeed, here: Any, tmp_path: Path
 ) -> None:
     here(speed)
-    run = training_setup.with_matmul_speed(run_context(tmp_path), team=Alone())
+    run = cpu_formats.with_matmul_speed(run_context(tmp_path), team=Alone())
     assert run.matmul_speed == speed
     assert run.bf16_is_native(CPU) is speed.bf16_is_native
 
@@ -48,7 +48,7 @@ def test_the_first_start_takes_what_is_measured(
 def test_a_resume_keeps_what_the_first_start_measured(here: Any, tmp_path: Path) -> None:
     here(NATIVE)
     kept = {"device": "cpu", "matmul_speed": {"bf16_is_native": False, "fp32": 9.0, "bf16": 1.0}}
-    run = training_setup.with_matmul_speed(run_context(tmp_path, resolved=kept), team=Alone())
+    run = cpu_formats.with_matmul_speed(run_context(tmp_path, resolved=kept), team=Alone())
     assert run.matmul_speed == MatmulSpeed(bf16_is_native=False, fp32=9.0, bf16=1.0)
     assert not run.bf16_is_native(CPU)
 
@@ -56,7 +56,7 @@ def test_a_resume_keeps_what_the_first_start_measured(here: Any, tmp_path: Path)
 def test_a_run_from_before_it_was_measured_stays_in_bf16(here: Any, tmp_path: Path) -> None:
     here(EMULATED)
     old = run_context(tmp_path, resolved={"device": "cpu", "precision": "fp32"})
-    assert training_setup.with_matmul_speed(old, team=Alone()).bf16_is_native(CPU)
+    assert cpu_formats.with_matmul_speed(old, team=Alone()).bf16_is_native(CPU)
 
 
 def test_ranks_take_the_leaders_measurement_and_make_none(
@@ -72,8 +72,8 @@ def test_ranks_take_the_leaders_measurement_and_make_none(
             assert value is None
             return EMULATED
 
-    monkeypatch.setattr(training_setup, "measure_matmul_speed", lambda: pytest.fail("measured"))
-    run = training_setup.with_matmul_speed(run_context(tmp_path), team=Follower())
+    monkeypatch.setattr(cpu_formats, "measure_matmul_speed", lambda: pytest.fail("measured"))
+    run = cpu_formats.with_matmul_speed(run_context(tmp_path), team=Follower())
     assert run.matmul_speed == EMULATED
 
 
@@ -84,7 +84,7 @@ def test_a_run_on_a_gpu_measures_no_cpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for device in ("auto", "cuda:0"):
         run = run_context(tmp_path, train={"device": device})
-        run = training_setup.with_matmul_speed(run, team=Alone())
+        run = cpu_formats.with_matmul_speed(run, team=Alone())
         assert run.matmul_speed is None
 
 
@@ -99,7 +99,7 @@ def test_bf16_asked_for_where_it_is_slow_is_answered_with_the_factor(
 ) -> None:
     here(EMULATED)
     run = run_context(tmp_path, train={"precision": "bf16"}, matmul_speed=EMULATED)
-    warning = training_setup.slow_bf16(run, resolution("bf16"))
+    warning = cpu_formats.slow_bf16(run, resolution("bf16"))
     assert warning is not None
     assert 'train.precision = "bf16"' in warning
     assert "40 times slower than fp32" in warning
@@ -111,7 +111,7 @@ def test_a_run_that_moved_away_from_native_bf16_says_what_it_costs(
 ) -> None:
     here(EMULATED)
     run = run_context(tmp_path, train={"precision": "auto"}, matmul_speed=NATIVE)
-    warning = training_setup.slow_bf16(run, resolution("bf16"))
+    warning = cpu_formats.slow_bf16(run, resolution("bf16"))
     assert warning is not None
     assert "started with native bf16" in warning
 
@@ -130,7 +130,7 @@ def test_what_is_not_slow_is_not_warned_of(
 ) -> None:
     here(speed)
     run = run_context(tmp_path, train={"precision": precision}, matmul_speed=speed)
-    assert training_setup.slow_bf16(run, resolution(precision, device)) is None
+    assert cpu_formats.slow_bf16(run, resolution(precision, device)) is None
 
 
 def test_the_measurement_is_made_once_in_a_process() -> None:

@@ -108,10 +108,10 @@ def gc(
     root: options.Root = None,
 ) -> None:
     """Delete for good what has been in the trash for long enough."""
-    from llmforge.checkpoint.hashed_files import size_text
     from llmforge.cli.render import Column, age_text, print_table
     from llmforge.errors import UsageError
     from llmforge.insight.summary import parse_length
+    from llmforge.progress import size_text
     from llmforge.rundir.trash import deleted_runs, remove_deleted
 
     before = time.time() - parse_length(older_than)
@@ -145,7 +145,7 @@ def gc(
 def _loss(directory: RunDirectory) -> str:
     """Return what is only in this run's directory, in words."""
     from llmforge.checkpoint import list_checkpoints
-    from llmforge.checkpoint.hashed_files import size_text
+    from llmforge.progress import size_text
     from llmforge.rundir.uploads import read_kept, read_uploads
 
     if not directory.path.exists():

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pluggy
-import torch
 
 from llmforge.checkpoint import CheckpointWriter, FrozenWeights
 from llmforge.checkpoint.format import read_metadata
@@ -22,8 +21,7 @@ from llmforge.data.prompts import save_template
 from llmforge.distributed import Team, leader_first
 from llmforge.errors import DataError
 from llmforge.events import Event, RunStarted
-from llmforge.interfaces import Engine, MatmulSpeed, Resolution, RunContext
-from llmforge.matmul_speed import measure_matmul_speed
+from llmforge.interfaces import Engine, RunContext
 from llmforge.recipe import Recipe
 from llmforge.run.micro_batches import Division, divide_batch
 from llmforge.run.plan import Components, Plan
@@ -37,6 +35,7 @@ from llmforge.run.setup.build import (
     run_length,
     with_steps,
 )
+from llmforge.run.setup.cpu_formats import MATMUL_SPEED, slow_bf16, with_matmul_speed
 from llmforge.run.setup.example_packing import packing_line
 from llmforge.run.setup.model_build import BuiltModel, agreed
 from llmforge.run.setup.reference import Reference, with_reference
@@ -44,11 +43,14 @@ from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_p
 from llmforge.run.setup.run_record import tracker_tags
 from llmforge.run.setup.start_event import run_facts
 from llmforge.run.signals import StopSignals
+from llmforge.run.trace_range import TraceRange
 from llmforge.run.training.answers import ANSWERS, AnswerMetrics, measures
 from llmforge.run.training.evaluation import rows_at_once
 from llmforge.run.training.label_metrics import LABELS, LabelMetrics
 from llmforge.run.training.loop import TaskMetrics, TrainingLoop
 from llmforge.run.training.loop_outputs import LoopOutputs
+from llmforge.run.training.memory_report import MemoryReports
+from llmforge.run.training.step_trace import open_tracer
 from llmforge.run.training.throughput import peak_flops
 from llmforge.rundir import RunDirectory, RunRecord
 
@@ -57,9 +59,6 @@ REFERENCE = "reference"
 
 FROZEN = "frozen_weights"
 """Where the record's ``fingerprints`` have the hash of what does not train."""
-
-_MATMUL_SPEED = "matmul_speed"
-"""Where the record's ``resolved`` has what was measured for bf16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +76,7 @@ class TrainingSetup:
         evaluation_rows: sequences that are evaluated at once.
         facts: sizes of model, data, steps and machine, for the log and trackers.
         reference: what the objective compares with; None where it needs nothing.
+        trace: the steps to trace, if any.
     """
 
     run: RunContext
@@ -89,6 +89,7 @@ class TrainingSetup:
     evaluation_rows: int
     facts: dict[str, Any]
     reference: Reference | None = None
+    trace: TraceRange | None = None
 
     def sampling(
         self,
@@ -144,6 +145,15 @@ class TrainingSetup:
             metrics=self._metrics(recipe, manager=manager, signals=signals, team=team),
             peak_flops=peak_flops(resolution.hardware, resolution.precision),
             set_step=set_step,
+            tracer=open_tracer(
+                self.trace,
+                self.run,
+                device=self.engine.device,
+                taken=self.point.state.step,
+                last_step=self.last_step,
+                reporter=reporter,
+            ),
+            memory=MemoryReports(self.run, self.engine),
         )
 
     def _metrics(
@@ -199,7 +209,7 @@ class TrainingSetup:
             "compile": found.compile,
             "hardware": found.hardware,
             "reasons": list(found.reasons),
-            **({} if speed is None else {_MATMUL_SPEED: asdict(speed)}),
+            **({} if speed is None else {MATMUL_SPEED: asdict(speed)}),
             "micro_batch_size": self.division.micro,
             "eval_batch_size": self.evaluation_rows,
             "packed": isinstance(batches, ExampleBatches) and batches.packed,
@@ -360,6 +370,7 @@ def set_up(
             longest=_longest_row(plan.recipe, prepared),
         ),
         reference=reference,
+        trace=plan.trace,
         facts=run_facts(
             plan.recipe,
             model=engine.model,
@@ -377,33 +388,6 @@ def _filled_by(point: StartingPoint, run: RunContext) -> RunContext:
         return run
     model = read_metadata(point.checkpoint.path).get("model") or run.resolved.get("model", {})
     return dataclasses.replace(run, filled=True, resolved={**run.resolved, "model": model})
-
-
-def with_matmul_speed(run: RunContext, *, team: Team) -> RunContext:
-    """Return ``run`` with the speed of its CPU: as recorded, else as the leader measures it now.
-
-    Number formats derive from it. So all ranks have the leader's, and a resume has that of the
-    first start, whatever machine it is on. A run on a GPU has none.
-    """
-    speed = _speed(run) if team.place.is_leader and _is_on_cpu(run) else None
-    return dataclasses.replace(run, matmul_speed=team.broadcast(speed))
-
-
-def slow_bf16(run: RunContext, resolution: Resolution) -> str | None:
-    """Return a warning when the run computes in bf16 on a CPU where that is the slower format."""
-    if torch.device(resolution.device).type != "cpu":
-        return None
-    slowdown = measure_matmul_speed().slowdown()
-    if slowdown is None:
-        return None
-    if run.train.precision == "bf16":
-        return f'train.precision = "bf16" costs time on this CPU, "fp32" does not: {slowdown}'
-    if resolution.precision == "bf16" or (run.matmul_speed and run.matmul_speed.bf16_is_native):
-        return (
-            "the run started with native bf16 and keeps its number formats, "
-            f"but on this CPU {slowdown}"
-        )
-    return None
 
 
 def _audited(prepared: PreparedData) -> dict[str, SplitAudit]:
@@ -468,21 +452,3 @@ def _check_same_data(team: Team, prepared: PreparedData) -> None:
 def _longest_row(recipe: Recipe, prepared: PreparedData) -> int:
     """Return how many tokens a row has at most: of several sequences each has the context."""
     return recipe.context * prepared.objective.sequences
-
-
-def _is_on_cpu(run: RunContext) -> bool:
-    if run.train.device != "auto":
-        return run.train.device == "cpu"
-    return run.resolved.get("device") == "cpu" or not (
-        torch.cuda.is_available() or torch.backends.mps.is_available()
-    )
-
-
-def _speed(run: RunContext) -> MatmulSpeed:
-    kept = run.resolved.get(_MATMUL_SPEED)
-    if kept is not None:
-        return MatmulSpeed(**kept)
-    speed = measure_matmul_speed()
-    if run.resolved.get("device") == "cpu":  # started before this was recorded: bf16 throughout
-        return dataclasses.replace(speed, bf16_is_native=True)
-    return speed

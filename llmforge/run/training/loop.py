@@ -33,6 +33,8 @@ from llmforge.run.training.early_stopping import EarlyStopping
 from llmforge.run.training.evaluation import evaluate
 from llmforge.run.training.loop_outputs import LoopOutputs, Rows, histograms
 from llmforge.run.training.loss_average import LossTotals
+from llmforge.run.training.memory_report import MemoryReports
+from llmforge.run.training.step_trace import StepTracer
 from llmforge.run.training.stop_vote import Stopping
 from llmforge.run.training.throughput import Pace
 
@@ -76,6 +78,8 @@ class TrainingLoop:
         metrics: measures answers or labels too, where the recipe asks for it.
         peak_flops: of the device, for MFU; None when unknown.
         set_step: told every step; must cost nothing.
+        tracer: watches the steps it is asked to.
+        memory: writes down what is in memory when that does not suffice.
     """
 
     def __init__(
@@ -97,6 +101,8 @@ class TrainingLoop:
         metrics: TaskMetrics | None,
         peak_flops: float | None,
         set_step: Callable[[int], None],
+        tracer: StepTracer,
+        memory: MemoryReports,
     ) -> None:
         self._recipe = recipe
         self._engine = engine
@@ -114,6 +120,8 @@ class TrainingLoop:
         self._outputs = outputs
         self._metrics = metrics
         self._set_step = set_step
+        self._tracer = tracer
+        self._memory = memory
         train = recipe.train
         self._batch_size = train.batch_size
         self._last_step = last_step
@@ -138,6 +146,7 @@ class TrainingLoop:
             peak_tokens_per_second=peak_flops
             and peak_flops * division.ranks / engine.model.flops_per_token(),
         )
+        self._pace.lap = tracer.watched(self._pace.lap)
         self._rows = Rows(
             recipe,
             state=state,
@@ -156,7 +165,7 @@ class TrainingLoop:
             TrainingError: the loss is no longer finite, or not even one sequence fits.
             CheckpointError: a checkpoint could not be written.
         """
-        with self._signals.deferred():
+        with self._signals.deferred(), self._tracer:
             self._finish_boundary()
             while True:
                 ending = self._stopped() if self._stopping.before_step() else self._ending()
@@ -164,9 +173,10 @@ class TrainingLoop:
                     self._save_unless_saved()
                     self._stopping.close()
                     return ending
-                self._take_step()
-                if self._is_boundary():
-                    self._boundary()
+                with self._tracer.step(self._state.step):
+                    self._take_step()
+                    if self._is_boundary():
+                        self._boundary()
 
     # Steps ---------------------------------------------------------------------------------
 
@@ -210,7 +220,8 @@ class TrainingLoop:
                 self._engine.accumulate(
                     batch, targets=targets, seed=seed, last=index == mine[-1][0]
                 )
-            except torch.OutOfMemoryError as error:
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                self._memory.write(error, step=state.step + 1, micro_batch=micro)
                 self._require_alone(error)
                 self._engine.discard()
                 return False
@@ -226,7 +237,8 @@ class TrainingLoop:
         if self._division.ranks > 1:
             smaller = self._division.smaller()
             raise TrainingError(
-                f"out of memory with {self._division.micro} sequences at a time",
+                f"out of memory with {self._division.micro} sequences at a time"
+                f"{self._memory.where}",
                 remedy=f"set train.micro_batch_size to {smaller.micro} or less; see {_MEMORY}"
                 if smaller
                 else f"a smaller model or context, or bf16; see {_MEMORY}",
@@ -236,7 +248,7 @@ class TrainingLoop:
         smaller = self._division.smaller()
         if smaller is None:
             raise TrainingError(
-                "out of memory with one sequence at a time",
+                f"out of memory with one sequence at a time{self._memory.where}",
                 remedy=f"a smaller model or context, or bf16; see {_MEMORY}",
             )
         self._division = smaller
@@ -244,6 +256,7 @@ class TrainingLoop:
         self._reporter.notice(
             f"out of memory at step {self._state.step}: micro-batch is now {smaller.micro}, the "
             f"global batch stays {smaller.batch}; the same batch is computed again"
+            f"{self._memory.where}"
         )
 
     def _gradient_histograms(self) -> dict[str, Any]:

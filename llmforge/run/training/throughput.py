@@ -60,7 +60,7 @@ class Pace:
         self._peak = peak_tokens_per_second
         self._began = time.perf_counter()
         self._watch = Stopwatch()
-        self.lap = self._watch.lap
+        self.lap: Callable[[str], None] = self._watch.lap
 
     def row(self, step: int) -> dict[str, Any]:
         """Return the timing row of ``step``: seconds, rates, and the share of each part."""

@@ -9,6 +9,8 @@ import torch
 from llmforge.interfaces import Batch
 from llmforge.testing import TinyModel
 
+_TOO_MANY_BYTES = 1 << 60
+
 
 class FaultyModel(TinyModel):
     """See :class:`forge_faults.model.Faulty`."""
@@ -24,7 +26,7 @@ class FaultyModel(TinyModel):
         """Return the loss, unless this is where it shall fail."""
         rows = batch["inputs"].shape[0]
         if self._memory and rows > self._memory and self._computed >= self._memory_from:
-            raise torch.OutOfMemoryError(f"injected by forge_faults: {rows} sequences")
+            torch.empty(_TOO_MANY_BYTES, dtype=torch.uint8)  # the allocator's own error
         total, count = super().loss(batch)
         if self.training:
             self._computed += 1
