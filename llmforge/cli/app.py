@@ -77,6 +77,12 @@ OWN = {
             "runs", "llmforge.cli.runs:app", "List, inspect, compare and clear runs.", _EXPERIMENTS
         ),
         Command(
+            "monitor",
+            "llmforge.cli.monitor:monitor",
+            "Watch runs while they train.",
+            _EXPERIMENTS,
+        ),
+        Command(
             "checkpoints",
             "llmforge.cli.checkpoints:app",
             "Look at checkpoints and keep some.",

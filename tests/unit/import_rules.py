@@ -24,8 +24,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "remote",
         "courier",
         "run",
-        "sweeps generation evaluation harness export deploy serve insight planning clusters api"
-        " testing",
+        "sweeps generation evaluation harness export deploy serve insight monitor planning clusters"
+        " api testing",
         "cli",
         "__main__",
     )
