@@ -152,15 +152,9 @@ def _lines(watched: Watched, every: float) -> None:
     from llmforge.cli.monitor_view import status_line
 
     shown: dict[str, object] = {}
-    told: dict[str, float] = {}
     while True:
         for run in watched.look():
-            for item in run.happenings:
-                if item.time > told.get(run.id, 0.0):
-                    when = time.strftime("%H:%M:%S", time.localtime(item.time))
-                    echo(f"{when} {run.id} {item.text}")
-                    told[run.id] = item.time
-            now = (run.state, run.step, run.train_loss, run.val_loss, run.last_checkpoint)
+            now = (run.state, run.starts, run.step, run.val_loss, run.last_checkpoint)
             if shown.get(run.id) != now:
                 shown[run.id] = now
                 echo(status_line(run))
@@ -186,7 +180,7 @@ def _logs(watched: Watched, every: float, *, once: bool) -> None:
     while True:
         followers = watched.followers()
         for follower in followers:
-            follower.look()
+            follower.look()  # the log of a run in storage is copied by it
             path = follower.log_file
             log = logs.setdefault(path, AppendedLines(path, last=_LOG_LINES))
             log.look()

@@ -148,7 +148,8 @@ def status_line(run: Snapshot) -> str:
     left = "" if run.eta_seconds is None else f"{duration_text(run.eta_seconds)} left"
     values = [f"{name} {value}" for name, value in _values(run) if value]
     why = run.why if run.state != "running" else ""
-    parts = [f"{when} {run.id} {run.state}", why, _steps(run), left, *values]
+    starts = f" (start {run.starts})" if run.starts > 1 else ""
+    parts = [f"{when} {run.id} {run.state}{starts}", why, _steps(run), left, *values]
     return printable_line("  ".join(part for part in parts if part))
 
 

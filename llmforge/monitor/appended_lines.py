@@ -25,13 +25,15 @@ class AppendedLines:
 
     def __init__(self, path: Path, *, last: int | None = None) -> None:
         self.path = path
-        self._last = last
         self._offset = 0
         self._mark = b""
         self._stamp: tuple[int, int, int] | None = None
         self._end = 0
-        if last is not None:
-            self._offset = _start_of_last(path, last)
+        if last is not None and (start := _start_of_last(path, last)):
+            self._offset = start
+            with path.open("rb") as file:
+                file.seek(max(0, start - _MARK_BYTES))
+                self._mark = file.read(min(start, _MARK_BYTES))
 
     @property
     def waiting(self) -> int:
@@ -46,10 +48,9 @@ class AppendedLines:
                 stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
                 if stamp == self._stamp:
                     return False
-                before, self._stamp, self._end = self._stamp, stamp, found.st_size
-                file.seek(max(0, self._offset - len(self._mark)))
-                kept = before is None or before[0] == found.st_ino
-                if kept and file.read(len(self._mark)) == self._mark:
+                self._stamp, self._end = stamp, found.st_size
+                file.seek(self._offset - len(self._mark))
+                if file.read(len(self._mark)) == self._mark:
                     return False
         except FileNotFoundError:
             self._stamp, self._end = None, 0

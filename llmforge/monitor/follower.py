@@ -214,7 +214,7 @@ class RunFollower:
         elif new.attempt != old.attempt:
             texts.append(f"attempt {new.attempt} started")
         elif new.starts > old.starts:
-            texts.append(f"resumed (start {new.starts}); it was {old.state} at step {old.step:,}")
+            texts.append(f"resumed (start {new.starts})")
         if new.state != old.state and new.state not in ("running", "waiting"):
             texts.append(f"{new.state} at step {new.step:,}")
         self._happenings += [Happening(time=new.taken, text=text) for text in texts]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from llmforge.events import MetricsLogged
 from llmforge.monitor import Curve, RunFollower, Snapshot, Watchlist
 from llmforge.monitor.appended_lines import AppendedLines, CountedLines, last_lines
 from llmforge.monitor.metrics import Metrics
+from llmforge.monitor.stored import StoredRuns
+from llmforge.remote import RemoteRun
 from llmforge.rundir import RunDirectory, RunLock, read_record, write_record
 from llmforge.rundir.record import boot_id
 from llmforge.rundir.uploads import UploadRecord, write_upload
@@ -228,7 +232,7 @@ def test_a_run_that_dies_and_is_resumed_is_seen_to_do_so(tmp_path: Path) -> None
         found = follower.look()
         found = follower.look()
     texts = [item.text for item in found.happenings]
-    assert texts == ["crashed at step 40", "resumed (start 2); it was crashed at step 40"]
+    assert texts == ["crashed at step 40", "resumed (start 2)"]
 
 
 # Which runs ---------------------------------------------------------------------------------------
@@ -256,6 +260,61 @@ def test_a_run_may_appear_after_the_watching_began(
     assert [run.state for run in watched.look()] == ["waiting"]
     make_run(tmp_path / "runs", "later-1")
     assert [(run.id, run.state) for run in watched.look()] == [("later-1", "completed")]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RemoteRun:
+    """A run in storage that has mirrored its small files once."""
+    remote = RemoteRun(f"file://{tmp_path}/store", None, "far", 1)
+    remote.begin()
+    send(remote, running(tmp_path / "there", "far"), steps=(4, 8))
+    return remote
+
+
+def send(remote: RemoteRun, directory: RunDirectory, *, steps: Sequence[int]) -> None:
+    rows = [{"step": step, "train/loss": 3.0, "lr": 1e-3} for step in steps]
+    write_rows(directory.metrics, rows)
+    log = directory.path / "log.txt"
+    log.write_text("".join(f"step {step}\n" for step in steps))
+    record = read_record(directory)
+    record.step = steps[-1]
+    write_record(directory, record)
+    names = ("run.json", "metrics.jsonl", "log.txt")
+    remote.mirror({name: directory.path / name for name in names})
+
+
+def test_a_run_in_storage_is_watched_as_far_as_the_storage_has_it(
+    store: RemoteRun, tmp_path: Path
+) -> None:
+    with StoredRuns(f"file://{tmp_path}/store") as watched:
+        (run,) = watched.look()
+        assert (run.id, run.state, run.step, run.train_loss) == ("far", "running", 8, 3.0)
+        assert run.log == ("step 4", "step 8")
+        send(store, RunDirectory(tmp_path / "there" / "far"), steps=(4, 8, 12))
+        (run,) = watched.look()
+        assert run.step == 12
+        assert run.curves["train/loss"][0] == (4, 8, 12)
+
+
+def test_a_run_in_storage_that_sends_nothing_any_more_is_not_running(
+    store: RemoteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmforge.monitor.stored.STALE_SECONDS", 0.0)
+    with StoredRuns(f"file://{tmp_path}/store", ["far"]) as watched:
+        (run,) = watched.look()
+    assert run.state == "crashed"
+    assert run.next_command == f"forge runs pull far --storage file://{tmp_path}/store"
+
+
+def test_watching_imports_no_torch() -> None:
+    script = (
+        "import sys, llmforge.cli.monitor, llmforge.cli.monitor_view, llmforge.monitor.stored\n"
+        "print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "[]\n"
 
 
 # How it looks -------------------------------------------------------------------------------------
