@@ -26,15 +26,14 @@ from llmforge.insight.inventory import (
     CheckpointInfo,
     artifacts_of,
     checkpoints_of,
-    next_command,
     pending_of,
     viewers_of,
-    why_ended,
 )
 from llmforge.insight.metrics import last_row
 from llmforge.insight.summary import STATES, UNFINISHED, RunSummary, summarize
 from llmforge.rundir import RunEntry, completion_of
 from llmforge.rundir.deployments import read_deployments
+from llmforge.rundir.next_command import next_command, why_ended
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,9 +14,7 @@ from llmforge.insight.compare import read_recipe
 from llmforge.insight.inventory import (
     CheckpointInfo,
     checkpoints_of,
-    next_command,
     tracker_names,
-    why_ended,
 )
 from llmforge.insight.metrics import last_row
 from llmforge.monitor.appended_lines import CountedLines, last_lines
@@ -24,6 +22,7 @@ from llmforge.monitor.metrics import TRAIN_LOSS, VAL_LOSS, Metrics
 from llmforge.monitor.snapshot import Best, CheckpointAge, Happening, Points, Snapshot, Upload
 from llmforge.recipe.schema import RunTable
 from llmforge.rundir import RunDirectory, RunEntry, entry_of
+from llmforge.rundir.next_command import next_command, why_ended
 from llmforge.rundir.uploads import UploadRecord, read_uploads
 
 LOG_LINES = 12
