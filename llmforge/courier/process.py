@@ -42,8 +42,9 @@ from llmforge.recipe import Override, Recipe, load_recipe
 from llmforge.recipe.notify import NotifyTable
 from llmforge.redaction import RedactingStream, redact_values
 from llmforge.remote import recipe_remote
-from llmforge.rundir import RunDirectory, is_locked, read_record
+from llmforge.rundir import RunDirectory, read_record
 from llmforge.rundir.context import run_context
+from llmforge.rundir.lock import lock_holder
 from llmforge.rundir.uploads import KeptCheckpoint, UploadRecord
 from llmforge.stop_signals import stop_signals
 from llmforge.streams import drain
@@ -243,6 +244,7 @@ def main(arguments: list[str]) -> int:
         arguments: the run directory, then the trackers to drive if not all of them.
     """
     directory = RunDirectory(Path(arguments[0]))
+    parent = os.getppid()
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the training process
     # decides when the courier ends.
     for number in stop_signals():
@@ -260,7 +262,7 @@ def main(arguments: list[str]) -> int:
         seconds = _obey(courier)
         if seconds is None:
             courier.tell_of_crash()
-            _leave_to_the_next(directory)
+            _leave_to_the_next(directory, before=parent)
             courier.finish_uploads(ORPHAN_SECONDS)
             courier.await_messages(ORPHAN_MESSAGE_SECONDS)
             courier.close(ORPHAN_SECONDS)
@@ -288,14 +290,15 @@ def _obey(courier: CourierProcess) -> float | None:
     return None
 
 
-def _leave_to_the_next(directory: RunDirectory) -> None:
+def _leave_to_the_next(directory: RunDirectory, *, before: int) -> None:
     """End this process as soon as another one trains the run: its courier does the rest.
 
     That is no worse than a kill, which everything here has to survive anyway.
     """
 
     def watch() -> None:
-        while not is_locked(directory.root, directory.id):
+        # A process that is being killed may close what leads here before it gives up its lock.
+        while lock_holder(directory.root, directory.id) in (None, before):
             time.sleep(_WATCH_SECONDS)
         os._exit(0)
 

@@ -138,7 +138,8 @@ class NotifyTable(Options):
     """When: ``finish`` also when it stops early, ``failure`` also when its process is killed,
     ``stall`` when no step is taken for ``stall_after``, ``interrupt`` when a signal stops it."""
     stall_after: Annotated[str, SAFE] = "30 min"
-    """How long a step, an evaluation within it included, may take before the run has stalled."""
+    """Time without a new step after which the run has stalled; evaluations count, so choose more
+    than the slowest takes."""
     webhook: Annotated[WebhookTable | None, SAFE] = None
     """Posts it to Slack, Discord, ntfy or any other address."""
     command: Annotated[CommandTable | None, SAFE] = None
