@@ -110,6 +110,8 @@ class MonitorView:
         )
 
     def _progress(self, run: Snapshot, width: int) -> Text:
+        if run.state == "waiting":
+            return Text(run.why)
         text = f" {_steps(run)}"
         if run.epoch is not None:
             text += f", epoch {run.epoch:.2f}"
@@ -226,7 +228,7 @@ def _facts(run: Snapshot, width: int) -> Iterator[Text]:
 
 
 def _notes(run: Snapshot) -> Iterator[Text]:
-    if run.why:
+    if run.why and run.state != "waiting":
         yield Text(printable_line(run.why), style=_STATE_STYLES.get(run.state, ""))
     if run.next_command:
         yield Text.assemble(("next: ", "dim"), printable_line(run.next_command))

@@ -21,6 +21,7 @@ from llmforge.cli.render import (
     print_section,
     print_table,
 )
+from llmforge.courier.notifications import pending_messages
 from llmforge.insight.compare import read_recipe
 from llmforge.insight.inventory import (
     CheckpointInfo,
@@ -308,7 +309,10 @@ def _started(run: RunSummary) -> str:
 
 def _pending_events(entry: RunEntry) -> dict[str, int]:
     gone = entry.gone or entry.problem
-    return {} if gone else pending_of(entry.directory, read_recipe(entry.directory))
+    if gone:
+        return {}
+    waiting = pending_of(entry.directory, read_recipe(entry.directory))
+    return waiting | pending_messages(entry.directory)
 
 
 def _pending(entry: RunEntry, *, running: bool) -> str:

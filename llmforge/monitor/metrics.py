@@ -28,13 +28,11 @@ class Metrics:
     Attributes:
         values: the newest value of each metric, ``step`` among them.
         curves: losses in nats by name.
-        cuts: how often the file was cut or replaced since it was first looked at.
         version: another number whenever a curve has changed.
     """
 
     def __init__(self, path: Path) -> None:
         self._lines = AppendedLines(path)
-        self.cuts = 0
         self.version = 0
         self._clear()
 
@@ -45,7 +43,6 @@ class Metrics:
     def look(self) -> None:
         """Take the rows that are new."""
         if self._lines.look():
-            self.cuts += 1
             self.version += 1
             self._clear()
         for line in self._chosen():

@@ -86,6 +86,8 @@ def test_what_a_dead_mail_server_missed_is_sent_later_and_once(
         "notify.email: 1 not sent yet; 'forge runs sync tiny'"
         in (place.run.path / "log.txt").read_text()
     )
+    status = place.forge_here("runs", "status", "tiny")
+    assert "1 events wait for notify.email: forge runs sync tiny" in status
     refused = place.forge_here("runs", "sync", "tiny", expect=2)
     assert "FORGE_NOTIFY_URL is not set" in refused
     place.environment = {"FORGE_NOTIFY_URL": f"{webhook.url}{SECRET}"}  # type: ignore[misc]
