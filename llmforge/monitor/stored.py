@@ -51,8 +51,6 @@ class StoredRuns:
     ) -> None:
         self._folder.cleanup()
 
-    missing: Sequence[str] = ()
-
     def require(self) -> None:
         """Find the runs.
 
@@ -66,7 +64,7 @@ class StoredRuns:
         if not self._names:
             chosen = _running(entries)
         if not chosen:
-            raise RunError(f"no runs in {self._url}", remedy="forge runs list --storage URL")
+            raise RunError(f"no runs in {self._url}", remedy="is it the right address?")
         folder = Path(self._folder.name)
         self._followers = [_StoredFollower(self._url, entry, folder) for entry in chosen]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,10 +12,13 @@ from llmforge.courier.journal import JournalWriter
 from llmforge.courier.notifications.alerts import StallWatch, alert
 from llmforge.courier.notifications.delivery import Notifier
 from llmforge.courier.notifications.targets import senders
+from llmforge.errors import RunError
 from llmforge.progress import duration
 from llmforge.recipe.notify import NotifyTable, parse_duration
 from llmforge.rundir import RunDirectory, read_record
 from llmforge.rundir.record import HEARTBEAT_SECONDS
+
+log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 
@@ -52,8 +57,11 @@ class Notifications:
 
     def tell_of_crash(self) -> None:
         """Tell people that the training process is gone, unless it ended as it should."""
-        if self._wanted("failure") and read_record(self._directory).state == "running":
-            self._append("failure", state="crashed")
+        if not self._wanted("failure"):
+            return
+        with contextlib.suppress(RunError):  # a damaged record does not say that it was running
+            if read_record(self._directory).state == "running":
+                self._append("failure", state="crashed")
 
     def wait(self, seconds: float) -> None:
         """Wait until all messages are sent, at most ``seconds``."""
@@ -83,6 +91,9 @@ class Notifications:
         self._append("stall", state="stalled", reason=reason, once=str(step))
 
     def _append(self, occasion: str, **about: str) -> None:
-        journal = JournalWriter(self._directory.journal, cut=False)
-        journal.append(alert(self._directory, occasion, **about))
-        journal.close()
+        try:
+            journal = JournalWriter(self._directory.journal, cut=False)
+            journal.append(alert(self._directory, occasion, **about))
+            journal.close()
+        except OSError as error:
+            log.warning("nobody is told that the run has %s: %s", about["state"], error)
