@@ -100,18 +100,34 @@ def test_what_a_dead_mail_server_missed_is_sent_later_and_once(
     assert len(webhook.taken) == 1
 
 
-def test_a_run_that_stalls_and_is_killed_is_told_of_by_its_courier(tmp_path: Path) -> None:
+def endless(path: Path, webhook: Webhook, **settings: str) -> Workplace:
+    """Return a place for a run that tells of itself and does not end."""
+    own = {
+        "train.max_steps": "100000",
+        "notify.webhook.url_env": '"MY_HOOK"',
+        "notify.webhook.format": '"slack"',
+    }
+    return Workplace(path, {**own, **settings}, environment={"MY_HOOK": webhook.url})
+
+
+def test_a_run_that_is_killed_is_told_of_by_its_courier(tmp_path: Path) -> None:
+    with Webhook(503) as webhook:
+        process = endless(tmp_path / "place", webhook).start()
+        try:
+            assert process.wait_for(logged("step     12/100000"))
+        finally:
+            process.kill()
+        wait_until(lambda: texts(webhook, "tiny crashed"))
+    (text,) = texts(webhook, "")
+    assert "its process is gone" in text
+    assert "next: cd " in text
+    assert "&amp;&amp; forge train recipe.toml" in text
+
+
+@pytest.mark.slow
+def test_a_run_that_stalls_is_told_of_while_it_does(tmp_path: Path) -> None:
     with Webhook() as webhook:
-        place = Workplace(
-            tmp_path / "place",
-            {
-                "train.max_steps": "100000",
-                "notify.webhook.url_env": '"MY_HOOK"',
-                "notify.webhook.format": '"slack"',
-                "notify.stall_after": '"10 s"',
-            },
-            environment={"MY_HOOK": webhook.url},
-        )
+        place = endless(tmp_path / "place", webhook, **{"notify.stall_after": '"10 s"'})
         process = place.start()
         try:
             assert process.wait_for(logged("step     12/100000"))
@@ -119,12 +135,7 @@ def test_a_run_that_stalls_and_is_killed_is_told_of_by_its_courier(tmp_path: Pat
             wait_until(lambda: texts(webhook, "tiny stalled"))
         finally:
             process.kill()
-        wait_until(lambda: texts(webhook, "tiny crashed"))
-        stalled, crashed = texts(webhook, "tiny stalled")[-1], texts(webhook, "tiny crashed")[0]
-    assert "no step was taken for 0:1" in stalled
-    assert "its process is gone" in crashed
-    assert "next: cd " in crashed
-    assert "&amp;&amp; forge train recipe.toml" in crashed
+    assert "no step was taken for 0:1" in texts(webhook, "tiny stalled")[-1]
 
 
 def texts(webhook: Webhook, having: str) -> list[str]:

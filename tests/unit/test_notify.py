@@ -21,7 +21,9 @@ from llmforge.courier.notifications.delivery import AlertCursor, Notifier, notif
 from llmforge.courier.notifications.message import Message, message_of
 from llmforge.courier.notifications.targets import NotSent, notify_problems, senders
 from llmforge.events import Alert, MetricsLogged, decode, encode
+from llmforge.recipe import load_recipe
 from llmforge.recipe.notify import NotifyTable, parse_duration
+from llmforge.recipe.run_identity import identity
 from llmforge.redaction import hide, redact
 from llmforge.rundir import RunDirectory, read_record, write_record
 
@@ -80,6 +82,16 @@ def test_an_address_is_never_part_of_what_is_written() -> None:
     assert "secret" not in json.dumps(table.model_dump(mode="json"))
     assert table.webhook is not None
     assert table.webhook.address() == "https://example.org/secret"
+
+
+def test_who_is_told_makes_no_other_run_and_the_address_is_not_kept() -> None:
+    address = "https://example.org/known-to-few"
+    plain = load_recipe("wikitext_tiny")
+    told = load_recipe("wikitext_tiny", overrides=[f'notify.webhook.url="{address}"'])
+    assert identity(told) == identity(plain)
+    assert "notify" not in plain.tables
+    assert told.tables["notify"]["webhook"] == {"url_env": "FORGE_NOTIFY_URL"}
+    assert address not in redact(f"forge train --set notify.webhook.url={address}")
 
 
 def test_hidden_addresses_and_known_services_are_taken_out_of_text() -> None:
