@@ -33,7 +33,7 @@ def monitor(
     runs: Annotated[
         list[str] | None,
         options.argument(
-            "[RUN]...",
+            "RUN",
             "Run ids, or beginnings of ids; absent: all that are running, else the newest run.",
         ),
     ] = None,

@@ -28,18 +28,14 @@ class Watchlist:
     def __init__(self, root: Path, names: Sequence[str] = ()) -> None:
         self._root = root
         self._names = list(dict.fromkeys(names))
+        self._known: set[str] = set()
         self._followers: dict[str, RunFollower] = {}
         self._searched = float("-inf")
 
     @property
     def missing(self) -> list[str]:
         """The names that are no run yet."""
-        known = self._followers
-        return [
-            name
-            for name in self._names
-            if name not in known and not any(item.startswith(name) for item in known)
-        ]
+        return [name for name in self._names if name not in self._known]
 
     def require(self) -> None:
         """Refuse names of runs that are not there, or no run at all.
@@ -91,6 +87,7 @@ class Watchlist:
                 raise
             except RunError:
                 continue
+            self._known.add(name)
         return found
 
     def _running(self) -> list[RunDirectory]:

@@ -251,6 +251,11 @@ def test_when_nothing_runs_the_newest_is_watched(tmp_path: Path) -> None:
     assert [run.id for run in Watchlist(tmp_path).look()] == ["new"]
 
 
+def test_a_run_may_be_named_by_its_path(tmp_path: Path) -> None:
+    path = make_run(tmp_path, "one").path
+    assert [run.id for run in Watchlist(tmp_path, [str(path), "one"]).look()] == ["one"]
+
+
 def test_a_run_may_appear_after_the_watching_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
