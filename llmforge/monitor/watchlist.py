@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmforge.errors import RunError, UsageError
+from llmforge.errors import RunError
 from llmforge.monitor.follower import RunFollower
 from llmforge.monitor.snapshot import Snapshot
 from llmforge.rundir import RunDirectory, entry_of, find_run, newest_run
@@ -83,8 +83,6 @@ class Watchlist:
         for name in self.missing:
             try:
                 found.append(find_run(self._root, name))
-            except UsageError:
-                raise
             except RunError:
                 continue
             self._known.add(name)
