@@ -74,6 +74,10 @@ def recipes_page() -> str:
     parts = [RECIPES]
     for name, model in {**CORE_TABLES, **KIND_KEYS}.items():
         parts.append(f"\n### `[{name}]`\n\n{_first(model)}\n\n{_options(model)}")
+        parts += [
+            f"\n### `[{name}.{key}]`\n\n{_first(inner)}\n\n{_options(inner)}"
+            for key, inner in _tables(model)
+        ]
     parts.append(BUILT_IN)
     for kind in KINDS:
         own = [item for item in entries(kind).values() if item.distribution == DISTRIBUTION]
@@ -136,6 +140,14 @@ def _rows(model: type[Options], scope: Scope) -> Iterator[tuple[str, str, str, s
         yield f"`{name}`", _type(field.annotation), default, scope_of(field, scope).name, meaning
 
 
+def _tables(model: type[Options]) -> Iterator[tuple[str, type[Options]]]:
+    """Yield the tables inside a table that has components of no kind."""
+    for name, field in model.model_fields.items():
+        for member in typing.get_args(field.annotation):
+            if isinstance(member, type) and issubclass(member, Options):
+                yield name, member
+
+
 def _value(value: object) -> str:
     if value is None:
         return ""
@@ -152,6 +164,8 @@ def _type(annotation: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         members = [item for item in typing.get_args(annotation) if item is not type(None)]
         return " or ".join(_type(item) for item in members)
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return "table"
     if origin is list:
         return f"list of {_type(typing.get_args(annotation)[0])}"
     return getattr(annotation, "__name__", str(annotation))

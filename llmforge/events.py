@@ -162,6 +162,21 @@ class RunEnded(Event):
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Alert(Event):
+    """Something people want to be told of at once; for notifications alone, no component gets it.
+
+    ``id`` tells it from every other one of the run, ``occasion`` is a value of ``notify.on``,
+    ``facts`` are what the message says, as they were then.
+    """
+
+    hook: ClassVar[str] = "alert"
+    id: str
+    occasion: str
+    time: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
 EVENT_TYPES: Mapping[str, type[Event]] = {
     cls.hook: cls
     for cls in (
@@ -199,7 +214,7 @@ def decode(line: str) -> Event | None:
     body = json.loads(line)
     if not isinstance(body, dict) or not isinstance(body.get("hook"), str):
         raise ValueError(f"not an event: {line[:80]}")
-    cls = EVENT_TYPES.get(body["hook"])
+    cls = Alert if body["hook"] == Alert.hook else EVENT_TYPES.get(body["hook"])
     if cls is None:
         return None
     known = {item.name for item in dataclasses.fields(cls)}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -124,6 +124,8 @@ def _problem(
     first = items[0]
     if first["type"] == "extra_forbidden":
         name = key.removeprefix(f"{prefix}.")
+        if (table := _table_of(name, options)) is not None:
+            options, name = table, name.rpartition(".")[2]
         near = closest(name, options.model_fields)
         known = "" if "." in name else "known keys: " + ", ".join(sorted(options.model_fields))
         return Problem(
@@ -139,6 +141,16 @@ def _problem(
     if first["msg"].startswith(lead):
         message = "should be " + " or ".join(wanted)
     return Problem(key=key, message=f"{message}, got {_shown(first['input'])}")
+
+
+def _table_of(name: str, options: type[BaseModel]) -> type[BaseModel] | None:
+    """Return the table inside ``options`` that the dotted ``name`` is a key of, if it is one."""
+    table, dot, _ = name.partition(".")
+    if not dot or table not in options.model_fields or name.count(".") > 1:
+        return None
+    members = get_args(options.model_fields[table].annotation)
+    tables = (item for item in members if isinstance(item, type) and issubclass(item, BaseModel))
+    return next(tables, None)
 
 
 def _shown(value: object) -> str:

@@ -34,6 +34,8 @@ _NAME = re.compile(
     re.IGNORECASE,
 )
 _VARIABLE = re.compile(r"(^|_)(TOKEN|KEY|PASS)$", re.IGNORECASE)
+VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+"""A variable of the environment, as they are usually written: what is a secret itself is not."""
 _LOGIN = re.compile(r"(?<=://)[^/@\s'\"]+@")
 # No form may look far from each of many beginnings: a text of a megabyte is searched, too.
 _PASSWORD = re.compile(r"(?<=[a-z0-9+.-])://[^/\s:@]*:([^/\s@]+)@", re.IGNORECASE)
@@ -47,6 +49,10 @@ _KEYS = re.compile(
     r"|\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,})\b",
     re.IGNORECASE,
 )
+_WEBHOOK = re.compile(
+    r"(?<=://)(hooks\.slack\.com|(?:\w{1,16}\.)?discord(?:app)?\.com/api/webhooks)/[^\s'\"]+",
+    re.IGNORECASE,
+)
 _KEY_BEGINS = re.compile(r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----", re.IGNORECASE)
 _KEY_ENDS = re.compile(r"-----END [A-Z ]{0,32}PRIVATE KEY-----", re.IGNORECASE)
 _LONGEST_KEY = 16_384
@@ -55,6 +61,14 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _REMEDY = "take it out of the recipe and put it in the environment or .env"
+
+
+_hidden: set[str] = set()
+
+
+def hide(secret: str) -> None:
+    """Have :func:`redact` replace ``secret`` too, in this process, whatever it looks like."""
+    _hidden.add(secret)
 
 
 def is_secret_name(name: str) -> bool:
@@ -77,7 +91,7 @@ def redact(text: str) -> str:
     """
     for secret in _known():
         text = text.replace(secret, HIDDEN)
-    text = _LOGIN.sub(f"{HIDDEN}@", text)
+    text = _LOGIN.sub(f"{HIDDEN}@", _WEBHOOK.sub(rf"\g<1>/{HIDDEN}", text))
     text = _QUERY.sub(rf"\g<1>{HIDDEN}", text)
     return _HEADER.sub(rf"\g<1>{HIDDEN}", _KEYS.sub(HIDDEN, _without_private_keys(text)))
 
@@ -171,7 +185,7 @@ def find_secrets(
         path = (*prefix, key)
         if isinstance(value, Mapping):
             yield from find_secrets(value, path)
-        elif _may_hold_one(value) and is_secret_name(key):
+        elif _may_hold_one(value) and is_secret_name(key) and not _names_variable(key, value):
             yield path, "looks like a secret"
         elif any(holds_credential(text) for text in _texts(value)):
             yield path, "the value holds a credential"
@@ -190,13 +204,13 @@ def _print_traceback(
 
 
 def _known() -> Sequence[str]:
-    """Return the secrets in the environment as they are and as URLs write them, longest first."""
-    return _secrets_of(tuple(os.environ.items()))
+    """Return the secrets that are known as they are and as URLs write them, longest first."""
+    return _secrets_of(tuple(os.environ.items()), frozenset(_hidden))
 
 
 @lru_cache(maxsize=1)
-def _secrets_of(environment: tuple[tuple[str, str], ...]) -> Sequence[str]:
-    found = set()
+def _secrets_of(environment: tuple[tuple[str, str], ...], hidden: frozenset[str]) -> Sequence[str]:
+    found = set(hidden)
     for name, value in environment:
         if is_secret_name(name) or _VARIABLE.search(name):
             found.add(value)
@@ -209,6 +223,11 @@ def _secrets_of(environment: tuple[tuple[str, str], ...]) -> Sequence[str]:
 
 def _may_hold_one(value: Any) -> bool:
     return isinstance(value, str | list | int) and not isinstance(value, bool) and value != ""
+
+
+def _names_variable(key: str, value: Any) -> bool:
+    """Return whether a value is the name of a variable that holds the secret."""
+    return key.endswith("_env") and isinstance(value, str) and bool(VARIABLE_NAME.fullmatch(value))
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -86,6 +86,12 @@ OWN = {
             _EXPERIMENTS,
         ),
         Command(
+            "monitor",
+            "llmforge.cli.monitor:monitor",
+            "Watch runs while they train.",
+            _EXPERIMENTS,
+        ),
+        Command(
             "checkpoints",
             "llmforge.cli.checkpoints:app",
             "List, inspect, compare, verify and keep checkpoints.",

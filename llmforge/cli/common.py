@@ -25,6 +25,7 @@ __all__ = [
     "run_or_newest",
     "run_root",
     "say_newest",
+    "strict_json",
 ]
 
 
@@ -78,14 +79,15 @@ def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
 
 def emit_json(value: Any) -> None:
     """Print ``value`` as JSON that every parser takes; NaN and infinities become strings."""
-    echo(json.dumps(_strict(value), indent=2, allow_nan=False, default=str))
+    echo(json.dumps(strict_json(value), indent=2, allow_nan=False, default=str))
 
 
-def _strict(value: Any) -> Any:
+def strict_json(value: Any) -> Any:
+    """Return ``value`` with NaN and infinities as strings, for every parser to take."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {str(key): _strict(item) for key, item in value.items()}
+        return {str(key): strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict_json(item) for item in value]
     return value

@@ -19,19 +19,19 @@ from llmforge.cli.render import (
     print_table,
     steps_text,
 )
+from llmforge.courier.notifications import pending_messages
 from llmforge.insight.compare import read_recipe
 from llmforge.insight.inventory import (
     artifacts_of,
     checkpoints_of,
-    next_command,
     pending_of,
     viewers_of,
-    why_ended,
 )
 from llmforge.insight.metrics import last_row
 from llmforge.insight.summary import RunSummary, summarize
 from llmforge.rundir import RunEntry, completion_of
 from llmforge.rundir.deployments import read_deployments
+from llmforge.rundir.next_command import next_command, why_ended
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -241,7 +241,10 @@ def _started(run: RunSummary) -> str:
 
 def _pending_events(entry: RunEntry) -> dict[str, int]:
     gone = entry.gone or entry.problem
-    return {} if gone else pending_of(entry.directory, read_recipe(entry.directory))
+    if gone:
+        return {}
+    waiting = pending_of(entry.directory, read_recipe(entry.directory))
+    return waiting | pending_messages(entry.directory)
 
 
 def _pending(entry: RunEntry, *, running: bool) -> str:

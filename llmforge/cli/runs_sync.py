@@ -1,4 +1,4 @@
-"""``forge runs sync``: deliver later what the trackers of a run lack."""
+"""``forge runs sync``: deliver later what the trackers of a run lack, and messages to people."""
 
 from __future__ import annotations
 
@@ -31,19 +31,23 @@ def sync(
     ] = 30.0,
     root: options.Root = None,
 ) -> None:
-    """Deliver to the trackers of a run what they could not be given while it was trained.
+    """Deliver to the trackers of a run what they could not be given, and messages not sent.
 
     Exit codes: 0 all is delivered, 1 something still waits, 2 a tracker is not ready, 3 the run
     is being trained.
     """
     from llmforge.courier.deliver_later import sync_trackers
+    from llmforge.courier.notifications import NOTIFY
     from llmforge.errors import UsageError
     from llmforge.insight.compare import read_recipe
     from llmforge.insight.inventory import tracker_names
     from llmforge.rundir import find_run
 
     directory = find_run(run_root(root), run)
-    names = trackers or tracker_names(read_recipe(directory))
+    recipe = read_recipe(directory)
+    names = trackers or tracker_names(recipe)
+    if not trackers and recipe.get("notify"):
+        names = [*names, NOTIFY]
     if not names:
         raise UsageError(
             f"run {directory.id} has no trackers",
@@ -63,7 +67,10 @@ def sync(
     for name, item in found.items():
         waits = f", {item.pending:,} still wait" if item.pending else ""
         where = f": {item.link}" if item.link else ""
-        echo(f"{name}: {item.new:,} events delivered, {item.total:,} in all{waits}{where}")
+        if name.startswith(f"{NOTIFY}."):
+            echo(f"{name}: {item.new:,} sent{waits}")
+        else:
+            echo(f"{name}: {item.new:,} events delivered, {item.total:,} in all{waits}{where}")
     if any(item.pending for item in found.values()):
         echo(f"not everything is delivered; try again: forge runs sync {directory.id}", err=True)
         raise typer.Exit(1)

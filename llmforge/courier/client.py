@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -36,7 +37,8 @@ class Courier:
         on_upload: told an upload whenever its state changes.
         on_kept: told step and address of a checkpoint that is safe in a tracker's service. All
             three are called from another thread.
-        only: drive these trackers; the ones the recipe selects when empty.
+        only: drive these trackers, ``notify`` for messages to people; all of them when empty.
+        variables: further variables of its environment.
 
     Attributes:
         notices: what the trackers want the user to know before step 0, once they are ready.
@@ -50,11 +52,13 @@ class Courier:
         on_upload: Callable[[UploadRecord], None] = lambda _: None,
         on_kept: Callable[[int, str], None] = lambda *_: None,
         only: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
+        self._variables = dict(variables or {})
         self.notices: Sequence[str] = ()
         self._directory = directory
         self._only = only
-        self._was_ready = self._uploads_started = self._ending = False
+        self._was_ready = self._uploads_started = self._ending = self._watches = False
         self._lock = threading.Lock()
         self._on_error = on_error
         self._on_upload = on_upload
@@ -78,6 +82,7 @@ class Courier:
                 stderr=log,
                 text=True,
                 start_new_session=True,
+                env={**os.environ, **self._variables},
             )
 
     def problems(self) -> list[Problem]:
@@ -106,6 +111,12 @@ class Courier:
         self._uploads_started = True
         with contextlib.suppress(OSError):  # it is gone, and whoever asks next learns so
             self._ask(begin_uploads=1)
+
+    def watch_steps(self) -> None:
+        """Have people told when no step is taken any more, as the recipe's ``[notify]`` asks."""
+        self._watches = True
+        with contextlib.suppress(OSError):
+            self._ask(watch_steps=1)
 
     def finish_uploads(
         self, seconds: float, *, waiting: Callable[[], None] = lambda: None
@@ -174,6 +185,8 @@ class Courier:
                 self._process = self._start()
             if self._uploads_started:
                 self.begin_uploads()
+            if self._watches:
+                self.watch_steps()
         for waiting in (self._ready, self._uploads, self._closed):
             waiting.put(died)
 

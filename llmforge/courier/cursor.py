@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llmforge.events import (
+    Alert,
     ArtifactWritten,
     CheckpointSaved,
     CheckpointUploaded,
@@ -64,6 +65,8 @@ class Cursor:
 
     def fresh(self, event: Event) -> Event | None:
         """Return what of ``event`` was not delivered before, None when all of it was."""
+        if isinstance(event, Alert):
+            return None
         if isinstance(event, MetricsLogged | EvaluationEnded | HistogramsLogged):
             values = {
                 name: value

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from llmforge.courier.client import Courier
 from llmforge.courier.cursor import Cursor, tracker_cursor
 from llmforge.courier.journal import read_events
+from llmforge.courier.notifications import NOTIFY, pending_messages
+from llmforge.courier.notifications.delivery import notify_cursor
 from llmforge.errors import PluginError, RecipeError
 from llmforge.rundir.layout import RunDirectory
 from llmforge.rundir.lock import RunLock
@@ -52,7 +54,7 @@ def sync_trackers(
 
     Args:
         directory: the run; it is locked meanwhile.
-        trackers: their names.
+        trackers: their names; ``notify`` for messages to people.
         patience: seconds without any event being taken after which it gives up.
         on_error: told (tracker, message) when a tracker fails; called from another thread.
         on_notice: told what the trackers want the user to know.
@@ -63,7 +65,7 @@ def sync_trackers(
         PluginError: the courier died.
     """
     with RunLock(directory.root, directory.id):
-        before = {name: _cursor(directory, name).delivered for name in trackers}
+        before = {path.name: Cursor(path).delivered for path in directory.cursors.glob("*.json")}
         courier = Courier(directory, on_error=on_error, only=trackers)
         try:
             if problems := courier.problems():
@@ -81,7 +83,7 @@ def sync_trackers(
             )
     return {
         name: Delivered(
-            new=counts["delivered"] - before[name],
+            new=counts["delivered"] - before.get(_file_of(directory, name), 0),
             total=counts["delivered"],
             pending=counts["pending"],
             link=counts["link"],
@@ -94,13 +96,24 @@ def _wait(directory: RunDirectory, trackers: Sequence[str], *, patience: float) 
     """Wait until nothing is pending, or until no tracker took anything for ``patience``."""
     offsets: list[int] = []
     last_progress = time.monotonic()
+    names = [name for name in trackers if name != NOTIFY]
     while time.monotonic() - last_progress < patience:
-        now = [_cursor(directory, name).offset for name in trackers]
-        if not any(_has_events(directory, offset) for offset in now):
+        now = [_cursor(directory, name).offset for name in names]
+        messages = pending_messages(directory) if NOTIFY in trackers else {}
+        if not messages and not any(_has_events(directory, offset) for offset in now):
             return
+        now += messages.values()
         if now != offsets:
             offsets, last_progress = now, time.monotonic()
         time.sleep(_POLL_SECONDS)
+
+
+def _file_of(directory: RunDirectory, name: str) -> str:
+    """Return the name of the cursor's file of a tracker, or of a target of messages."""
+    kind, dot, target = name.partition(".")
+    if dot and kind == NOTIFY:
+        return notify_cursor(directory, target).name
+    return tracker_cursor(directory, name).name
 
 
 def _cursor(directory: RunDirectory, tracker: str) -> Cursor:

@@ -7,9 +7,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from llmforge.component import Component
 from llmforge.courier.cursor import Cursor
 from llmforge.courier.journal import last_start, read_events
 from llmforge.errors import DeliveryLost
@@ -23,6 +22,25 @@ _MOST_REPORTS = 20
 _CHANGING = re.compile(r"0x[0-9a-f]+|\d+", re.IGNORECASE)
 
 
+class Recipient(Protocol):
+    """Who is given events: a tracker, as far as a delivery needs it.
+
+    Attributes:
+        name: what it is called in messages.
+    """
+
+    name: str
+
+    @property
+    def link(self) -> str:
+        """Where what it was given can be seen."""
+        ...
+
+    def has_arrived(self, event: Event) -> bool:
+        """Return whether what it took is there."""
+        ...
+
+
 class Delivery(threading.Thread):
     """Gives one tracker every event once, in order, retrying the one that fails.
 
@@ -30,21 +48,21 @@ class Delivery(threading.Thread):
     waits stays in the journal: a tracker that never takes anything costs no memory.
 
     Args:
-        tracker: the component.
+        tracker: the component, or whoever else is given events.
         call: calls a lifecycle hook of this tracker: ``call(hook, event)``.
         journal: the run's journal.
-        cursor: the file that remembers what was delivered.
+        cursor: remembers what was delivered; the file alone for a usual one.
         on_error: told the tracker's name and the message of a failure, once per kind of message.
         on_arrival: told each event that has arrived; a failure of it is reported and costs nothing.
     """
 
     def __init__(
         self,
-        tracker: Component,
+        tracker: Recipient,
         *,
         call: Callable[[str, Event], Any],
         journal: Path,
-        cursor: Path,
+        cursor: Path | Cursor,
         on_error: Callable[[str, str], None],
         on_arrival: Callable[[Event], None] = lambda _: None,
     ) -> None:
@@ -59,7 +77,7 @@ class Delivery(threading.Thread):
         self._reported: set[str] = set()
         self._closing = threading.Event()
         self._wake = threading.Event()
-        self._cursor = Cursor(cursor)
+        self._cursor = Cursor(cursor) if isinstance(cursor, Path) else cursor
         self._go_back()
 
     def close(self) -> None:

@@ -5,9 +5,10 @@ It speaks JSON lines. To the training process on standard output: ``{"ready": tr
 as ``storage``, of storage, ``{"upload": {...}}`` whenever an upload's state changes, ``{"kept":
 {...}}`` when a tracker's service was found to have a checkpoint, ``{"uploads": {...}}`` when
 uploads are finished with, ``{"closed": {...}}`` at the end. From it on standard input:
-``{"begin_uploads": true}``, ``{"finish_uploads": SECONDS}`` and ``{"close": SECONDS}``. The end of
-standard input means that the training process is gone: what there is is still delivered, within a
-bound and until somebody else trains the run.
+``{"begin_uploads": true}``, ``{"watch_steps": true}``, ``{"finish_uploads": SECONDS}`` and
+``{"close": SECONDS}``. The end of standard input means that the training process is gone: people
+are told, and what there is is still delivered, within a bound and until somebody else trains the
+run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
@@ -30,6 +31,7 @@ from llmforge.courier.cursor import tracker_cursor
 from llmforge.courier.delivery import Delivery
 from llmforge.courier.journal import JournalWriter
 from llmforge.courier.lock import only_courier
+from llmforge.courier.notifications import NOTIFY, Notifications, is_trial, notify_problems
 from llmforge.courier.preflight import ask_trackers
 from llmforge.courier.storage_thread import Uploads
 from llmforge.courier.tracker_checkpoints import Keeping, counts_as_upload
@@ -37,16 +39,22 @@ from llmforge.errors import ForgeError, Problem
 from llmforge.events import CheckpointUploaded, Event, RunStarted
 from llmforge.plugins import build_manager, load
 from llmforge.recipe import Override, Recipe, load_recipe
+from llmforge.recipe.notify import NotifyTable
 from llmforge.redaction import RedactingStream, redact_values
 from llmforge.remote import recipe_remote
-from llmforge.rundir import RunDirectory, is_locked, read_record
+from llmforge.rundir import RunDirectory, read_record
 from llmforge.rundir.context import run_context
+from llmforge.rundir.lock import lock_holder
 from llmforge.rundir.uploads import KeptCheckpoint, UploadRecord
 from llmforge.stop_signals import stop_signals
 from llmforge.streams import drain
 
 ORPHAN_SECONDS = 20.0
 """How long a courier continues when the training process is gone, for uploads and then trackers."""
+ORPHAN_MESSAGE_SECONDS = 180.0
+"""How long it then tries to tell people, before it leaves that to ``forge runs sync``."""
+MESSAGE_SECONDS = 15.0
+"""How long the end of a run waits at most for messages to be sent."""
 HANDOVER_SECONDS = 10.0
 """How long a courier waits for the one before it, which leaves when it sees the run trained."""
 _WATCH_SECONDS = 0.5
@@ -67,12 +75,15 @@ class CourierProcess:
         self._output = output
         self._output_lock = threading.Lock()
         self._deliveries: list[Delivery] = []
+        self._viewers: dict[str, str] = {}
+        self._notifications: Notifications | None = None
         self._uploads: Uploads | None = None
         self._finishing: threading.Thread | None = None
 
     def start(self) -> None:
         """Load the trackers, ask each for its preflight, and begin to deliver when all is well."""
-        chosen = [Override(("tracker", "names"), list(self._only), origin="--tracker")]
+        trackers = [name for name in self._only if name != NOTIFY]
+        chosen = [Override(("tracker", "names"), trackers, origin="--tracker")]
         recipe = load_recipe(self._directory.recipe, overrides=chosen if self._only else ())
         components = build_trackers(recipe)
         found = ask_trackers(
@@ -80,13 +91,25 @@ class CourierProcess:
             run_context(self._directory, recipe),
             strict=recipe.tracker.on_error == "raise",
         )
-        if found.problems:
-            self.tell(ready=False, problems=[_as_dict(problem) for problem in found.problems])
+        told = not self._only or NOTIFY in self._only
+        notify = recipe.notify if told and not is_trial(self._directory.id) else NotifyTable()
+        if problems := [*found.problems, *notify_problems(notify)]:
+            self.tell(ready=False, problems=[_as_dict(problem) for problem in problems])
             return
+        self._viewers = {
+            tracker.name: tracker.viewer.format(directory=self._directory.trackers / tracker.name)
+            for tracker in components
+        }
         for component in components:
             self._deliveries.append(self._delivery(component, components, recipe))
+        self._notifications = Notifications(
+            self._directory,
+            notify,
+            on_error=lambda target, message: self.tell(tracker=target, error=message),
+        )
         for delivery in self._deliveries:
             delivery.start()
+        self._notifications.start()
         if recipe.storage.url is not None and not self._only:
             self._uploads = self._open_uploads(recipe)
         self.tell(ready=True, problems=[], notices=found.notices)
@@ -95,6 +118,21 @@ class CourierProcess:
         """Begin to upload: it is known by now which checkpoints the run continues with."""
         if self._uploads is not None:
             self._uploads.start()
+
+    def watch_steps(self) -> None:
+        """Begin to notice when no step is taken: the run is set up by now."""
+        if self._notifications is not None:
+            self._notifications.watch_steps()
+
+    def tell_of_crash(self) -> None:
+        """Tell people that the training process is gone, if it is not as it should be."""
+        if self._notifications is not None and not self._only:
+            self._notifications.tell_of_crash()
+
+    def await_messages(self, seconds: float) -> None:
+        """Wait until all messages to people are sent, at most ``seconds``."""
+        if self._notifications is not None:
+            self._notifications.wait(seconds)
 
     def finish_uploads(self, seconds: float) -> None:
         """Begin to finish the uploads; report how far they are within ``seconds``."""
@@ -116,16 +154,23 @@ class CourierProcess:
             delivery.close()
         for delivery in self._deliveries:
             delivery.join(max(0.0, deadline - time.monotonic()))
-        self.tell(
-            closed={
-                delivery.tracker.name: {
-                    "delivered": delivery.delivered,
-                    "pending": delivery.pending(),
-                    "link": delivery.link or self._viewer(delivery.tracker),
-                }
-                for delivery in self._deliveries
+        closed: dict[str, Mapping[str, Any]] = {
+            delivery.tracker.name: {
+                "delivered": delivery.delivered,
+                "pending": delivery.pending(),
+                "link": delivery.link or self._viewers[delivery.tracker.name],
             }
-        )
+            for delivery in self._deliveries
+        }
+        if self._notifications is not None:
+            left = max(0.0, deadline - time.monotonic())
+            closed |= self._notifications.close(min(MESSAGE_SECONDS, left))
+        self.tell(closed=closed)
+
+    def _append(self, event: Event) -> None:
+        journal = JournalWriter(self._directory.journal, cut=False)
+        journal.append(event)
+        journal.close()
 
     def _delivery(
         self, component: Component, components: list[Component], recipe: Recipe
@@ -150,10 +195,7 @@ class CourierProcess:
 
     def _kept(self, kept: KeptCheckpoint) -> None:
         place = f"{kept.tracker}:{kept.address}"
-        event = CheckpointUploaded(step=kept.step, url=place)
-        journal = JournalWriter(self._directory.journal, cut=False)
-        journal.append(event)
-        journal.close()
+        self._append(CheckpointUploaded(step=kept.step, url=place))
         self.tell(kept={"step": kept.step, "url": place})
 
     def _finish_uploads(self, uploads: Uploads, seconds: float) -> None:
@@ -175,9 +217,6 @@ class CourierProcess:
             on_change=changed,
             on_error=lambda message: self.tell(tracker=STORAGE, error=message),
         )
-
-    def _viewer(self, tracker: Component) -> str:
-        return tracker.viewer.format(directory=self._directory.trackers / tracker.name)
 
     def tell(self, **message: Any) -> None:
         """Send one message to the training process."""
@@ -205,6 +244,7 @@ def main(arguments: list[str]) -> int:
         arguments: the run directory, then the trackers to drive if not all of them.
     """
     directory = RunDirectory(Path(arguments[0]))
+    parent = os.getppid()
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the training process
     # decides when the courier ends.
     for number in stop_signals():
@@ -221,8 +261,10 @@ def main(arguments: list[str]) -> int:
     with lock:
         seconds = _obey(courier)
         if seconds is None:
-            _leave_to_the_next(directory)
+            courier.tell_of_crash()
+            _leave_to_the_next(directory, before=parent)
             courier.finish_uploads(ORPHAN_SECONDS)
+            courier.await_messages(ORPHAN_MESSAGE_SECONDS)
             courier.close(ORPHAN_SECONDS)
             courier.await_uploads(ORPHAN_SECONDS)
         else:
@@ -239,6 +281,8 @@ def _obey(courier: CourierProcess) -> float | None:
         message = json.loads(line) if line.endswith("\n") else {}
         if "begin_uploads" in message:
             courier.begin_uploads()
+        elif "watch_steps" in message:
+            courier.watch_steps()
         elif "finish_uploads" in message:
             courier.finish_uploads(float(message["finish_uploads"]))
         elif "close" in message:
@@ -246,14 +290,15 @@ def _obey(courier: CourierProcess) -> float | None:
     return None
 
 
-def _leave_to_the_next(directory: RunDirectory) -> None:
+def _leave_to_the_next(directory: RunDirectory, *, before: int) -> None:
     """End this process as soon as another one trains the run: its courier does the rest.
 
     That is no worse than a kill, which everything here has to survive anyway.
     """
 
     def watch() -> None:
-        while not is_locked(directory.root, directory.id):
+        # A process that is being killed may close what leads here before it gives up its lock.
+        while lock_holder(directory.root, directory.id) in (None, before):
             time.sleep(_WATCH_SECONDS)
         os._exit(0)
 

@@ -1,8 +1,7 @@
-"""What a run left on disk, how it ended and what to type next. Imports no torch."""
+"""What a run left on disk. Imports no torch."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,7 @@ from llmforge.courier.deliver_later import pending_events
 from llmforge.courier.upload_queue import fingerprint
 from llmforge.errors import CheckpointError, PluginError
 from llmforge.recipe.schema import RunTable
-from llmforge.run_root import root_option
-from llmforge.rundir import RunDirectory, RunEntry, completion_of
-from llmforge.rundir.record import FINISHED
+from llmforge.rundir import RunDirectory
 from llmforge.rundir.uploads import UploadRecord, read_uploads
 
 if TYPE_CHECKING:
@@ -182,40 +179,6 @@ def tracker_names(recipe: Mapping[str, Any]) -> list[str]:
     """Return the trackers a resolved recipe selects."""
     names = (recipe.get("tracker") or {}).get("names") or ()
     return [str(name) for name in names]
-
-
-def next_command(entry: RunEntry) -> str:
-    """Return what to type next for a run in its state; empty while it is running."""
-    run = f"{entry.directory.id}{root_option(entry.directory.root)}"
-    if entry.state == "running":
-        return ""
-    if entry.problem:
-        return f"forge runs clear {run}"
-    if entry.state in FINISHED:
-        completion = completion_of(entry.directory)
-        return completion.next_command if completion else f"forge generate {run}"
-    return _command_again(entry)
-
-
-def why_ended(entry: RunEntry) -> str:
-    """Return in words why a run is not running; empty when it is."""
-    if entry.problem:
-        return entry.problem
-    if entry.state == "crashed":
-        return "its process is gone: killed, or the machine went down"
-    return "" if entry.state == "running" else entry.record.exit_reason
-
-
-def _command_again(entry: RunEntry) -> str:
-    """Return the command the run was started with, or one that trains its stored recipe."""
-    provenance = entry.record.provenance
-    command = [str(part) for part in provenance.get("command") or ()]
-    hidden = any("***" in part for part in command)
-    if not command or hidden or Path(command[0]).name not in ("forge", "__main__.py"):
-        return shlex.join(["forge", "train", str(entry.directory.recipe)])
-    place = provenance.get("directory") or ""
-    again = shlex.join(["forge", *command[1:]])
-    return again if place in ("", str(Path.cwd())) else f"cd {shlex.quote(place)} && {again}"
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from llmforge.errors import Problem, RecipeError
 from llmforge.options import Options, closest
 from llmforge.recipe.check import METRIC, Check, leaves
 from llmforge.recipe.files import Document, read_documents
+from llmforge.recipe.notify import NotifyTable
 from llmforge.recipe.overrides import Layers, Override, as_overrides
 from llmforge.recipe.resolved import Origin, Recipe, Selection
 from llmforge.recipe.schema import (
@@ -56,6 +57,7 @@ _ORDER = (
     "early_stopping",
     "checkpoint",
     "export",
+    "notify",
     "backend",
     "tracker",
     "callback",
@@ -114,6 +116,7 @@ def load_recipe(
         early_stopping=cast("EarlyStoppingTable", check.tables["early_stopping"]),
         checkpoint=cast("CheckpointTable", check.tables["checkpoint"]),
         export=cast("ExportTable", check.tables["export"]),
+        notify=_notify(check),
         data=cast("DataKeys", check.tables["data"]),
         generation=cast("GenerationKeys", check.tables["generation"]),
         metric=cast("MetricKeys", check.tables["metric"]),
@@ -163,6 +166,8 @@ def merged_tables(
     Unlike the resolved tables these keep options of components that are not selected.
     """
     merged = _merged(read_documents(source), profile, as_overrides(overrides)).values
+    webhook = merged.get("notify", {}).get("webhook", {})
+    webhook.pop("url", None)  # nothing keeps it
     return merged if profile is None else {**merged, "profile": {profile: {}}}
 
 
@@ -175,6 +180,12 @@ def only_generates(source: str | Path) -> bool:
     """Return whether a recipe is for ``forge generate`` alone: it has no part about training."""
     names = {name for document in read_documents(source) for name in document.tables}
     return "generation" in names and names <= {"run", "generation"}
+
+
+def _notify(check: Check) -> NotifyTable:
+    table = cast("NotifyTable", check.tables["notify"])
+    table.hide_secrets()
+    return table
 
 
 def _checked(
@@ -239,7 +250,7 @@ def _resolved(check: Check) -> dict[str, Any]:
     for name in _ORDER:
         if name in CORE_TABLES:
             # what came when there were runs already is left out of recipes that do not use it
-            if name in check.tables and check.tables[name] != ExportTable():
+            if name in check.tables and check.tables[name] not in (ExportTable(), NotifyTable()):
                 tables[name] = _dump(check.tables[name])
             continue
         table = _kind_table(name, check)

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmforge.interfaces import Space
 from llmforge.options import Options
+from llmforge.recipe.notify import NotifyTable
 from llmforge.recipe.schema import (
     BackendKeys,
     CheckpointTable,
@@ -69,6 +70,7 @@ class Recipe:
     early_stopping: EarlyStoppingTable
     checkpoint: CheckpointTable
     export: ExportTable
+    notify: NotifyTable
     data: DataKeys
     generation: GenerationKeys
     metric: MetricKeys

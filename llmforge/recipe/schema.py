@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from llmforge.options import MACHINE, SAFE, Options
 from llmforge.recipe.generation_tests import GenerationTest
+from llmforge.recipe.notify import NotifyTable
 
 _EPOCHS = re.compile(r"(\d+(?:\.\d+)?) epochs?")
 
@@ -401,6 +402,7 @@ CORE_TABLES: Mapping[str, type[Options]] = {
     "early_stopping": EarlyStoppingTable,
     "checkpoint": CheckpointTable,
     "export": ExportTable,
+    "notify": NotifyTable,
 }
 
 KIND_KEYS: Mapping[str, type[Options]] = {

@@ -383,6 +383,7 @@ class _Start:
                 write_completion(
                     self._plan.root, completion(self._plan, record, state, ending, metrics)
                 )
+            telemetry.alert("finish", state=ending.state, reason=ending.reason)
         self._finish_uploads(telemetry, stopped_by=self._signals.requested)
         with self._signals.deferred():
             telemetry.ended(*self._ended(ending.state, ending.reason, metrics))
@@ -430,6 +431,9 @@ class _Start:
         telemetry = self._telemetry
         if telemetry is None:
             return
+        with self._signals.deferred():
+            occasion = "failure" if state == "failed" else "interrupt"
+            telemetry.alert(occasion, state=state, reason=reason)
         self._finish_uploads(telemetry, stopped_by=self._signals.requested or "failure")
         with self._signals.deferred():
             failure = reason if state == "failed" else None

@@ -83,6 +83,19 @@ class RunLock:
             self._descriptor = None
 
 
+def lock_holder(root: Path, run_id: str) -> int | None:
+    """Return the process on this machine that trains ``run_id``; None when none does.
+
+    One that has just taken the lock may not be named yet, but the one before it.
+    """
+    if not is_locked(root, run_id):
+        return None
+    try:
+        return int(json.loads(lock_path(root, run_id).read_bytes())["pid"])
+    except (OSError, ValueError, LookupError, TypeError):  # Windows lets nobody read it
+        return 0
+
+
 def is_locked(root: Path, run_id: str) -> bool:
     """Return whether a process on this machine is training ``run_id``."""
     try:

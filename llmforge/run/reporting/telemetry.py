@@ -14,6 +14,7 @@ from typing import Any
 import pluggy
 
 from llmforge.courier import COURIER, STORAGE, Courier, JournalWriter, cut_torn_line
+from llmforge.courier.notifications import NOTIFY, alert, is_trial
 from llmforge.courier.tracker_checkpoints import counts_as_upload, kept_elsewhere
 from llmforge.errors import ForgeError, PluginError, Problem
 from llmforge.events import (
@@ -27,6 +28,7 @@ from llmforge.events import (
 from llmforge.plugins import Notifier
 from llmforge.progress import track
 from llmforge.recipe import Recipe
+from llmforge.recipe.notify import URL_VARIABLE
 from llmforge.redaction import RedactingFormatter
 from llmforge.remote import recipe_remote
 from llmforge.run.reporting.metrics_files import LossHistory, RowFile, cut_rows, read_rows
@@ -71,7 +73,9 @@ class Telemetry:
         self._rows: RowFile | None = None
         self._timing: RowFile | None = None
         self._tracker_failure: str | None = None
-        self._announced = False
+        self._announced = self._ready = False
+        trial = is_trial(directory.id)
+        self._occasions = recipe.notify.on if recipe.notify.targets and not trial else []
         self.uploads_started = False
         self.history = LossHistory()
         self.compute_seconds = 0.0
@@ -88,18 +92,24 @@ class Telemetry:
         self.courier = self._start_courier()
 
     def _start_courier(self) -> Courier | None:
-        if self.uploads is None and not self._recipe.selections.get("tracker"):
+        tracked = bool(self._recipe.selections.get("tracker"))
+        if self.uploads is None and not tracked and not self._occasions:
             return None
+        webhook = self._recipe.notify.webhook
+        address = webhook.url if webhook is not None else None
         return Courier(
             self._directory,
             on_error=self._courier_failed,
             on_upload=self.uploads or (lambda _: None),
             on_kept=self._checkpoint_kept,
+            variables={} if address is None else {URL_VARIABLE: address},
         )
 
     def tracker_problems(self) -> list[Problem]:
         """Wait for the trackers' preflight and return what is wrong."""
-        return self.courier.problems() if self.courier else []
+        problems = self.courier.problems() if self.courier else []
+        self._ready = not problems
+        return problems
 
     def tracker_notices(self) -> Sequence[str]:
         """Return what the trackers' preflight wants the user to know; after the problems."""
@@ -121,6 +131,8 @@ class Telemetry:
         if row is not None:
             self._rows.append(row)
             self.history.add(row)
+        if self.courier is not None and self._occasions:
+            self.courier.watch_steps()
 
     def row(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append a step's rows."""
@@ -173,6 +185,19 @@ class Telemetry:
                 self.event(event)
         except OSError as error:
             log.warning("the trackers do not know how the run ended: %s", error)
+
+    def alert(self, occasion: str, *, state: str, reason: str) -> None:
+        """Have people told how this start ended, if the recipe wants it; its record says so now.
+
+        What preflight found is not worth a message: whoever started the run is there.
+        """
+        if occasion not in self._occasions or not self._ready:
+            return
+        try:
+            with self._in_order:
+                self._journal.append(alert(self._directory, occasion, state=state, reason=reason))
+        except OSError as error:
+            log.warning("nobody is told how the run ended: %s", error)
 
     def failure(self) -> ForgeError | None:
         """Return the error of a tracker or of storage when its ``on_error`` ends the run."""
@@ -238,6 +263,9 @@ class Telemetry:
             log.warning("the courier did not answer; what the trackers lack stays in the journal")
             return
         for tracker, counts in delivered.items():
+            if tracker.startswith(f"{NOTIFY}."):
+                self._report_messages(tracker, counts["pending"])
+                continue
             text = f"tracker {tracker}: {counts['delivered']:,} events delivered"
             where = f": {counts['link']}" if counts["link"] else ""
             if counts["pending"]:
@@ -251,6 +279,16 @@ class Telemetry:
                 )
             else:
                 log.info("%s%s", text, where)
+
+    def _report_messages(self, target: str, pending: int) -> None:
+        if pending:
+            run = f"{self._directory.id}{root_option(self._directory.root)}"
+            log.warning(
+                "%s: %d not sent yet; 'forge runs sync %s' or the next start sends it",
+                target,
+                pending,
+                run,
+            )
 
     def _checkpoint_uploaded(self, step: int, url: str) -> None:
         # The courier has written the event to the journal itself; callbacks are called here.
@@ -275,6 +313,9 @@ class Telemetry:
             return
         if tracker == COURIER:
             log.warning("the courier, which delivers and uploads: %s", message)
+            return
+        if tracker.startswith(f"{NOTIFY}."):
+            log.warning("%s failed: %s; trying again", tracker, message)
             return
         text = f"tracker {tracker} failed: {message}; its events wait in the journal"
         self._tracker_failure = text

@@ -76,6 +76,7 @@ def require_all_ready(plan: Plan, *, place: Place, notice: Callable[[str], None]
     Raises:
         RecipeError: with all that was found.
     """
+    from llmforge.courier.notifications import notify_problems
     from llmforge.courier.preflight import ask_trackers
     from llmforge.courier.process import build_trackers
     from llmforge.remote import storage_problems
@@ -88,6 +89,7 @@ def require_all_ready(plan: Plan, *, place: Place, notice: Callable[[str], None]
         notice(text)
     problems = _problems_here(plan, Components(plan), run)
     problems += storage_problems(plan.recipe, run) + trackers.problems
+    problems += notify_problems(plan.recipe.notify)
     if problems:
         raise RecipeError(problems, source=str(plan.recipe.source))
 
