@@ -77,6 +77,12 @@ OWN = {
             "runs", "llmforge.cli.runs:app", "List, inspect, compare and clear runs.", _EXPERIMENTS
         ),
         Command(
+            "ui",
+            "llmforge.cli.ui:app",
+            "Look at runs in a browser: live curves, comparison, sweeps.",
+            _EXPERIMENTS,
+        ),
+        Command(
             "checkpoints",
             "llmforge.cli.checkpoints:app",
             "Look at checkpoints and keep some.",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmforge.printable import printable
 from llmforge.run.reporting.console import console, error_console
 from llmforge.run_root import run_root
+from llmforge.strict_json import strict_json
 
 if TYPE_CHECKING:
     from llmforge.rundir import RunDirectory
@@ -64,14 +63,4 @@ def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
 
 def emit_json(value: Any) -> None:
     """Print ``value`` as JSON that every parser takes; NaN and infinities become strings."""
-    echo(json.dumps(_strict(value), indent=2, allow_nan=False, default=str))
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value
+    echo(strict_json(value, indent=2))

@@ -1,0 +1,134 @@
+"""Files of metric rows, read as they grow: what was read once is not read again."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from array import array
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+_MOST_VALUES = 16_000_000
+"""Values in memory over all files, 8 bytes each; the files longest unused are dropped first."""
+
+_PIECE = 8 << 20
+_MARK = 256
+"""Bytes before the place read up to, by which a file that was cut and regrew is recognised."""
+
+
+class Column:
+    """The values of one metric with the steps they are of, in order of rows."""
+
+    def __init__(self) -> None:
+        self.steps = array("d")
+        self.values = array("d")
+
+
+class MetricFile:
+    """The columns of one file of JSON rows.
+
+    Attributes:
+        columns: by name, those of numbers only.
+        generation: one more each time the file was cut or replaced, so that all is read again.
+        damaged: complete lines that are no JSON object.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.columns: dict[str, Column] = {}
+        self.generation = 0
+        self.damaged = 0
+        self._path = path
+        self._inode = 0
+        self._offset = 0
+        self._mark = b""
+
+    @property
+    def size(self) -> int:
+        """Values in memory."""
+        return sum(2 * len(column.values) for column in self.columns.values())
+
+    def refresh(self) -> None:
+        """Read what the file has beyond what is known; a file that is gone has nothing."""
+        try:
+            with self._path.open("rb") as file:
+                self._read(file)
+        except (FileNotFoundError, NotADirectoryError):
+            if self._offset:
+                self._forget()
+
+    def _read(self, file: Any) -> None:
+        status = os.fstat(file.fileno())
+        grown = status.st_size - self._offset
+        if self._offset and (status.st_ino != self._inode or grown < 0):
+            self._forget()
+        elif self._offset and grown:
+            file.seek(self._offset - len(self._mark))
+            if file.read(len(self._mark)) != self._mark:
+                self._forget()
+        self._inode = status.st_ino
+        file.seek(self._offset)
+        rest = b""
+        while piece := file.read(_PIECE):
+            lines, newline, rest = (rest + piece).rpartition(b"\n")
+            if newline:
+                self._take(lines)
+                self._offset += len(lines) + 1
+                self._mark = (lines + newline)[-_MARK:]
+
+    def _take(self, lines: bytes) -> None:
+        try:
+            rows = json.loads(b"[" + lines.replace(b"\n", b",") + b"]")
+        except ValueError:
+            rows = [_row(line) for line in lines.split(b"\n")]
+        for row in rows:
+            if not isinstance(row, dict):
+                self.damaged += 1
+                continue
+            step = row.get("step")
+            if isinstance(step, bool) or not isinstance(step, int | float):
+                continue
+            for name, value in row.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    column = self.columns.get(name) or self.columns.setdefault(name, Column())
+                    column.steps.append(step)
+                    column.values.append(value)
+
+    def _forget(self) -> None:
+        self.columns = {}
+        self.generation += 1
+        self.damaged = self._offset = 0
+        self._mark = b""
+
+
+class MetricFiles:
+    """The files that were looked at last, within a bound of memory; for several threads."""
+
+    def __init__(self, *, most_values: int = _MOST_VALUES) -> None:
+        self._files: OrderedDict[Path, MetricFile] = OrderedDict()
+        self._most = most_values
+        self.lock = threading.RLock()
+        """To hold while the columns of a file are used."""
+
+    def open(self, path: Path) -> MetricFile:
+        """Return a file as it is now."""
+        with self.lock:
+            file = self._files.setdefault(path, MetricFile(path))
+            self._files.move_to_end(path)
+            file.refresh()
+            self._trim()
+            return file
+
+    def _trim(self) -> None:
+        total = sum(file.size for file in self._files.values())
+        while total > self._most and len(self._files) > 1:
+            _, oldest = self._files.popitem(last=False)
+            total -= oldest.size
+
+
+def _row(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
