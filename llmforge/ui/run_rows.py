@@ -11,6 +11,7 @@ from typing import Any
 
 from llmforge.errors import RunError
 from llmforge.insight.summary import summarize
+from llmforge.redaction import redact
 from llmforge.rundir import RunDirectory, RunEntry, entry_of, list_runs
 
 Row = dict[str, Any]
@@ -111,7 +112,7 @@ def _row(entry: RunEntry, now: float) -> Row:
         "duration": run.duration,
         "profile": record.profile,
         "tags": record.tags,
-        "exit_reason": entry.problem or record.exit_reason,
+        "exit_reason": redact(entry.problem or record.exit_reason),
         "metrics": _numbers(record.metrics),
         "recipe": record.identity.get("keys", {}),
     }

@@ -39,7 +39,10 @@ export function chart({title, sync, onZoom}) {
     if (!lines.length) return;
     if (wanted !== shape || !plot) {
       plot?.destroy();
-      plot = new uPlot(options(tracks, {axis, log, sync, onZoom, values: show}), data, host);
+      plot = new uPlot({
+        width: host.clientWidth || 400, height: host.clientHeight || 220,
+        ...options(tracks, {axis, log, sync, onZoom, values: show}),
+      }, data, host);
       shape = wanted;
     } else plot.setData(data, false);
     const ends = [from ?? data[0][0], to ?? data[0].at(-1)];
@@ -88,7 +91,7 @@ function options(tracks, {axis, log, sync, onZoom, values}) {
     ticks: {show: false}, font: "12px system-ui, sans-serif",
   };
   return {
-    width: 400, height: 220, pxAlign: false, legend: {show: false},
+    pxAlign: false, legend: {show: false},
     cursor: {sync: {key: sync}, points: {size: 6}, drag: {x: true, y: false, setScale: false}, focus: {prox: 30}},
     scales: {x: {time: false, auto: false}, y: {distr: log ? 3 : 1}},
     axes: [
