@@ -38,7 +38,7 @@ class Answers:
         """Return the table of runs, or the rows of some, and the version of the table."""
         changes = self.table.changes()
         rows = [row for row in changes.rows if only is None or row["id"] in only]
-        return {"runs": rows, "version": changes.version}
+        return {"runs": rows, "version": changes.version, "whole": True}
 
     def entry(self, run_id: str) -> RunEntry:
         """Return the run of exactly this id.

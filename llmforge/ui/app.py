@@ -169,8 +169,8 @@ def _add_comparisons(app: FastAPI, answers: Answers) -> None:
 
 def _add_events(app: FastAPI, answers: Answers, stop: asyncio.Event | None) -> None:
     @app.get("/api/events")
-    async def events(runs: Runs = []) -> Response:  # noqa: B006
-        follower = await asyncio.to_thread(Follower, answers, runs)
+    async def events(runs: Runs = [], since: int = 0) -> Response:  # noqa: B006
+        follower = await asyncio.to_thread(Follower, answers, runs, since=since)
         return StreamingResponse(
             event_lines(follower, stop or asyncio.Event()),
             media_type="text/event-stream",

@@ -68,22 +68,24 @@ class Follower:
     Args:
         answers: about the runs.
         watch: ids of runs whose points, files and logs are told as well.
+        since: the version of the table that the page has.
 
     Raises:
         RunError: there is no such run.
     """
 
-    def __init__(self, answers: Answers, watch: Sequence[str]) -> None:
+    def __init__(self, answers: Answers, watch: Sequence[str], *, since: int) -> None:
         self._table = answers.table
-        self._version = self._table.changes().version
+        self._version = since
         self._watched = [_Watched(answers, run_id) for run_id in watch]
 
     def look(self) -> list[Event]:
         """Return what is new since the last look."""
         changes = self._table.changes(self._version)
         news: list[Event] = []
-        if changes.rows or changes.removed:
-            news.append(("rows", {"rows": changes.rows, "removed": changes.removed}))
+        if changes.version != self._version:
+            body = {"runs": changes.rows, "removed": changes.removed}
+            news.append(("rows", {**body, "version": changes.version, "whole": changes.whole}))
         self._version = changes.version
         for run in self._watched:
             news += run.look()

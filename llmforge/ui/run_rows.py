@@ -46,11 +46,19 @@ def find_entry(root: Path, run_id: str) -> RunEntry:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is different from an earlier version of the table."""
+    """What is different from an earlier version of the table.
+
+    Attributes:
+        version: of the table now.
+        rows: that changed or are new.
+        removed: ids of runs that are gone.
+        whole: ``rows`` are all there are, as the earlier version is not known here.
+    """
 
     version: int
     rows: list[Row]
     removed: list[str]
+    whole: bool
 
 
 class RunTable:
@@ -60,13 +68,13 @@ class RunTable:
         self._root = root
         self._lock = threading.Lock()
         self._read = float("-inf")
-        self._version = 0
+        self._first = self._version = int(1000 * time.time())
         self._rows: dict[str, Row] = {}
         self._changed: dict[str, int] = {}
         """The version in which each run changed last; those that are gone too."""
 
     def changes(self, since: int = 0) -> Changes:
-        """Return what changed after the version ``since``; everything since 0.
+        """Return what changed after the version ``since``, which another process may have told.
 
         Raises:
             RunError: the root cannot be read.
@@ -75,10 +83,12 @@ class RunTable:
             if time.monotonic() - self._read >= _FRESH_SECONDS:
                 self._refresh(read_rows(self._root))
                 self._read = time.monotonic()
+            if not self._first < since <= self._version:
+                return Changes(self._version, list(self._rows.values()), [], True)
             changed = [run for run, version in self._changed.items() if version > since]
             rows = [self._rows[run] for run in changed if run in self._rows]
             gone = [run for run in changed if run not in self._rows]
-            return Changes(self._version, rows, gone if since else [])
+            return Changes(self._version, rows, gone, False)
 
     def _refresh(self, rows: Iterable[Row]) -> None:
         found = {row["id"]: row for row in rows}
@@ -86,7 +96,7 @@ class RunTable:
             run for run, row in found.items() if _lasting(row) != _lasting(self._rows.get(run))
         ]
         gone = [run for run in self._rows if run not in found]
-        if differing or gone:
+        if differing or gone or self._version == self._first:
             self._version += 1
             self._changed |= dict.fromkeys([*differing, *gone], self._version)
         self._rows = found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ def test_the_log_is_given_in_whole_lines_from_where_the_page_is(tmp_path: Path) 
 def test_followers_are_told_points_states_and_rows_taken_back(tmp_path: Path) -> None:
     directory = make_run(tmp_path, "run", points=10)
     answers = Answers(tmp_path, version="0")
-    follower = Follower(answers, ["run"])
+    follower = Follower(answers, ["run"], since=answers.runs()["version"])
     assert follower.look() == []
     before = directory.metrics.read_text()
     with directory.metrics.open("a") as file:
@@ -237,14 +238,23 @@ def test_followers_are_told_points_states_and_rows_taken_back(tmp_path: Path) ->
     directory.record.write_text(json.dumps({**record, "state": "failed"}))
     make_run(tmp_path, "other", points=10)
     news = dict(follower.look())
-    assert {row["id"] for row in news["rows"]["rows"]} == {"run", "other"}
+    assert {row["id"] for row in news["rows"]["runs"]} == {"run", "other"}
+    assert not news["rows"]["whole"]
+    shutil.rmtree(tmp_path / "other")
+    answers.table._read = float("-inf")
+    assert dict(follower.look())["rows"]["removed"] == ["other"]
     assert news["files"]["changed"] == ["run"]
+
+
+def test_a_page_that_outlived_its_server_is_sent_all_rows(answers: Answers) -> None:
+    (name, body), *_ = Follower(answers, [], since=answers.runs()["version"] - 10**9).look()
+    assert name == "rows" and body["whole"] and len(body["runs"]) == 3
 
 
 def test_the_stream_of_events_ends_with_the_server(answers: Answers) -> None:
     async def read() -> list[bytes]:
         stop = asyncio.Event()
-        lines = event_lines(Follower(answers, ["a"]), stop)
+        lines = event_lines(Follower(answers, ["a"], since=answers.runs()["version"]), stop)
         first = [await anext(lines)]
         stop.set()
         return first + [line async for line in lines]

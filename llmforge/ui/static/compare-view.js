@@ -5,9 +5,8 @@ import { stateMark } from "./columns.js";
 import { curvesPanel } from "./curves-panel.js";
 import { fill, h } from "./dom.js";
 import { duration, number, plain } from "./format.js";
-import { listen } from "./live.js";
 import { address, go, place } from "./router.js";
-import { chooseOnly, chosen, take } from "./store.js";
+import { chooseOnly, chosen } from "./store.js";
 
 /** Show runs side by side in `main`; returns what the page may ask of the view. */
 export async function compareView(main) {
@@ -15,7 +14,7 @@ export async function compareView(main) {
   const ids = asked.length ? asked : [...chosen];
   const keys = {Escape: () => go("runs"), c: () => go("runs")};
   if (!ids.length) {
-    fill(main, h("h1", {}, "Compare"), h("p", {}, "Choose runs in the table (", h("kbd", {}, "x"), "), then compare them (", h("kbd", {}, "c"), ")."),
+    fill(main, h("h1", {}, "Compare"), h("p", {}, "Select runs in the table (", h("kbd", {}, "x"), "), then compare them (", h("kbd", {}, "c"), ")."),
       h("p", {}, h("a", {href: "#/runs"}, "To the runs")));
     return {title: "Compare", keys, close: () => {}};
   }
@@ -31,15 +30,14 @@ export async function compareView(main) {
     recipe.length ? differences(named, recipe, labels) : h("p", {class: "faint"}, ids.length > 1 ? "The recipes are the same." : "There is one run only."));
   draw(found);
   fill(main, h("div", {class: "title"}, h("h1", {}, `${ids.length} run${ids.length > 1 ? "s" : ""} compared`)), panel.element, tables);
-  listen(ids, {
-    rows: ({rows, removed}) => {
-      take(rows, removed);
-      if (rows.some(row => ids.includes(row.id))) ask("api/compare", {run: ids}).then(draw, () => {});
-    },
+  const reread = () => ask("api/compare", {run: ids}).then(draw, () => {});
+  const on = {
+    again: () => { reread(); panel.reread(); },
+    rows: changed => { if (ids.some(id => changed.has(id))) reread(); },
     points: body => panel.take(body),
     reset: () => panel.reread(),
-  });
-  return {title: "Compare", exported: {run: ids}, keys, close: () => panel.close()};
+  };
+  return {title: "Compare", exported: {run: ids}, live: {runs: ids, on}, keys, close: () => panel.close()};
 }
 
 /** Return ids without what they all begin and end with, where that leaves something to tell them by. */

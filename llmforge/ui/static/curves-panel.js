@@ -31,7 +31,7 @@ export function curvesPanel(runs) {
 
   const grid = h("div", {class: "charts"});
   const problem = h("p", {class: "problem", role: "alert"});
-  const reset = h("button", {type: "button", onclick: () => setZoom(null, null)}, "Whole curve");
+  const reset = h("button", {type: "button", onclick: () => setZoom(null, null)}, "Reset zoom");
   const element = h("div", {}, bar(), problem, grid);
 
   function bar() {

@@ -1,7 +1,7 @@
 // Values as people read them; the same forms as on the command line.
 
 /** Return a number with a few decimals, or few significant digits where it is extreme. */
-export function number(value, digits = Math.abs(value) >= 100 ? 2 : 4) {
+export function number(value, digits = Math.abs(value) >= 100 ? 2 : Math.abs(value) >= 10 ? 3 : 4) {
   if (value === null || value === undefined || value === "") return "";
   if (typeof value !== "number") return String(value);
   if (!Number.isFinite(value)) return String(value);

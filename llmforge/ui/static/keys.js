@@ -3,8 +3,8 @@
 import { at, fill, h } from "./dom.js";
 
 const HELP = [
-  ["/", "to the filter"], ["j", "the next run"], ["k", "the run before"], ["Enter", "open the run"], ["x", "choose the run, or not"],
-  ["c", "compare the chosen runs"], ["Esc", "undo the filter or the choice, or go back"], ["?", "this help"],
+  ["/", "to the filter"], ["j", "the next run"], ["k", "the run before"], ["Enter", "open the run"], ["x", "select the run, or not"],
+  ["c", "compare the selected runs"], ["Esc", "clear the filter or the selection, or go back"], ["?", "this help"],
 ];
 
 /** Start listening; `keysOfView()` returns what the present view does at which key. */

@@ -3,23 +3,30 @@
 
 import { queryText, request, snapshot } from "./api.js";
 import { at } from "./dom.js";
+import { take, version } from "./store.js";
 
 const LONGEST_WAIT = 15000;
-let listeners = {}, watched = [], current = null, wait = 500;
+let listeners = {}, watched = [], current = null, wait = 500, wasOpen = false;
 
 /**
  * Listen for changes of the table and of the given runs; replaces what was listened to before.
- * `ready` is called whenever the stream opens: what changed before has to be asked for then.
+ * `again` is called when the stream opens a second time: what a view shows may have changed.
  */
 export function listen(runs, on) {
   watched = runs;
   listeners = on;
+  wasOpen = false;
   reopen();
 }
 
-function reopen() {
+/** Listen to nothing. */
+export function hush() {
   current?.abort();
   current = null;
+}
+
+function reopen() {
+  hush();
   if (snapshot || document.hidden) return;
   current = new AbortController();
   follow(current.signal);
@@ -28,12 +35,16 @@ function reopen() {
 async function follow(signal) {
   while (!signal.aborted) {
     try {
-      const response = await request(`api/events${queryText({run: watched})}`, {signal});
+      const response = await request(`api/events${queryText({run: watched, since: version()})}`, {signal});
       for await (const [name, body] of events(response)) {
         if (signal.aborted) return;
         wait = 500;
         say("live");
-        listeners[name]?.(body);
+        if (name === "ready") {
+          if (wasOpen) listeners.again?.();
+          wasOpen = true;
+        } else if (name === "rows") listeners.rows?.(take(body));
+        else listeners[name]?.(body);
       }
     } catch (error) {
       if (signal.aborted) return;

@@ -4,11 +4,11 @@ import { ask, queryText, request, snapshot } from "./api.js";
 import { compareView } from "./compare-view.js";
 import { at, fill, h, notify } from "./dom.js";
 import { startKeys } from "./keys.js";
-import { listen } from "./live.js";
+import { hush, listen } from "./live.js";
 import { place } from "./router.js";
 import { runView } from "./run-view.js";
 import { runsView } from "./runs-view.js";
-import { chosen, load, take, whenRowsChange } from "./store.js";
+import { chosen, load, whenRowsChange } from "./store.js";
 import { sweepsView, sweepView } from "./sweeps-view.js";
 import { startTheme } from "./theme.js";
 
@@ -20,6 +20,7 @@ let view = NONE, number = 0;
 async function show() {
   const {name, id} = place();
   const mine = ++number;
+  hush();
   view.close();
   view = NONE;
   main.className = "";
@@ -30,17 +31,19 @@ async function show() {
     else link.removeAttribute("aria-current");
   }
   const box = h("div", {class: "view"});
+  const slow = setTimeout(() => fill(main, h("p", {class: "faint", role: "status"}, "Reading…")), 300);
   try {
-    // The table's own changes are listened to here; other views say which runs they watch.
-    if (name === "runs") listen([], {ready: refresh, rows: body => take(body.rows, body.removed)});
     const made = await (VIEWS[name] ?? unknownView)(name === "runs" ? main : box, id);
     if (mine !== number) { made.close(); return; }
     view = made;
     if (name !== "runs") fill(main, box);
+    listen(view.live?.runs ?? [], view.live?.on ?? {});
     document.title = view.title ? `${view.title} · forge` : "forge ui";
     at("export").hidden = !view.exported || Boolean(snapshot);
   } catch (error) {
     if (mine === number) fill(main, h("p", {class: "problem", role: "alert"}, error.message));
+  } finally {
+    clearTimeout(slow);
   }
   main.scrollTop = 0;
 }
@@ -48,13 +51,6 @@ async function show() {
 async function unknownView(box) {
   fill(box, h("p", {}, "There is no such view. ", h("a", {href: "#/runs"}, "To the runs")));
   return NONE;
-}
-
-/** What changed while nobody listened is read as a whole; the first time everything is there. */
-let isLoaded = false;
-async function refresh() {
-  if (isLoaded) await load().catch(error => notify(error.message, "problem"));
-  isLoaded = true;
 }
 
 async function save() {

@@ -7,11 +7,10 @@ import { curvesPanel } from "./curves-panel.js";
 import { fill, h } from "./dom.js";
 import { factsOf } from "./facts.js";
 import { duration, number } from "./format.js";
-import { listen } from "./live.js";
 import { drawLog } from "./log-tab.js";
 import { go, note, place } from "./router.js";
 import { drawSamples, drawTests } from "./samples-tab.js";
-import { choose, chosen, rows, take } from "./store.js";
+import { choose, chosen, rows } from "./store.js";
 import { tabs } from "./tabs.js";
 
 /** Show a run in `main`; returns what the page may ask of the view. */
@@ -51,7 +50,7 @@ export async function runView(main, id) {
       h("span", {class: "faint"}, isRunning ? "" : run.why), h("button", {type: "button", onclick: () => {
         choose(id);
         drawHead();
-      }}, chosen.has(id) ? "Chosen for the comparison" : "Choose for the comparison"));
+      }}, chosen.has(id) ? "Selected" : "Select to compare"));
     fill(tiles, Object.entries({
       step: run.total_steps ? `${number(run.step)} of ${number(run.total_steps)}` : number(run.step),
       "best loss": run.loss === null ? "" : `${number(run.loss)}${run.best?.step ? ` at ${number(run.best.step)}` : ""}`,
@@ -73,13 +72,9 @@ export async function runView(main, id) {
   const strip = tabs(items, place().query.get("tab") ?? "curves", key => note({tab: key === "curves" ? "" : key}));
   fill(main, title, tiles, (run.problems ?? []).map(text => h("p", {class: "problem"}, text)), strip.element);
 
-  let opened = false;
-  listen([id], {
-    ready: () => { if (opened) { reread(); panel?.reread(); moreLog?.(); } opened = true; },
-    rows: ({rows: changed, removed}) => {
-      take(changed, removed);
-      if (changed.some(row => row.id === id)) reread();
-    },
+  const on = {
+    again: () => { reread(); panel?.reread(); moreLog?.(); },
+    rows: changed => { if (changed.has(id)) reread(); },
     points: body => { if (panel) panel.take(body); else if (strip.current() === "curves") reread(); },
     reset: () => { reread(); panel?.reread(); },
     log: () => moreLog?.(),
@@ -88,7 +83,7 @@ export async function runView(main, id) {
       const concerns = {checkpoints: ["checkpoints", "uploads", "deployments"], samples: ["samples"], tests: ["tests"]}[shown] ?? [];
       if (concerns.some(name => changed.includes(name))) strip.show(shown);
     },
-  });
+  };
 
   const neighbour = by => {
     const ids = [...rows.keys()];
@@ -98,6 +93,7 @@ export async function runView(main, id) {
   return {
     title: id,
     exported: {run: [id]},
+    live: {runs: [id], on},
     keys: {
       j: () => neighbour(1), k: () => neighbour(-1), x: () => { choose(id); drawHead(); },
       c: () => go("compare", "", {run: [...new Set([...chosen, id])]}), Escape: () => go("runs"),

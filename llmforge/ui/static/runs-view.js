@@ -23,7 +23,7 @@ export function runsView(main) {
   });
   const count = h("span", {class: "faint", role: "status"});
   const compareButton = h("button", {type: "button", class: "main", onclick: compare}, "Compare");
-  const clearButton = h("button", {type: "button", onclick: () => chooseOnly()}, "Clear the choice");
+  const clearButton = h("button", {type: "button", onclick: () => chooseOnly()}, "Clear selection");
   const menu = h("details", {class: "menu", ontoggle: fillMenu},
     h("summary", {class: "button"}, "Columns"), h("div"));
   const head = h("thead"), body = h("tbody"), group = h("colgroup");
@@ -49,9 +49,11 @@ export function runsView(main) {
 
   function drawHead() {
     shown = columns.map(column);
-    fill(group, [RUN, ...shown].map(item => {
+    const widths = [RUN, ...shown].map(item => item === RUN && innerWidth < 640 ? 170 : item.width);
+    table.style.width = `${widths.reduce((sum, width) => sum + width)}px`;
+    fill(group, widths.map(width => {
       const col = h("col");
-      col.style.width = `${item === RUN && innerWidth < 640 ? 190 : item.width}px`;
+      col.style.width = `${width}px`;
       return col;
     }));
     fill(head, h("tr", {}, [RUN, ...shown].map(item => {
@@ -76,7 +78,7 @@ export function runsView(main) {
 
   function drawRow(row, index) {
     const box = h("input", {
-      type: "checkbox", checked: chosen.has(row.id), "aria-label": `Choose ${row.id}`, "data-focus": `box ${row.id}`,
+      type: "checkbox", checked: chosen.has(row.id), "aria-label": `Select ${row.id}`, "data-focus": `box ${row.id}`,
       onclick: event => { event.stopPropagation(); choose(row.id, event.target.checked); },
     });
     const name = h("td", {class: "name", title: row.name && row.name !== row.id ? `${row.id}\n${row.name}` : row.id},
@@ -108,7 +110,7 @@ export function runsView(main) {
         drawHead();
         refresh();
         fillMenu();
-      }}, "As at first"));
+      }}, "Reset columns"));
   }
 
   function setActive(index) {

@@ -13,21 +13,27 @@ export function whenRowsChange(act) {
   return () => listeners.delete(act);
 }
 
+let known = 0;
+
+/** The version of the table that the rows are of. */
+export const version = () => known;
+
 /** Read all rows. */
 export async function load() {
-  const {runs} = await ask("api/runs");
-  rows.clear();
-  take(runs, []);
+  take(await ask("api/runs"));
 }
 
-/** Take changed rows and drop those that are gone. */
-export function take(changed, removed) {
-  for (const row of changed) rows.set(row.id, {...row, words: wordsOf(row)});
+/** Take changed rows, or all of them, and drop those that are gone; return the ids of both. */
+export function take({runs, removed = [], whole = false, version: now}) {
+  if (whole) rows.clear();
+  for (const row of runs) rows.set(row.id, {...row, words: wordsOf(row)});
   for (const id of removed) {
     rows.delete(id);
     chosen.delete(id);
   }
+  known = now;
   tell();
+  return new Set([...runs.map(row => row.id), ...removed]);
 }
 
 /** Choose a run for the comparison, or drop it from there. */

@@ -4,10 +4,9 @@ import { ask } from "./api.js";
 import { stateMark } from "./columns.js";
 import { fill, h } from "./dom.js";
 import { date, duration, number, plain } from "./format.js";
-import { listen } from "./live.js";
 import { parallelCoordinates } from "./parallel.js";
 import { address, go, note, place } from "./router.js";
-import { chooseOnly, take } from "./store.js";
+import { chooseOnly } from "./store.js";
 
 /** Show the list of sweeps. */
 export async function sweepsView(main) {
@@ -31,7 +30,7 @@ export async function sweepView(main, id) {
     chooseOnly(ids);
     go("compare", "", {run: ids});
   }});
-  const clear = h("button", {type: "button", onclick: () => picture.clear()}, "All trials");
+  const clear = h("button", {type: "button", onclick: () => picture.clear()}, "Clear brushes");
 
   const isBest = trial => sweep.best && trial.number === sweep.best.number && trial.repeat === sweep.best.repeat;
   const inSight = () => sorted(sweep.trials.filter((_, index) => picture.isIn(index)), order, sweep.direction);
@@ -80,15 +79,14 @@ export async function sweepView(main, id) {
   }
 
   const draw = () => { drawHead(); drawPicture(); drawTable(); };
-  fill(main, head, h("p", {class: "faint"}, "Drag along an axis to choose trials, click on it to choose all again."), drawing,
+  fill(main, head, h("p", {class: "faint"}, "Drag along an axis to keep the trials of that stretch; click the axis to undo it."), drawing,
     h("div", {class: "bar"}, count, clear, compare), table);
   draw();
-  listen([], {rows: async ({rows, removed}) => {
-    take(rows, removed);
+  const reread = async () => {
     sweep = await ask(`api/sweeps/${encodeURIComponent(id)}`);
     draw();
-  }});
-  return {title: id, exported: {sweep: id}, keys: {Escape: () => go("sweeps"), c: () => compare.click()}, close: () => picture.close()};
+  };
+  return {title: id, exported: {sweep: id}, live: {runs: [], on: {again: reread, rows: reread}}, keys: {Escape: () => go("sweeps"), c: () => compare.click()}, close: () => picture.close()};
 }
 
 function sorted(trials, {key, reverse}, direction) {
