@@ -83,7 +83,8 @@ export function valueOf(row, name) {
   if (name === "tag") return (row.tags ?? []).join(" ");
   const fixed = FIXED.find(item => item.key === name);
   if (fixed) return fixed.value(row);
-  return row.metrics?.[name] ?? plain(row.recipe?.[name]);
+  const found = row.metrics?.[name] ?? row.recipe?.[name];
+  return typeof found === "number" ? found : plain(found);
 }
 
 function usable(value) {
