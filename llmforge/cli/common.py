@@ -12,12 +12,13 @@ from llmforge.run_root import run_root
 from llmforge.strict_json import strict_json
 
 if TYPE_CHECKING:
-    from llmforge.rundir import RunDirectory
+    from llmforge.rundir import RunDirectory, RunEntry
 
 __all__ = [
     "console",
     "echo",
     "emit_json",
+    "entry_or_newest",
     "error_console",
     "interactive",
     "run_or_newest",
@@ -32,13 +33,26 @@ def run_or_newest(root: Path | None, run: str | None, *, gone: bool = False) -> 
     Raises:
         RunError: there is no such run, or none at all.
     """
-    from llmforge.rundir import find_run, newest_run
+    from llmforge.rundir import find_run
 
     if run is not None:
         return find_run(run_root(root), run, gone=gone)
+    from llmforge.insight.runs_index import newest_run
+
     newest = newest_run(run_root(root))
     say_newest("run", newest.id)
     return newest
+
+
+def entry_or_newest(root: Path | None, run: str | None) -> RunEntry:
+    """Return what is known of the run that was named, or of the newest; its directory may be gone.
+
+    Raises:
+        RunError: there is no such run, or none at all.
+    """
+    from llmforge.rundir import entry_of
+
+    return entry_of(run_or_newest(root, run, gone=True))
 
 
 def say_newest(what: str, name: str) -> None:

@@ -110,6 +110,14 @@ def perplexity_text(value: float | None) -> str:
     return number(value, digits=2 if value < 1000 else 0)
 
 
+def steps_text(step: int | None, total: int | None) -> str:
+    """Return how far a run is: steps taken of steps planned."""
+    if not total:
+        return str(step) if step else ""
+    short = total >= 10_000 and total % 1000 == 0
+    return f"{step}/{total // 1000}k" if short else f"{step}/{total}"
+
+
 def duration_text(seconds: float | None) -> str:
     """Return a length of time in its two largest units, for example ``1h 05m``."""
     if seconds is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,10 @@ from llmforge.cli.render import (
     date_text,
     duration_text,
     number,
-    perplexity_text,
     plain_value,
     print_section,
     print_table,
+    steps_text,
 )
 from llmforge.insight.compare import read_recipe
 from llmforge.insight.inventory import (
@@ -32,22 +31,13 @@ from llmforge.insight.inventory import (
     why_ended,
 )
 from llmforge.insight.metrics import last_row
-from llmforge.insight.summary import STATES, UNFINISHED, RunSummary, summarize
+from llmforge.insight.summary import RunSummary, summarize
 from llmforge.rundir import RunEntry, completion_of
 from llmforge.rundir.deployments import read_deployments
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_LIST = (
-    Column("run", fold=True),
-    Column("state", styles=STATE_STYLES),
-    Column("step", right=True),
-    Column("loss", right=True),
-    Column("perplexity", right=True),
-    Column("started", right=True),
-    Column("took", right=True),
-)
 _UNFINISHED = (
     Column("run", fold=True),
     Column("state", styles=STATE_STYLES),
@@ -65,41 +55,24 @@ _CHECKPOINTS = (
 _BAR_WIDTH = 30
 
 
-def print_list(console: Console, runs: Sequence[RunSummary]) -> None:
-    """Print a table of runs, a row each."""
-    when = age_text if console.is_terminal else date_text
+def print_unfinished(
+    console: Console, unfinished: Sequence[RunSummary], counts: Mapping[str, int]
+) -> None:
+    """Print the runs that are not finished, and how many runs there are in each state."""
     rows = [
         (
             run.id,
             run.state,
-            _steps(run),
-            "" if run.best_loss is None else number(run.best_loss),
-            perplexity_text(run.perplexity),
-            when(run.started),
-            duration_text(run.duration),
+            steps_text(run.step, run.total_steps),
+            _heartbeat(run.entry),
+            why_ended(run.entry),
         )
-        for run in runs
-    ]
-    print_table(console, _LIST, rows)
-
-
-def print_unfinished(console: Console, runs: Sequence[RunSummary]) -> None:
-    """Print the runs that are not finished, and how many there are of each state."""
-    unfinished = [run for run in runs if run.state in UNFINISHED]
-    rows = [
-        (run.id, run.state, _steps(run), _heartbeat(run.entry), why_ended(run.entry))
         for run in unfinished
     ]
     if rows:
         print_table(console, _UNFINISHED, rows)
         console.print()
-    console.print(counts_text(state_counts(runs)))
-
-
-def state_counts(runs: Sequence[RunSummary]) -> dict[str, int]:
-    """Return how many runs are in each state that occurs, in the order of :data:`STATES`."""
-    counted = Counter(run.state for run in runs)
-    return {state: counted[state] for state in STATES if counted[state]}
+    console.print(counts_text(counts))
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
@@ -283,14 +256,6 @@ def _metrics(run: RunSummary, row: Mapping[str, Any]) -> dict[str, str]:
     if best:
         shown["best"] = f"{best['metric']} {number(best['value'])} at step {best['step']:,}"
     return shown
-
-
-def _steps(run: RunSummary) -> str:
-    total = run.total_steps
-    if not total:
-        return str(run.step) if run.step else ""
-    short = total >= 10_000 and total % 1000 == 0
-    return f"{run.step}/{total // 1000}k" if short else f"{run.step}/{total}"
 
 
 def _progress(run: RunSummary) -> str:

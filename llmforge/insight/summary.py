@@ -1,10 +1,9 @@
-"""A run in a few values, and choosing and ordering many of them."""
+"""A run in a few values, and the words that choose among many."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -98,42 +97,6 @@ def best_loss(metrics: dict[str, Any]) -> float | None:
     return _finite(metrics.get("val/loss"))
 
 
-def select(
-    summaries: Sequence[RunSummary],
-    *,
-    states: Sequence[str] = (),
-    tags: Sequence[str] = (),
-    since: float | None = None,
-    sort: str = "started",
-    reverse: bool = False,
-) -> list[RunSummary]:
-    """Return the runs that match, in order.
-
-    Args:
-        summaries: all runs.
-        states: any of these; all when empty.
-        tags: runs must have every one.
-        since: started at this time or later.
-        sort: a column or the name of a metric. Times, steps and durations go from the largest
-            down, the rest from the smallest up; runs without the value come last.
-        reverse: the other way round; runs without the value still come last.
-
-    Raises:
-        UsageError: an unknown state, or nothing to sort by under that name.
-    """
-    unknown = [state for state in states if state not in STATES]
-    if unknown:
-        raise UsageError(f"unknown state '{unknown[0]}'", remedy=f"known: {', '.join(STATES)}")
-    chosen = [
-        item
-        for item in summaries
-        if (not states or item.state in states)
-        and set(tags) <= set(item.entry.record.tags)
-        and (since is None or item.started >= since)
-    ]
-    return _ordered(chosen, sort, reverse=reverse)
-
-
 def parse_since(text: str, *, now: float | None = None) -> float:
     """Return the time that ``2d``, ``36h``, ``2026-11-01`` or ``2026-11-01T12:00`` mean.
 
@@ -152,46 +115,26 @@ def parse_since(text: str, *, now: float | None = None) -> float:
         ) from None
 
 
+def parse_length(text: str) -> float:
+    """Return the seconds that ``90s``, ``30m``, ``2h``, ``1d`` or ``1w`` mean.
+
+    Raises:
+        UsageError: it is no length of time.
+    """
+    amount, unit = text[:-1], text[-1:]
+    try:
+        return float(amount) * {**_UNIT_SECONDS, "s": 1}[unit]
+    except (ValueError, KeyError):
+        raise UsageError(
+            f"{text}: not a length of time", remedy="write 90s, 30m, 2h, 1d or 1w"
+        ) from None
+
+
 def iso_time(moment: float | None) -> str | None:
     """Return seconds since the epoch in ISO 8601 with the local time zone."""
     if not moment:
         return None
     return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")
-
-
-_Key = Callable[[RunSummary], Any]
-_DESCENDING = ("started", "ended", "step", "duration")
-_COLUMNS: dict[str, _Key] = {
-    "id": lambda item: item.id,
-    "state": lambda item: STATES.index(item.state) if item.state in STATES else len(STATES),
-    "step": lambda item: item.step,
-    "started": lambda item: item.started or None,
-    "ended": lambda item: item.ended,
-    "duration": lambda item: item.duration,
-    "loss": lambda item: item.best_loss,
-    "perplexity": lambda item: item.perplexity,
-}
-
-
-def _ordered(summaries: list[RunSummary], sort: str, *, reverse: bool) -> list[RunSummary]:
-    key = _COLUMNS.get(sort) or (lambda item: _finite(item.entry.record.metrics.get(sort)))
-    valued = [(value, item) for item in summaries if (value := key(item)) is not None]
-    if sort not in _COLUMNS and summaries and not valued:
-        raise UsageError(f"no run has a metric '{sort}' to sort by", remedy=_sortable(summaries))
-    valued.sort(key=lambda pair: pair[0], reverse=reverse != (sort in _DESCENDING))
-    with_value = [item for _, item in valued]
-    kept = {id(item) for item in with_value}
-    return with_value + [item for item in summaries if id(item) not in kept]
-
-
-def _sortable(summaries: list[RunSummary]) -> str:
-    metrics = {
-        name
-        for item in summaries
-        for name, value in item.entry.record.metrics.items()
-        if _finite(value) is not None
-    }
-    return "sort by " + ", ".join([*_COLUMNS, *sorted(metrics - set(_COLUMNS))])
 
 
 def _duration(entry: RunEntry, now: float) -> float | None:

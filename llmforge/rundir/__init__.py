@@ -13,7 +13,6 @@ from llmforge.rundir.index import (
     entry_of,
     find_run,
     list_runs,
-    newest_run,
     next_attempt,
 )
 from llmforge.rundir.layout import RunDirectory
@@ -34,7 +33,6 @@ __all__ = [
     "find_run",
     "is_locked",
     "list_runs",
-    "newest_run",
     "next_attempt",
     "read_completion",
     "read_record",

@@ -11,10 +11,17 @@ from pathlib import Path
 
 from llmforge.errors import RunError, UsageError
 from llmforge.run_root import root_option
+from llmforge.rundir.annotations import Annotations, read_annotations
 from llmforge.rundir.completion import Completion, load_completion, read_completion
 from llmforge.rundir.layout import ARCHIVE, RunDirectory, archive_path, completion_path
 from llmforge.rundir.lock import RunLock
 from llmforge.rundir.record import RunRecord, current_state, read_record
+
+_COMPARED = 1000
+"""Names that a mistyped one is compared with at most: each takes a part of a millisecond."""
+
+_DESCRIBED = 20
+"""Runs that are described at most where a name is that of several."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class RunEntry:
         state: the state it is in now.
         problem: why its record cannot be read; empty when it can.
         gone: only the completion is left.
+        note: what somebody wrote about it.
     """
 
     directory: RunDirectory
@@ -34,6 +42,7 @@ class RunEntry:
     state: str
     problem: str = ""
     gone: bool = False
+    note: str = ""
 
 
 def run_directories(root: Path, *, archived: bool = False) -> Iterator[RunDirectory]:
@@ -58,12 +67,19 @@ def list_runs(root: Path, *, archived: bool = False) -> list[RunEntry]:
 
 
 def entry_of(directory: RunDirectory) -> RunEntry:
-    """Return the list entry of one run; a damaged record becomes its ``problem``."""
+    """Return the list entry of one run; a damaged record becomes its ``problem``.
+
+    Name and tags are those that people gave it since, where they did.
+    """
     try:
         record = read_record(directory)
     except RunError as error:
         return _entry_without_record(directory, error)
-    return RunEntry(directory, record, current_state(directory, record))
+    said = _said(directory)
+    if said is not None:
+        record.name, record.tags = said.name or record.name, said.tags(record.tags)
+    note = (said.note if said is not None else None) or ""
+    return RunEntry(directory, record, current_state(directory, record), note=note)
 
 
 def completion_of(directory: RunDirectory) -> Completion | None:
@@ -96,11 +112,13 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
             return exact
     if gone and text and completion_path(root, text).exists():
         return RunDirectory(root / text)
-    directories = list(run_directories(root))
+    names = _names(root)
+    near = [RunDirectory(root / name) for name in names if name.startswith(text)]
+    matches = [directory for directory in near if directory.record.exists()]
     if gone:
-        here = {directory.id for directory in directories}
-        directories += [RunDirectory(root / name) for name in _completed(root) if name not in here]
-    matches = [directory for directory in directories if directory.id.startswith(text)]
+        here = {directory.id for directory in matches}
+        lost = [name for name in _completed(root) if name.startswith(text) and name not in here]
+        matches += [RunDirectory(root / name) for name in lost]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -108,20 +126,7 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
             f"'{text}' matches {len(matches)} runs:\n" + "\n".join(_described(matches)),
             remedy="give more of the id",
         )
-    raise _no_run(root, text, directories)
-
-
-def newest_run(root: Path) -> RunDirectory:
-    """Return the run that was started last.
-
-    Raises:
-        RunError: there is none.
-    """
-    entries = [entry_of(directory) for directory in run_directories(root)]
-    readable = [entry for entry in entries if not entry.problem]
-    if not readable:
-        raise RunError(f"no runs in {root}", remedy="train one: forge train wikitext_tiny")
-    return max(readable, key=lambda entry: entry.record.started).directory
+    raise _no_run(root, text, names)
 
 
 def next_attempt(root: Path, run_id: str) -> int:
@@ -159,6 +164,14 @@ def clear_run(root: Path, run_id: str) -> Path | None:
                 remedy=f"make {root} and what is in it writable",
             ) from error
         return aside
+
+
+def _said(directory: RunDirectory) -> Annotations | None:
+    """Return the annotations of a run; none are better than no entry when they are damaged."""
+    try:
+        return read_annotations(directory)
+    except RunError:
+        return None
 
 
 def _names(base: Path) -> list[str]:
@@ -211,10 +224,8 @@ def _record_from(completion: Completion) -> RunRecord:
     )
 
 
-def _no_run(root: Path, text: str, directories: list[RunDirectory]) -> RunError:
-    from llmforge.options import closest
-
-    near = closest(text, [directory.id for directory in directories])
+def _no_run(root: Path, text: str, names: list[str]) -> RunError:
+    near = _nearest(text, names)
     if completion_path(root, text).exists():
         return RunError(
             f"run '{text}' is completed, but its directory {root / text} is gone",
@@ -226,8 +237,21 @@ def _no_run(root: Path, text: str, directories: list[RunDirectory]) -> RunError:
     )
 
 
+def _nearest(text: str, names: list[str]) -> str | None:
+    """Return the name most like ``text``; of very many, one that begins as it does."""
+    import difflib
+
+    for shared in range(len(text), 0, -1) if len(names) > _COMPARED else ():
+        some = [name for name in names if name.startswith(text[:shared])]
+        if some:
+            names = some[:_COMPARED]
+            break
+    found = difflib.get_close_matches(text, names[:_COMPARED], n=1)
+    return found[0] if found else None
+
+
 def _described(directories: list[RunDirectory]) -> Iterator[str]:
-    entries = [entry_of(directory) for directory in directories]
+    entries = [entry_of(directory) for directory in directories[:_DESCRIBED]]
     keys = [entry.record.identity.get("keys", {}) for entry in entries]
     names = sorted({name for item in keys for name in item})
     differing = [name for name in names if len({repr(item.get(name)) for item in keys}) > 1]
@@ -235,6 +259,8 @@ def _described(directories: list[RunDirectory]) -> Iterator[str]:
         when = datetime.fromtimestamp(entry.record.started).strftime("%Y-%m-%d %H:%M")
         values = ", ".join(f"{name}={item.get(name, 'default')}" for name in differing[:4])
         yield f"    {entry.directory.id}  {when}  {entry.state}  {values}".rstrip()
+    if len(directories) > _DESCRIBED:
+        yield f"    and {len(directories) - _DESCRIBED:,} more"
 
 
 def _attempt(directory: RunDirectory) -> int:

@@ -36,6 +36,11 @@ class RunDirectory:
         return self.path / "run.json"
 
     @property
+    def annotations(self) -> Path:
+        """Name, tags and note that people gave the run afterwards."""
+        return self.path / "annotations.json"
+
+    @property
     def metrics(self) -> Path:
         """Deterministic values, a JSON row per logged step."""
         return self.path / "metrics.jsonl"

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from llmforge.errors import RunError
 from llmforge.run_root import root_option
 from llmforge.rundir.atomic import write_json
+from llmforge.rundir.changes import mark_changed
 from llmforge.rundir.layout import RunDirectory
 from llmforge.rundir.lock import is_locked
 
@@ -101,8 +102,14 @@ def _damaged(directory: RunDirectory, why: str) -> RunError:
 
 
 def write_record(directory: RunDirectory, record: RunRecord, *, durable: bool = True) -> None:
-    """Write ``run.json`` in one step."""
+    """Write ``run.json`` in one step.
+
+    A durable one is also marked as changed for the index of runs; a heartbeat is not, as the index
+    looks at running runs by itself.
+    """
     write_json(directory.record, dataclasses.asdict(record), durable=durable)
+    if durable:
+        mark_changed(directory.root, directory.id)
 
 
 def current_state(directory: RunDirectory, record: RunRecord) -> str:

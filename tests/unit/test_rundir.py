@@ -27,7 +27,6 @@ from llmforge.rundir import (
     find_run,
     is_locked,
     list_runs,
-    newest_run,
     next_attempt,
     read_completion,
     read_record,
@@ -310,15 +309,6 @@ def test_an_unknown_run_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         find_run(tmp_path, "wikitxt")
     assert caught.value.remedy == "did you mean 'wikitext'?"
-
-
-def test_the_newest_run_is_the_one_started_last(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no runs"):
-        newest_run(tmp_path)
-    make_run(tmp_path, "a", started=2000.0)
-    make_run(tmp_path, "b", started=1000.0)
-    make_run(tmp_path, "c").record.write_text("{")
-    assert newest_run(tmp_path).id == "a"
 
 
 # Clearing ------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ from rich.console import Console
 from run_parts import KEYS, complete, make_run, training_rows, write_rows
 from typer.testing import CliRunner, Result
 
-from llmforge.cli.run_views import print_list
+from llmforge.cli.run_commands.row_views import SHOWN, print_rows
 from llmforge.cli.runs import app
 from llmforge.errors import ForgeError, RunError, RunLockedError, UsageError
-from llmforge.insight.summary import parse_since, summarize
-from llmforge.rundir import RunLock, list_runs
+from llmforge.insight.runs_index import runs_table
+from llmforge.insight.summary import parse_since
+from llmforge.rundir import RunLock
 
 Forge = Callable[..., Result]
 
@@ -153,7 +154,7 @@ def test_the_list_of_default_ids_fits_100_columns(root: Path) -> None:
     make_run(root, "tune_8_32_5e-04-a1b2c3", **wide)
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, color_system=None)
-    print_list(console, [summarize(entry) for entry in list_runs(root)])
+    print_rows(console, runs_table(root, columns=SHOWN))
     lines = screen.getvalue().splitlines()
     assert len(lines) == 3, "a row was broken over two lines"
     assert "single_bs16_cw128_lr1e-03-a1b2c3  early-stopped  99999/100k" in lines[1]
@@ -364,7 +365,7 @@ def test_clear_as_json_needs_a_yes_and_says_where(root: Path, forge: Forge) -> N
 def test_clear_asks_on_a_terminal(
     root: Path, monkeypatch: pytest.MonkeyPatch, answer: str, cleared: bool
 ) -> None:
-    monkeypatch.setattr("llmforge.cli.runs.interactive", lambda: True)
+    monkeypatch.setattr("llmforge.cli.run_commands.removing.interactive", lambda: True)
     directory = make_run(root, "x")
     result = CliRunner().invoke(app, ["clear", "x"], input=answer)
     assert "Set run x (completed) aside?" in result.output

@@ -1,0 +1,1 @@
+"""The commands of ``forge runs``, a module for each few that belong together."""
