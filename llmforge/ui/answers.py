@@ -11,7 +11,7 @@ from llmforge.ui import run_details
 from llmforge.ui.comparison import compared
 from llmforge.ui.curves import Curves
 from llmforge.ui.metric_files import MetricFiles
-from llmforge.ui.run_rows import RunTable, find_entry
+from llmforge.ui.run_rows import RunTable, find_entry, matching_ids
 from llmforge.ui.sweep_details import SweepDetails
 
 
@@ -39,6 +39,10 @@ class Answers:
         changes = self.table.changes()
         rows = [row for row in changes.rows if only is None or row["id"] in only]
         return {"runs": rows, "version": changes.version, "whole": True}
+
+    def matching(self, where: str) -> dict[str, Any]:
+        """Return the ids of the runs that an expression holds for."""
+        return {"ids": matching_ids(self._root, where)}
 
     def entry(self, run_id: str) -> RunEntry:
         """Return the run of exactly this id.

@@ -116,8 +116,8 @@ def _add_runs(app: FastAPI, answers: Answers) -> None:
         return _json(answers.status())
 
     @app.get("/api/runs")
-    def runs() -> Response:
-        return _json(answers.runs())
+    def runs(where: Annotated[str | None, Query(max_length=2_000)] = None) -> Response:
+        return _json(answers.runs() if where is None else answers.matching(where))
 
     @app.get("/api/runs/{run}")
     def one_run(run: str) -> Response:

@@ -4,30 +4,65 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmforge.errors import RunError
-from llmforge.insight.summary import summarize
+from llmforge.insight.runs_index import runs_table
 from llmforge.redaction import redact
-from llmforge.rundir import RunDirectory, RunEntry, entry_of, list_runs
+from llmforge.rundir import RunDirectory, RunEntry, entry_of
 
 Row = dict[str, Any]
 
 _FRESH_SECONDS = 1.0
 """Looks that follow each other within this time are one."""
 
+_MOST_SHARE = 0.1
+"""Of the time spent in looks: a machine that is busy with training is asked less often."""
+
+_COLUMNS = [
+    "id",
+    "name",
+    "state",
+    "step",
+    "total_steps",
+    "loss",
+    "perplexity",
+    "started",
+    "ended",
+    "duration",
+    "profile",
+    "tags",
+    "exit_reason",
+    "metrics",
+    "recipe",
+]
+
 
 def read_rows(root: Path) -> list[Row]:
     """Return every run below ``root`` as plain values, in order of id.
 
-    Times are in seconds since the epoch, losses in nats per token; ``metrics`` and ``recipe``
-    hold what is known by name, of the recipe what the run's identity covers.
+    Times are in seconds since the epoch, losses in nats per token. ``metrics`` has the numbers
+    among a run's metrics, ``recipe`` the values of those keys in which runs differ.
     """
-    now = time.time()
-    return [_row(entry, now) for entry in list_runs(root)]
+    rows = runs_table(root, sort="id", columns=_COLUMNS)
+    differing = _differing([row["recipe"] for row in rows])
+    for row in rows:
+        row["exit_reason"] = redact(row["exit_reason"] or "")
+        row["metrics"] = _numbers(row["metrics"])
+        row["recipe"] = {key: row["recipe"][key] for key in differing if key in row["recipe"]}
+    return rows
+
+
+def matching_ids(root: Path, where: str) -> list[str]:
+    """Return the ids of the runs that an expression holds for.
+
+    Raises:
+        UsageError: it is none, or has a name that no run has.
+    """
+    return [row["id"] for row in runs_table(root, where=where, columns=["id"])]
 
 
 def find_entry(root: Path, run_id: str) -> RunEntry:
@@ -67,7 +102,7 @@ class RunTable:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._lock = threading.Lock()
-        self._read = float("-inf")
+        self._next_look = float("-inf")
         self._first = self._version = int(1000 * time.time())
         self._rows: dict[str, Row] = {}
         self._changed: dict[str, int] = {}
@@ -80,9 +115,11 @@ class RunTable:
             RunError: the root cannot be read.
         """
         with self._lock:
-            if time.monotonic() - self._read >= _FRESH_SECONDS:
+            begin = time.monotonic()
+            if begin >= self._next_look:
                 self._refresh(read_rows(self._root))
-                self._read = time.monotonic()
+                now = time.monotonic()
+                self._next_look = now + max(_FRESH_SECONDS, (now - begin) / _MOST_SHARE)
             if not self._first < since <= self._version:
                 return Changes(self._version, list(self._rows.values()), [], True)
             changed = [run for run, version in self._changed.items() if version > since]
@@ -107,25 +144,17 @@ def _lasting(row: Row | None) -> Row | None:
     return None if row is None else {**row, "duration": None}
 
 
-def _row(entry: RunEntry, now: float) -> Row:
-    run, record = summarize(entry, now=now), entry.record
-    return {
-        "id": run.id,
-        "name": record.name,
-        "state": run.state,
-        "step": run.step,
-        "total_steps": run.total_steps,
-        "loss": run.best_loss,
-        "perplexity": run.perplexity,
-        "started": run.started or None,
-        "ended": run.ended,
-        "duration": run.duration,
-        "profile": record.profile,
-        "tags": record.tags,
-        "exit_reason": redact(entry.problem or record.exit_reason),
-        "metrics": _numbers(record.metrics),
-        "recipe": record.identity.get("keys", {}),
-    }
+def _differing(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that not all recipes have with the same value."""
+    first: dict[str, Any] = {}
+    count: dict[str, int] = {}
+    differing: dict[str, None] = {}
+    for recipe in recipes:
+        for key, value in recipe.items():
+            count[key] = count.get(key, 0) + 1
+            if first.setdefault(key, value) != value:
+                differing[key] = None
+    return [key for key in first if key in differing or count[key] < len(recipes)]
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -23,7 +23,7 @@ export function queryText(query) {
 
 /** Return the JSON at an address. An error has the server's own words. */
 export async function ask(path, query = {}, {signal} = {}) {
-  if (snapshot) return fromSnapshot(path);
+  if (snapshot) return fromSnapshot(query.where ? `${path}?where` : path);
   const response = await request(path + queryText(query), {signal});
   return response.json();
 }

@@ -28,22 +28,17 @@ export function defaults() {
   return innerWidth < 640 ? ["state", "loss"] : ["state", "step", "loss", "perplexity", "started", "duration"];
 }
 
-/** Return the columns there are by group; of the recipe only keys in which runs differ. */
+/** Return the columns there are by group; of the recipe the server sends keys in which runs differ. */
 export function available() {
-  const metrics = new Set(), recipe = new Map();
+  const metrics = new Set(), recipe = new Set();
   for (const row of rows.values()) {
     for (const name of Object.keys(row.metrics ?? {})) metrics.add(name);
-    for (const [name, value] of Object.entries(row.recipe ?? {})) {
-      const text = JSON.stringify(value), seen = recipe.get(name);
-      if (!seen) recipe.set(name, {text, count: 1, differs: false});
-      else { seen.count++; seen.differs ||= seen.text !== text; }
-    }
+    for (const name of Object.keys(row.recipe ?? {})) recipe.add(name);
   }
-  const differing = [...recipe].filter(([, seen]) => seen.differs || seen.count < rows.size);
   return {
     "Every run": FIXED.map(column => column.key),
     Metrics: [...metrics].sort(),
-    "Recipe, where runs differ": differing.map(([name]) => name).sort(),
+    "Recipe, where runs differ": [...recipe].sort(),
   };
 }
 

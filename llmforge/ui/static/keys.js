@@ -14,7 +14,7 @@ export function startKeys(keysOfView) {
     h("table", {class: "facts"}, h("tbody", {}, HELP.map(([key, text]) => h("tr", {}, h("td", {}, h("kbd", {}, key)), h("td", {}, text))))),
     h("p", {class: "faint"}, "In a chart: drag to look at a stretch, double click for the whole curve. The filter takes words, ",
       h("code", {}, "-word"), " for runs without it, and comparisons such as ", h("code", {}, "val/loss<3.3"), ", ",
-      h("code", {}, "state=running"), " or ", h("code", {}, "tag:base"), ", also of recipe keys."),
+      h("code", {}, "state=running"), " or ", h("code", {}, "tag:base"), ", also of recipe keys. After ", h("code", {}, "where"), " it takes an expression as ", h("code", {}, "forge runs list --where"), " does."),
     h("form", {method: "dialog"}, h("button", {}, "Close")));
   at("help-button").addEventListener("click", () => dialog.showModal());
 

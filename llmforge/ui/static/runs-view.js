@@ -4,6 +4,7 @@ import { available, column, defaults, RUN, sorted } from "./columns.js";
 import { fill, h, oncePerFrame } from "./dom.js";
 import { matcher } from "./filter.js";
 import { number } from "./format.js";
+import { ask } from "./api.js";
 import { address, go, note, place } from "./router.js";
 import { choose, chosen, chooseOnly, rows, whenRowsChange } from "./store.js";
 import { virtualRows } from "./virtual-rows.js";
@@ -18,9 +19,10 @@ export function runsView(main) {
   let list = [], active = -1, shown = [];
 
   const search = h("input", {
-    type: "search", value: text, placeholder: "Filter: words, or val/loss<3.3 state=running -failed",
-    "aria-label": "Filter runs", oninput: event => { text = event.target.value; note({q: text}); refresh(); },
+    type: "search", value: text, placeholder: "Filter: words, val/loss<3.3, state=running, -failed, or where …",
+    "aria-label": "Filter runs", oninput: event => { text = event.target.value; note({q: text}); select(); },
   });
+  const trouble = h("span", {class: "problem", role: "alert"});
   const count = h("span", {class: "faint", role: "status"});
   const compareButton = h("button", {type: "button", class: "main", onclick: compare}, "Compare");
   const clearButton = h("button", {type: "button", onclick: () => chooseOnly()}, "Clear selection");
@@ -30,11 +32,35 @@ export function runsView(main) {
   const table = h("table", {class: "runs", "aria-label": "Runs"}, group, head, body);
   const scroller = h("div", {class: "scroll", tabindex: "-1"}, table);
   fill(main,
-    h("div", {class: "bar"}, h("span", {class: "grow"}, search), count, clearButton, compareButton, menu), scroller);
+    h("div", {class: "bar"}, h("span", {class: "grow"}, search, trouble), count, clearButton, compareButton, menu), scroller);
   const virtual = virtualRows({scroller, body, columns: () => columns.length + 1, draw: drawRow});
 
+  let held = null, waiting = 0; // ids that the expression after "where" holds for
+
+  /** Take another filter; an expression is the server's to judge, once no key followed for a moment. */
+  function select() {
+    clearTimeout(waiting);
+    trouble.textContent = "";
+    if (!isExpression()) { held = null; refresh(); return; }
+    waiting = setTimeout(judge, 150);
+  }
+
+  const isExpression = () => /^where\s+\S/.test(text);
+
+  async function judge() {
+    const asked = text;
+    try {
+      const {ids} = await ask("api/runs", {where: asked.replace(/^where\s+/, "")});
+      if (asked !== text) return;
+      held = new Set(ids);
+      refresh();
+    } catch (error) {
+      if (asked === text) trouble.textContent = error.message;
+    }
+  }
+
   function refresh() {
-    const matches = matcher(text);
+    const matches = isExpression() ? row => held === null || held.has(row.id) : matcher(text);
     const kept = active >= 0 ? list[active]?.id : null;
     list = sorted([...rows.values()].filter(matches), sort, reverse);
     active = kept ? list.findIndex(row => row.id === kept) : -1;
@@ -125,9 +151,11 @@ export function runsView(main) {
 
   drawHead();
   refresh();
+  if (isExpression()) judge();
   const stop = whenRowsChange(oncePerFrame(() => {
     if (!head.isConnected) return;
-    refresh();
+    if (isExpression()) judge();
+    else refresh();
   }));
   return {
     title: "Runs",
@@ -140,7 +168,7 @@ export function runsView(main) {
       Enter: () => { if (list[active]) go("run", list[active].id); },
       Escape: () => {
         if (menu.open) menu.open = false;
-        else if (text) { search.value = text = ""; note({q: ""}); refresh(); }
+        else if (text) { search.value = text = ""; note({q: ""}); select(); }
         else if (chosen.size) chooseOnly();
       },
     },
