@@ -7,8 +7,16 @@ import os
 import threading
 from array import array
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from llmforge.insight.downsample import Floats
+
+_Part = Sequence[Floats]
+"""Places of rows among those read together, their steps, and their values of one metric."""
 
 _MOST_VALUES = 16_000_000
 """Values in memory over all files, 8 bytes each; the files longest unused are dropped first."""
@@ -24,6 +32,15 @@ class Column:
     def __init__(self) -> None:
         self.steps = array("d")
         self.values = array("d")
+
+    def extend(self, parts: Sequence[_Part]) -> None:
+        """Append values of rows, in the order of their places."""
+        places, steps, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        if len(parts) > 1:
+            order = places.argsort(kind="stable")
+            steps, values = steps[order], values[order]
+        self.steps.frombytes(steps.tobytes())
+        self.values.frombytes(values.tobytes())
 
 
 class MetricFile:
@@ -82,18 +99,24 @@ class MetricFile:
             rows = json.loads(b"[" + lines.replace(b"\n", b",") + b"]")
         except ValueError:
             rows = [_row(line) for line in lines.split(b"\n")]
-        for row in rows:
-            if not isinstance(row, dict):
+        found: dict[str, list[_Part]] = {}
+        for names, places in self._alike(rows).items():
+            if "step" in names:
+                for name, part in _parts(names, places, rows):
+                    found.setdefault(name, []).append(part)
+        for name, parts in found.items():
+            column = self.columns.get(name) or self.columns.setdefault(name, Column())
+            column.extend(parts)
+
+    def _alike(self, rows: list[Any]) -> dict[tuple[str, ...], list[int]]:
+        """Return the places of rows by the names they have: most rows have the same."""
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for place, row in enumerate(rows):
+            if isinstance(row, dict):
+                alike.setdefault(tuple(row), []).append(place)
+            else:
                 self.damaged += 1
-                continue
-            step = row.get("step")
-            if isinstance(step, bool) or not isinstance(step, int | float):
-                continue
-            for name, value in row.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    column = self.columns.get(name) or self.columns.setdefault(name, Column())
-                    column.steps.append(step)
-                    column.values.append(value)
+        return alike
 
     def _forget(self) -> None:
         self.columns = {}
@@ -125,6 +148,28 @@ class MetricFiles:
         while total > self._most and len(self._files) > 1:
             _, oldest = self._files.popitem(last=False)
             total -= oldest.size
+
+
+def _parts(
+    names: Sequence[str], places: Sequence[int], rows: Sequence[Any]
+) -> Iterator[tuple[str, _Part]]:
+    """Yield the numbers of rows that have the same names, column by column."""
+    values_of = zip(*(rows[place].values() for place in places), strict=True)
+    columns = dict(zip(names, values_of, strict=True))
+    steps = columns["step"]
+    has_steps = _are_numbers(steps)
+    for name, values in columns.items():
+        chosen: Iterable[Sequence[Any]] = (places, steps, values)
+        if not (has_steps and _are_numbers(values)):
+            kept = [item for item in zip(*chosen, strict=True) if _are_numbers(item)]
+            if not kept:
+                continue
+            chosen = list(zip(*kept, strict=True))
+        yield name, [np.array(items, dtype=np.float64) for items in chosen]
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return set(map(type, values)) <= {int, float}  # which bool is not
 
 
 def _row(line: bytes) -> Any:

@@ -23,21 +23,8 @@ _MOST_SHARE = 0.1
 """Of the time spent in looks: a machine that is busy with training is asked less often."""
 
 _COLUMNS = [
-    "id",
-    "name",
-    "state",
-    "step",
-    "total_steps",
-    "loss",
-    "perplexity",
-    "started",
-    "ended",
-    "duration",
-    "profile",
-    "tags",
-    "exit_reason",
-    "metrics",
-    "recipe",
+    *("id", "name", "state", "step", "total_steps", "loss", "perplexity", "started", "ended"),
+    *("duration", "profile", "tags", "exit_reason", "metrics", "recipe"),
 ]
 
 
