@@ -66,7 +66,8 @@ class _WithHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
-                headers.setdefault("cache-control", "no-cache")
+                is_icon = scope["path"].endswith(".svg")  # a browser asks for it at every view
+                headers.setdefault("cache-control", "max-age=3600" if is_icon else "no-cache")
             await send(message)
 
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)

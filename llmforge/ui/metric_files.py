@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow import BufferReader, types
+from pyarrow.json import ReadOptions, read_json
 
 from llmforge.insight.downsample import Floats
 
@@ -22,6 +24,9 @@ _MOST_VALUES = 16_000_000
 """Values in memory over all files, 8 bytes each; the files longest unused are dropped first."""
 
 _PIECE = 8 << 20
+_MANY = 64 << 10
+"""Bytes from which on Arrow's reader is worth its set-up: it is three times as fast."""
+
 _MARK = 256
 """Bytes before the place read up to, by which a file that was cut and regrew is recognised."""
 
@@ -95,6 +100,16 @@ class MetricFile:
                 self._mark = (lines + newline)[-_MARK:]
 
     def _take(self, lines: bytes) -> None:
+        if len(lines) >= _MANY:
+            try:
+                for name, part in _arrow_parts(lines):
+                    column = self.columns.get(name) or self.columns.setdefault(name, Column())
+                    column.extend([part])
+                return
+            except (
+                ValueError
+            ):  # as rows that differ in kind are for Arrow; they are read one by one
+                pass
         try:
             rows = json.loads(b"[" + lines.replace(b"\n", b",") + b"]")
         except ValueError:
@@ -148,6 +163,32 @@ class MetricFiles:
         while total > self._most and len(self._files) > 1:
             _, oldest = self._files.popitem(last=False)
             total -= oldest.size
+
+
+def _arrow_parts(lines: bytes) -> list[tuple[str, _Part]]:
+    """Return the columns of numbers in many lines of JSON.
+
+    Raises:
+        ValueError: Arrow does not take them.
+    """
+    options = ReadOptions(use_threads=False, block_size=len(lines) + 1)
+    table = read_json(BufferReader(lines), read_options=options)
+
+    def is_number(name: str) -> bool:
+        kind = table.schema.field(name).type
+        return bool(types.is_integer(kind) or types.is_floating(kind))
+
+    if "step" not in table.column_names or not is_number("step"):
+        raise ValueError("no steps")
+    has_step = table["step"].is_valid().to_numpy()
+    steps = table["step"].to_numpy().astype(np.float64)
+    places = np.arange(table.num_rows, dtype=np.float64)
+    found: list[tuple[str, _Part]] = []
+    for name in filter(is_number, table.column_names):
+        usable = has_step & table[name].is_valid().to_numpy()
+        values = table[name].to_numpy().astype(np.float64)
+        found.append((name, [places[usable], steps[usable], values[usable]]))
+    return found
 
 
 def _parts(

@@ -20,7 +20,7 @@ from llmforge.insight.inventory import (
     viewers_of,
     why_ended,
 )
-from llmforge.insight.metrics import Row, last_row, metric_rows
+from llmforge.insight.metrics import last_row, metric_rows
 from llmforge.insight.summary import summarize
 from llmforge.redaction import redact, redact_values
 from llmforge.rundir import RunEntry, completion_of
@@ -44,8 +44,8 @@ def overview(entry: RunEntry, *, metrics: list[str]) -> dict[str, Any]:
     """
     run, record, directory = summarize(entry), entry.record, entry.directory
     problems: list[str] = []
-    recipe = _or_problem(lambda: _recipe(entry), {}, problems)
-    completion = _or_problem(lambda: _completion(entry), None, problems)
+    recipe = _or_problem(lambda: _recipe(entry), problems) or {}
+    completion = _or_problem(lambda: _completion(entry), problems)
     facts = {
         "id": run.id,
         "name": record.name,
@@ -74,8 +74,8 @@ def overview(entry: RunEntry, *, metrics: list[str]) -> dict[str, Any]:
         "goodput": record.goodput,
         "provenance": record.provenance,
         "notices": record.notices,
-        "viewers": _or_problem(lambda: viewers_of(directory, recipe), {}, problems),
-        "pending": _or_problem(lambda: pending_of(directory, recipe), {}, problems),
+        "viewers": _or_problem(lambda: viewers_of(directory, recipe), problems) or {},
+        "pending": _or_problem(lambda: pending_of(directory, recipe), problems) or {},
         "trackers": tracker_names(recipe),
         "artifacts": {name: str(path) for name, path in artifacts_of(directory, recipe).items()},
         "completion": completion,
@@ -89,8 +89,8 @@ def checkpoints(entry: RunEntry) -> dict[str, Any]:
     """Return checkpoints, uploads, what trackers keep, and deployments of a run."""
     directory = entry.directory
     problems: list[str] = []
-    found = _or_problem(lambda: checkpoints_of(directory), [], problems)
-    deployed = _or_problem(lambda: read_deployments(directory), [], problems)
+    found = _or_problem(lambda: checkpoints_of(directory), problems) or []
+    deployed = _or_problem(lambda: read_deployments(directory), problems) or []
     body = {
         "checkpoints": [
             {**dataclasses.asdict(item), "path": str(item.path)} for item in reversed(found)
@@ -109,8 +109,7 @@ def checkpoints(entry: RunEntry) -> dict[str, Any]:
 def samples(entry: RunEntry) -> dict[str, Any]:
     """Return the newest texts that the model wrote while it was trained, oldest first."""
     problems: list[str] = []
-    empty: list[Row] = []
-    rows = _or_problem(lambda: metric_rows(entry.directory.samples), empty, problems)
+    rows = _or_problem(lambda: metric_rows(entry.directory.samples), problems) or []
     left_out = max(0, len(rows) - _MOST_SAMPLES)
     return redacted({"samples": rows[left_out:], "left_out": left_out, "problems": problems})
 
@@ -140,7 +139,7 @@ def recipe_text(entry: RunEntry) -> dict[str, Any]:
 def log_file(entry: RunEntry) -> Path | None:
     """Return the log of a run; None when there is none, or it is not in the run's directory."""
     problems: list[str] = []
-    recipe = _or_problem(lambda: _recipe(entry), {}, problems)
+    recipe = _or_problem(lambda: _recipe(entry), problems) or {}
     path = artifacts_of(entry.directory, recipe).get("log")
     inside = path is not None and path.resolve().is_relative_to(entry.directory.path.resolve())
     return path if inside else None
@@ -192,10 +191,10 @@ def _completion(entry: RunEntry) -> dict[str, Any] | None:
     return None if completion is None else dataclasses.asdict(completion)
 
 
-def _or_problem(read: Callable[[], Value], otherwise: Value, problems: list[str]) -> Value:
+def _or_problem(read: Callable[[], Value], problems: list[str]) -> Value | None:
     """Return what ``read`` does; where it fails, note why, and show the rest of the run."""
     try:
         return read()
     except ForgeError as error:
         problems.append(str(error))
-        return otherwise
+        return None

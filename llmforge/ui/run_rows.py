@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.errors import RunError
-from llmforge.insight.runs_index import runs_table
+from llmforge.insight.runs_index import RunsTable, runs_table
+from llmforge.insight.runs_index.database import database_path
 from llmforge.redaction import redact
 from llmforge.rundir import RunDirectory, RunEntry, entry_of
 
@@ -28,13 +29,13 @@ _COLUMNS = [
 ]
 
 
-def read_rows(root: Path) -> list[Row]:
-    """Return every run below ``root`` as plain values, in order of id.
+def read_rows(table: RunsTable) -> list[Row]:
+    """Return every run of the index as plain values, in order of id.
 
     Times are in seconds since the epoch, losses in nats per token. ``metrics`` has the numbers
     among a run's metrics, ``recipe`` the values of those keys in which runs differ.
     """
-    rows = runs_table(root, sort="id", columns=_COLUMNS)
+    rows = table.rows(table.select(sort="id"), _COLUMNS)
     differing = _differing([row["recipe"] for row in rows])
     for row in rows:
         row["exit_reason"] = redact(row["exit_reason"] or "")
@@ -90,6 +91,7 @@ class RunTable:
         self._root = root
         self._lock = threading.Lock()
         self._next_look = float("-inf")
+        self._stamp: tuple[int, int, int] | None = None
         self._first = self._version = int(1000 * time.time())
         self._rows: dict[str, Row] = {}
         self._changed: dict[str, int] = {}
@@ -104,7 +106,7 @@ class RunTable:
         with self._lock:
             begin = time.monotonic()
             if begin >= self._next_look:
-                self._refresh(read_rows(self._root))
+                self._look()
                 now = time.monotonic()
                 self._next_look = now + max(_FRESH_SECONDS, (now - begin) / _MOST_SHARE)
             if not self._first < since <= self._version:
@@ -113,6 +115,14 @@ class RunTable:
             rows = [self._rows[run] for run in changed if run in self._rows]
             gone = [run for run in changed if run not in self._rows]
             return Changes(self._version, rows, gone, False)
+
+    def _look(self) -> None:
+        """Bring the index up to date, and read it if that changed it."""
+        with RunsTable(self._root) as table:
+            stamp = _stamp(database_path(self._root))
+            if stamp is None or stamp != self._stamp:
+                self._refresh(read_rows(table))
+            self._stamp = stamp
 
     def _refresh(self, rows: Iterable[Row]) -> None:
         found = {row["id"]: row for row in rows}
@@ -142,6 +152,15 @@ def _differing(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
             if first.setdefault(key, value) != value:
                 differing[key] = None
     return [key for key in first if key in differing or count[key] < len(recipes)]
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes with a file; None where there is none, as for an index in memory."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

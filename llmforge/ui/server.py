@@ -61,8 +61,12 @@ def run_server(
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=2,
         )
+
+        def end_streams() -> None:
+            loop.call_soon_threadsafe(stop.set)
+
         bound.listen()  # a browser that is quicker than the server waits
         ready()
-        await Server(config, lambda: loop.call_soon_threadsafe(stop.set)).serve(sockets=[bound])
+        await Server(config, end_streams).serve(sockets=[bound])
 
     asyncio.run(serve())

@@ -131,3 +131,33 @@ def test_a_long_curve_is_thinned_and_its_peak_stays(tmp_path: Path) -> None:
     assert len(found["step"]) <= 50 and found["of"] == 5000
     assert found["step"][found["value"].index(9.0)] == 777
     assert len(found["mean"]) == len(found["value"])
+
+
+def test_many_rows_read_at_once_are_those_read_one_by_one(path: Path) -> None:
+    lines = []
+    for step in range(4000):
+        row: dict[str, object] = {"step": step, "loss": math.nan if step % 9 == 0 else step / 7}
+        if step % 5 == 0:
+            row |= {"val": step, "text": "x", "flag": True, "nested": {"a": 1}}
+        lines.append(json.dumps(row).encode() + b"\n")
+    path.write_bytes(b"".join(lines))
+    at_once = MetricFile(path)
+    at_once.refresh()
+    one_by_one = MetricFile(path.with_name("grown"))
+    for line in lines[:40]:
+        with path.with_name("grown").open("ab") as stream:
+            stream.write(line)
+        one_by_one.refresh()
+    assert set(at_once.columns) == set(one_by_one.columns) == {"step", "loss", "val"}
+    for name, column in one_by_one.columns.items():
+        count = len(column.steps)
+        assert at_once.columns[name].steps[:count] == column.steps
+        assert repr(at_once.columns[name].values[:count]) == repr(column.values)
+    assert len(at_once.columns["val"].values) == 800
+
+
+@pytest.mark.parametrize("odd", [b'{"step": 5, "loss": "text"}', b"[]", b'{"loss": 1}', b"{"])
+def test_one_odd_row_among_many_costs_only_itself(path: Path, odd: bytes) -> None:
+    path.write_bytes(rows(*range(4000)) + odd + b"\n" + rows(4001))
+    file = MetricFile(path)
+    assert steps(file) == [*range(4000), 4001]

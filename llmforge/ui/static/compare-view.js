@@ -2,7 +2,7 @@
 
 import { ask, runPath } from "./api.js";
 import { stateMark } from "./columns.js";
-import { curvesPanel } from "./curves-panel.js";
+import { curvesPanel, mainCurves } from "./curves-panel.js";
 import { fill, h } from "./dom.js";
 import { duration, number, plain } from "./format.js";
 import { address, go, place } from "./router.js";
@@ -19,9 +19,10 @@ export async function compareView(main) {
     return {title: "Compare", keys, close: () => {}};
   }
   chooseOnly(ids);
+  const early = ids.map(mainCurves);
   const [found, ...runs] = await Promise.all([ask("api/compare", {run: ids}), ...ids.map(id => ask(runPath(id)))]);
   const labels = shortLabels(ids);
-  const panel = curvesPanel(runs.map((run, index) => ({id: run.id, label: labels[index], metrics: run.metrics})));
+  const panel = curvesPanel(runs.map((run, index) => ({id: run.id, label: labels[index], metrics: run.metrics, early: early[index]})));
   const tables = h("div");
   const draw = ({recipe, metrics, runs: named, problems}) => fill(tables,
     problems.map(text => h("p", {class: "problem"}, text)),

@@ -4,14 +4,23 @@ import { ask, runPath, snapshot } from "./api.js";
 import { chart } from "./chart.js";
 import { append, stepAt, withDerived } from "./curve-data.js";
 import { fill, h, notify, oncePerFrame } from "./dom.js";
-import { chartsOf, DERIVED, neededFor, shownAtFirst } from "./metric-groups.js";
+import { chartsOf, DERIVED, MAIN_METRICS, neededFor, shownAtFirst } from "./metric-groups.js";
 import { note, place } from "./router.js";
 
 const POINTS = 800; // of a curve: about as many as a chart has pixels
 const TOO_MANY = 400; // points that arrived before the server is asked to thin them
 
+/** Ask for the main curves of a run; while the answer comes, other things of it can be read. */
+export function mainCurves(id) {
+  if (place().query.get("zoom")) return null;
+  const answer = ask(runPath(id, "curves"), {metric: MAIN_METRICS, points: POINTS});
+  answer.catch(() => {}); // whoever waits for it is told
+  return answer;
+}
+
 /**
- * Return the panel for `runs`: {id, label, metrics (names)}. It keeps its choices in the address.
+ * Return the panel for `runs`: {id, label, metrics (names), early (answer of `mainCurves`)}. It
+ * keeps its choices in the address.
  */
 export function curvesPanel(runs) {
   const {query} = place();
@@ -97,7 +106,10 @@ export function curvesPanel(runs) {
     try {
       await Promise.all(runs.map(async run => {
         const stretch = zoom && !isBlind ? steps(run.id) : {};
-        const found = await ask(runPath(run.id, "curves"), {metric: needed, points: POINTS, ...stretch}, {signal: mine.signal});
+        const isEarly = run.early && needed.every(name => MAIN_METRICS.includes(name));
+        const found = await (isEarly ? run.early
+          : ask(runPath(run.id, "curves"), {metric: needed, points: POINTS, ...stretch}, {signal: mine.signal}));
+        run.early = null;
         if (mine.signal.aborted) return;
         data.set(run.id, withDerived(found.series));
         if (found.damaged) notify(`${run.label}: ${found.damaged} damaged rows are left out`, "problem");

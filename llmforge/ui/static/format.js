@@ -7,8 +7,16 @@ export function number(value, digits = Math.abs(value) >= 100 ? 2 : Math.abs(val
   if (!Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
   if (value && (size < 1e-2 || size >= 1e7)) return value.toExponential(2);
-  if (Number.isInteger(value)) return value.toLocaleString("en-US");
-  return value.toLocaleString("en-US", {minimumFractionDigits: digits, maximumFractionDigits: digits});
+  return formatOf(Number.isInteger(value) ? 0 : digits).format(value);
+}
+
+const formats = new Map();
+
+/** Making a format takes far longer than using it. */
+function formatOf(digits) {
+  if (!formats.has(digits))
+    formats.set(digits, new Intl.NumberFormat("en-US", {minimumFractionDigits: digits, maximumFractionDigits: digits}));
+  return formats.get(digits);
 }
 
 /** Return a number for an axis: 12k, 3.4M, 1e-4. */

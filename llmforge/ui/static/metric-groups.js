@@ -29,6 +29,9 @@ export function shownAtFirst(charts) {
   return charts.filter(chart => main.has(chart.key)).map(chart => chart.key);
 }
 
+/** The metrics of the main charts, which can be asked for before it is known what a run has. */
+export const MAIN_METRICS = [...new Set(MAIN.flatMap(chart => chart.names).map(name => DERIVED[name]?.from ?? name))];
+
 /** Return the metrics to ask the server for, so that these charts can be drawn. */
 export function neededFor(charts) {
   return [...new Set(charts.flatMap(chart => chart.names).map(name => DERIVED[name]?.from ?? name))];

@@ -3,7 +3,7 @@
 import { ask, runPath } from "./api.js";
 import { drawCheckpoints } from "./checkpoints-tab.js";
 import { stateMark } from "./columns.js";
-import { curvesPanel } from "./curves-panel.js";
+import { curvesPanel, mainCurves } from "./curves-panel.js";
 import { fill, h } from "./dom.js";
 import { factsOf } from "./facts.js";
 import { duration, number } from "./format.js";
@@ -15,6 +15,7 @@ import { tabs } from "./tabs.js";
 
 /** Show a run in `main`; returns what the page may ask of the view. */
 export async function runView(main, id) {
+  let early = (place().query.get("tab") ?? "curves") === "curves" ? mainCurves(id) : null;
   let run = await ask(runPath(id));
   let panel = null, moreLog = null;
   const title = h("div", {class: "title"}), tiles = h("dl", {class: "tiles"});
@@ -28,7 +29,8 @@ export async function runView(main, id) {
         fill(box, h("p", {class: "faint"}, "No metrics yet."));
         return null;
       }
-      panel = curvesPanel([{id, label: id, metrics: run.metrics}]);
+      panel = curvesPanel([{id, label: id, metrics: run.metrics, early}]);
+      early = null;
       fill(box, panel.element);
       return () => { panel?.close(); panel = null; };
     }},
