@@ -4,7 +4,7 @@
 bundled sample, sweeps ``wikitext_tiny_sweep``, and builds the package of *The first plugin* and
 trains with it: a few minutes on two cores. It keeps what the commands print, apart from the
 directory, and the pictures they draw, with fewer colours so that they are small. Names of parts
-(``training``, ``sweep``, ``plugin``) do only these.
+(``training``, ``sweep``, ``plugin``, ``page``) do only these; ``page`` needs Chromium.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import base64
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -158,7 +159,36 @@ def answers(cwd: Path) -> None:
     keep("compare.txt", run(f"forge generate --compare chat@100 chat@300 {TESTS}", cwd=cwd))
 
 
-PARTS = {"training": training, "answers": answers, "sweep": sweep, "plugin": plugin}
+def page(cwd: Path) -> None:
+    """Train at three learning rates, and take pictures of the page of ``forge ui``."""
+    from playwright.sync_api import sync_playwright
+
+    for rate in ("5e-4", "2e-3", "8e-3"):
+        changes = f"--set optimizer.adamw.lr={rate} --set eval.every=20"
+        run(f"forge train wikitext_tiny --max-steps 120 --set train.log_every=1 {changes}", cwd=cwd)
+    ids = sorted(path.name for path in cwd.glob("runs/single_*"))
+    command = [FORGE, "ui", "--no-open", "--port", "0", "--root", "runs"]
+    with subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        (address,) = re.findall(r"http://[\d.]+:\d+", server.stderr.readline())
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+            )
+            tab = browser.new_page(viewport={"width": 1200, "height": 760})
+            for name, view in {
+                "ui-runs": "runs",
+                "ui-compare": "compare?" + "&".join(f"run={run_id}" for run_id in ids),
+            }.items():
+                tab.goto(f"{address}/#/{view}")
+                tab.locator("td a, .chart canvas").first.wait_for()
+                tab.wait_for_timeout(2000)
+                (CAPTURED / f"{name}.png").write_bytes(small(tab.screenshot()))
+            browser.close()
+        server.terminate()
+
+
+PARTS = {"training": training, "answers": answers, "sweep": sweep, "plugin": plugin, "page": page}
 
 
 def main(names: list[str]) -> None:

@@ -92,6 +92,12 @@ OWN = {
             _EXPERIMENTS,
         ),
         Command(
+            "ui",
+            "llmforge.cli.ui:app",
+            "Look at runs in a browser: live curves, comparison, sweeps.",
+            _EXPERIMENTS,
+        ),
+        Command(
             "checkpoints",
             "llmforge.cli.checkpoints:app",
             "List, inspect, compare, verify and keep checkpoints.",

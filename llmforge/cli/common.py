@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmforge.printable import printable
 from llmforge.run.reporting.console import console, error_console
 from llmforge.run_root import run_root
+from llmforge.strict_json import strict_json
 
 if TYPE_CHECKING:
     from llmforge.rundir import RunDirectory, RunEntry
@@ -25,7 +24,6 @@ __all__ = [
     "run_or_newest",
     "run_root",
     "say_newest",
-    "strict_json",
 ]
 
 
@@ -79,15 +77,4 @@ def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
 
 def emit_json(value: Any) -> None:
     """Print ``value`` as JSON that every parser takes; NaN and infinities become strings."""
-    echo(json.dumps(strict_json(value), indent=2, allow_nan=False, default=str))
-
-
-def strict_json(value: Any) -> Any:
-    """Return ``value`` with NaN and infinities as strings, for every parser to take."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(key): strict_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict_json(item) for item in value]
-    return value
+    echo(strict_json(value, indent=2))

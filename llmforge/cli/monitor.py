@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmforge.cli import options
-from llmforge.cli.common import console, echo, emit_json, run_root, strict_json
+from llmforge.cli.common import console, echo, emit_json, run_root
+from llmforge.strict_json import strict_json
 
 if TYPE_CHECKING:
     from llmforge.cli.keypress import Keys
@@ -168,7 +168,7 @@ def _json(watched: Watched, every: float, *, once: bool) -> None:
         if once:
             emit_json(found)
             return
-        echo(json.dumps(strict_json(found), allow_nan=False, separators=(",", ":")))
+        echo(strict_json(found))
         time.sleep(every)
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from llmforge.checkpoint.hashed_files import size_text
 from llmforge.cli.render import STATE_STYLES, age_text, duration_text, number
 from llmforge.insight.terminal_plot import SMALLEST, styled_plot, terminal_plot
 from llmforge.monitor import CheckpointAge, Snapshot, Upload
 from llmforge.monitor.snapshot import Points
 from llmforge.printable import printable_line
+from llmforge.progress import size_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmforge.cli import options
+from llmforge.cli.listening import (
+    LISTENING,
+    AllowHosts,
+    Host,
+    Port,
+    key_from_environment,
+    require_packages,
+)
 from llmforge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,20 +28,10 @@ if TYPE_CHECKING:
     from llmforge.serve.served_model import ServedModel
 
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
-_LISTENING = "Listening"
 _LIMITS = "Limits"
 
 Run = Annotated[
     str, options.argument("RUN", "RUN, RUN@best, RUN@last, RUN@STEP or the path of a checkpoint.")
-]
-Host = Annotated[
-    str, typer.Option("--host", help="Address to listen at.", rich_help_panel=_LISTENING)
-]
-Port = Annotated[
-    int,
-    typer.Option(
-        "--port", min=0, max=65535, help="0 takes any that is free.", rich_help_panel=_LISTENING
-    ),
 ]
 ApiKeyEnv = Annotated[
     str | None,
@@ -41,16 +39,7 @@ ApiKeyEnv = Annotated[
         "--api-key-env",
         metavar="NAME",
         help="Environment variable with the key that clients have to bring.",
-        panel=_LISTENING,
-    ),
-]
-AllowHosts = Annotated[
-    list[str] | None,
-    options.option(
-        "--allow-host",
-        metavar="NAME",
-        help="A further name that clients may call this server by. Repeatable.",
-        panel=_LISTENING,
+        panel=LISTENING,
     ),
 ]
 Follow = Annotated[
@@ -152,8 +141,8 @@ def serve(
     from llmforge.cli.common import error_console, run_root
     from llmforge.serve.limits import Limits
 
-    _require_packages()
-    api_key = _api_key(api_key_env, host)
+    require_packages("forge serve", _PACKAGES)
+    api_key = key_from_environment(api_key_env, host, option="--api-key-env")
     if follow and ("@" in run or weights is not None):
         raise UsageError(
             "--follow takes the newest best checkpoint of a run",
@@ -186,42 +175,6 @@ def serve(
     )
 
 
-def _require_packages() -> None:
-    from llmforge.component import importable
-    from llmforge.installed import install_command
-
-    if missing := [name for name in _PACKAGES if not importable(name)]:
-        raise UsageError(
-            f"forge serve needs packages that are not installed: {', '.join(missing)}",
-            remedy=install_command(*missing),
-        )
-
-
-def _api_key(variable: str | None, host: str) -> str | None:
-    """Return the key from the environment.
-
-    Raises:
-        UsageError: the variable is empty, or the server needs a key and has none.
-    """
-    from llmforge.serve.guard import is_loopback
-    from llmforge.settings import credential
-
-    if variable is not None:
-        key = credential(variable)
-        if key is None or not key.isascii() or key.strip() != key:
-            raise UsageError(
-                f"the environment variable {variable} of --api-key-env has no usable key",
-                remedy=f"set it, for example: export {variable}=$(openssl rand -hex 24)",
-            )
-        return key
-    if not is_loopback(host):
-        raise UsageError(
-            f"--host {host} lets others reach this server, and it asks for no key",
-            remedy="name an environment variable that has one: --api-key-env FORGE_API_KEY",
-        )
-    return None
-
-
 def _serve(
     run: str,
     *,
@@ -238,7 +191,8 @@ def _serve(
     from llmforge.generation import load_checkpoint, locate
     from llmforge.generation.load import require_device
     from llmforge.serve.follow import Follower
-    from llmforge.serve.process import bound_socket, run_server
+    from llmforge.serve.listening import bound_socket
+    from llmforge.serve.process import run_server
     from llmforge.serve.served_model import served_model
 
     device, dtype, weights = loading

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmforge.errors import RunError
+from llmforge.insight.runs_index import newest_run
 from llmforge.monitor.follower import RunFollower
 from llmforge.monitor.snapshot import Snapshot
-from llmforge.rundir import RunDirectory, entry_of, find_run, newest_run
+from llmforge.rundir import RunDirectory, entry_of, find_run
 from llmforge.rundir.index import run_directories
 from llmforge.rundir.record import HEARTBEAT_STALE_SECONDS
 

@@ -25,8 +25,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_OPEN = frozenset({"/", "/health"})
-"""Paths that need no key: they tell nothing of the model."""
+_OPEN = ("/health",)
+"""Paths that need no key, with all below them, as the page at / does: they tell nothing."""
 _TOO_LARGE = 413
 _DISCARD_SECONDS = 2.0
 _DISCARD_BYTES = 64 << 20
@@ -56,6 +56,8 @@ class Guard:
         api_key: the token that has to be brought; None for none.
         limits: of the server.
         answered: is told (method, path, status, seconds) of each request.
+        open_paths: need no key, with all below them, besides the page at /.
+        command: whose --allow-host adds a name.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class Guard:
         api_key: str | None,
         limits: Limits,
         answered: Callable[[str, str, int, float], None],
+        open_paths: Collection[str] = _OPEN,
+        command: str = "forge serve",
     ) -> None:
         self._app = app
         self._names = names
@@ -74,6 +78,8 @@ class Guard:
         self._key = None if api_key is None else api_key.encode()
         self._limits = limits
         self._answered = answered
+        self._open_paths = open_paths
+        self._command = command
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a request and hand it on."""
@@ -112,8 +118,8 @@ class Guard:
         if not self._is_ours(host):
             raise ApiError(
                 403,
-                f"the Host '{host[:100]}' is not a name of this server; forge serve --allow-host "
-                "NAME adds one",
+                f"the Host '{host[:100]}' is not a name of this server; {self._command} "
+                "--allow-host NAME adds one",
                 code="unknown_host",
             )
         origin = headers.get("origin")
@@ -135,7 +141,7 @@ class Guard:
         return True
 
     def _require_key(self, path: str, headers: dict[str, str]) -> None:
-        if self._key is None or path in _OPEN:
+        if self._key is None or self._is_open(path):
             return
         kind, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip().encode("latin-1")
@@ -146,6 +152,11 @@ class Guard:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+    def _is_open(self, path: str) -> bool:
+        return path == "/" or any(
+            path == known or path.startswith(f"{known}/") for known in self._open_paths
+        )
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
         """Return the body; None when the client left."""

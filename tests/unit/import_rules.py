@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors file_lock printable",
+        "errors file_lock printable strict_json",
         "options hookspecs installed matmul_speed progress redaction settings run_root stop_signals"
         " streams",
         "component",
@@ -26,6 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "run",
         "sweeps generation evaluation int8_quality harness export deploy serve drift insight"
         " monitor planning clusters api doctor testing",
+        "ui",
         "cli",
         "__main__",
     )

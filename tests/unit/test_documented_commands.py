@@ -66,9 +66,10 @@ def understands(command: str, *, complete: bool = True) -> None:
         )
         if not is_group:
             return
-        name, current, arguments = current.resolve_command(
-            context, [*context._protected_args, *context.args]
-        )
+        rest = [*context._protected_args, *context.args]
+        if not rest and current.invoke_without_command:
+            return
+        name, current, arguments = current.resolve_command(context, rest)
         parent = context
 
 

@@ -1,0 +1,1 @@
+"""The page that shows runs: it reads what they write, and writes nothing itself."""
