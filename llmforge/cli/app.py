@@ -74,6 +74,12 @@ OWN = {
             _EXPERIMENTS,
         ),
         Command(
+            "prove-resume",
+            "llmforge.cli.prove_resume:prove_resume",
+            "Prove that RECIPE resumes exactly: kill its run at random, compare the result.",
+            _EXPERIMENTS,
+        ),
+        Command(
             "runs", "llmforge.cli.runs:app", "List, inspect, compare and clear runs.", _EXPERIMENTS
         ),
         Command(

@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "courier",
         "run",
         "sweeps generation evaluation harness export deploy serve insight planning clusters api"
-        " testing",
+        " proof testing",
         "cli",
         "__main__",
     )
