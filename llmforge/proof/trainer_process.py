@@ -17,7 +17,7 @@ from llmforge.errors import RunError
 from llmforge.proof.phases import Phases, Watch
 from llmforge.redaction import redact
 
-_POLL_SECONDS = 0.001
+_POLL_SECONDS = 0.002
 _STOP_SECONDS = 2.0
 _TAIL_BYTES = 16_384
 
