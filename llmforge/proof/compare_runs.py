@@ -212,12 +212,15 @@ def _ending(sides: _Sides, tolerance: float) -> Iterator[Difference]:
 
 
 def _ended(run: RunDirectory) -> dict[str, Any]:
-    """Return how a run ended: its record, and what makes the next command skip it."""
+    """Return how a run ended: its record, its final metrics, what lets the next command skip it."""
     record = read_record(run)
     done = read_completion(run.root, run.id)
     names = ("state", "reason", "steps", "final_loss", "best_loss", "best_step", "epochs")
     found = {name: getattr(done, name) for name in names} if done is not None else {}
-    return {"run.json": record.state, "exit_reason": record.exit_reason, **found}
+    ended = {"run.json": record.state, "exit_reason": record.exit_reason, **found}
+    if run.summary.exists():
+        ended["metrics.json"] = json.loads(run.summary.read_bytes())
+    return dict(_leaves(ended))
 
 
 # Values and hashes ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from llmforge.checkpoint import list_checkpoints
-from llmforge.errors import EXIT_OK, RunError
+from llmforge.errors import RunError
 from llmforge.proof.certificate import Kill
 from llmforge.proof.kill_plan import Target
 from llmforge.proof.phases import UPLOADING
@@ -85,7 +85,7 @@ class KilledRunTraining:
         return True
 
     def _note_end(self, process: TrainerProcess) -> None:
-        if process.exit_code != EXIT_OK:
+        if not process.ended_well:
             words = process.last_words()
             self.failure = f"the resumed run ended with exit code {process.exit_code}: {words}"
 

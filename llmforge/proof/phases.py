@@ -132,6 +132,8 @@ class _Tail:
 
     def lines(self) -> list[str]:
         try:
+            if self._path.stat().st_size <= self._offset:
+                return []
             with self._path.open("rb") as file:
                 file.seek(self._offset)
                 content = file.read()

@@ -13,7 +13,7 @@ from typing import Any
 from llmforge.checkpoint import list_checkpoints
 from llmforge.checkpoint.hashed_files import hash_file
 from llmforge.checkpoint.manifest import MANIFEST
-from llmforge.errors import EXIT_OK, RunError
+from llmforge.errors import RunError
 from llmforge.proof.certificate import (
     Certificate,
     Comparison,
@@ -139,7 +139,7 @@ class Prover:
         with self._start(place) as process:
             process.wait_for(watched)
             seconds = process.seconds
-            if process.exit_code != EXIT_OK:
+            if not process.ended_well:
                 raise RunError(
                     f"the run that is to be compared with ended with exit code "
                     f"{process.exit_code}: {process.last_words()}",

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 
-from llmforge.errors import RunError
+from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK, RunError
 from llmforge.proof.phases import Phases, Watch
 from llmforge.redaction import redact
 
-_POLL_SECONDS = 0.002
+_POLL_SECONDS = 0.004
 _STOP_SECONDS = 2.0
 _TAIL_BYTES = 16_384
 
@@ -79,6 +79,11 @@ class TrainerProcess:
     def exit_code(self) -> int | None:
         """How it ended; None while it runs."""
         return self._process.poll()
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it took the steps it was to take: all, or those to ``train.stop_at``."""
+        return self.exit_code in (EXIT_OK, EXIT_INTERRUPTED)
 
     def wait_for(self, reached: Callable[[Phases], bool]) -> bool:
         """Look at the run until ``reached`` says so; False when the process ended before.
