@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from llmforge.proof.prove import Proof
     from llmforge.recipe import Recipe
 
-_ROWS = 12
-"""Differences that are shown."""
-
 
 def prove_resume(
     recipe: options.Recipe,
@@ -182,38 +179,34 @@ def _report(certificate: Certificate, path: Path, directory: ProofDirectory) -> 
 
 
 def _show_differences(run: KilledRun) -> None:
-    """Print the differences in the order of their steps, the largest number of each beside."""
-    from llmforge.cli.render import Column, number, print_table
+    """Print of each comparison its first difference and its largest one, in order of steps."""
+    from llmforge.cli.render import Column, print_table
 
+    differing = [item for item in run.comparisons if item.result == "differs"]
     found = [
-        (difference.step, item.name, difference)
-        for item in run.comparisons
-        if item.result == "differs"
-        for difference in item.differences
+        (item.name, difference) for item in differing for difference in item.first_and_largest()
     ]
     if not found:
         return
-    found.sort(key=lambda entry: (entry[0] is None, entry[0] or 0))
+    found.sort(key=lambda entry: (entry[1].step is None, entry[1].step or 0))
     rows = [
         (
-            "" if step is None else str(step),
+            "" if item.step is None else str(item.step),
             name,
             item.name,
             item.what,
-            "" if item.largest is None else number(item.largest, digits=6),
+            "" if item.largest is None else f"{item.largest:.3g}",
         )
-        for step, name, item in found[:_ROWS]
+        for name, item in found
     ]
     columns = [
         Column("step", right=True),
         Column("in"),
         Column("what", fold=True),
         Column("differs", fold=True),
-        Column("largest", right=True),
+        Column("by", right=True),
     ]
     echo()
-    echo("  what differs first")
+    echo("  what differs first, and most")
     print_table(console(), columns, rows, indent=2)
-    total = sum(item.count for item in run.comparisons if item.result == "differs")
-    if total > len(rows):
-        echo(f"  and {total - len(rows):,} more; the certificate has the first of each")
+    echo("  the certificate has more of each")

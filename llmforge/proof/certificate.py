@@ -57,7 +57,7 @@ class Comparison(Part):
         reference: hash in the run that was not killed.
         killed: hash in the one that was.
         count: how many differences there are.
-        differences: the first of them.
+        differences: the first and the largest of them.
     """
 
     name: str
@@ -66,6 +66,12 @@ class Comparison(Part):
     killed: str
     count: int = 0
     differences: tuple[Difference, ...] = ()
+
+    def first_and_largest(self) -> list[Difference]:
+        """Return the first difference, and the one by the largest number if it is another."""
+        most = max(self.differences, key=lambda item: item.largest or 0.0, default=None)
+        both = [*self.differences[:1], *([most] if most is not None and most.largest else [])]
+        return list(dict.fromkeys(both))
 
 
 class Kill(Part):

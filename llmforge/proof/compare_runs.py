@@ -73,8 +73,17 @@ def _comparison(
         reference=reference,
         killed=killed,
         count=len(differences),
-        differences=tuple(differences[:_SHOWN]),
+        differences=tuple(_kept(differences)),
     )
+
+
+def _kept(differences: Sequence[Difference]) -> list[Difference]:
+    """Return the first differences, and the largest one in place of the last of them."""
+    first = list(differences[:_SHOWN])
+    largest = max(differences, key=lambda item: item.largest or 0.0, default=None)
+    if largest is not None and largest not in first:
+        first[-1] = largest
+    return first
 
 
 # Checkpoints ---------------------------------------------------------------------------------
