@@ -76,7 +76,7 @@ OWN = {
         Command(
             "prove-resume",
             "llmforge.cli.prove_resume:prove_resume",
-            "Prove that RECIPE resumes exactly: kill its run at random, compare the result.",
+            "Prove that RECIPE resumes exactly: kill its run, resume it, compare the result.",
             _EXPERIMENTS,
         ),
         Command(

@@ -57,9 +57,9 @@ def prove_resume(
         ),
     ] = None,
 ) -> None:
-    """Prove that RECIPE resumes exactly: kill its run at random instants, compare the result.
+    """Prove that RECIPE resumes exactly: kill its run, resume it, compare the result.
 
-    It is trained once undisturbed and once killed with SIGKILL, in the middle of saving,
+    It is trained once undisturbed, and once killed with SIGKILL at random instants of saving,
     uploading, evaluating and stepping, and resumed by the same command. Weights, optimizer state,
     trainer state, metrics, data order and samples of both runs are compared, and a certificate is
     written. Exit codes: 0 proved, 1 they differ or a run failed, 2 bad recipe or usage, 75 stopped.
@@ -83,7 +83,7 @@ def prove_resume(
     )
     directory = ProofDirectory(plan.root, loaded, run_id=plan.run_id, storage=storage)
     path = output or certificate_path(plan.root, plan.run_id)
-    _require_place(path)
+    _require_sense(loaded, path)
     with _stoppable() as check_stop, directory.opened():
         _say_what(proof, loaded, directory)
         prover = Prover(
@@ -120,14 +120,19 @@ def _stoppable() -> Iterator[Callable[[], None]]:
         ) from None
 
 
-def _require_place(path: Path) -> None:
-    """Refuse a certificate that could not be written in the end.
+def _require_sense(recipe: Recipe, path: Path) -> None:
+    """Refuse what could only fail after all the training.
 
     Raises:
-        UsageError: the file is a directory, or is to be in one that is not there.
+        UsageError: the recipe saves no checkpoint, or the certificate would be a directory.
     """
     from llmforge.errors import UsageError
 
+    if not recipe.checkpoint.enabled:
+        raise UsageError(
+            f"{recipe.source} saves no checkpoint, so there is nothing to resume from",
+            remedy="--set checkpoint.enabled=true",
+        )
     if path.is_dir():
         raise UsageError(
             f"--output {path} is a directory", remedy=f"-o {path / 'certificate.json'}"

@@ -15,6 +15,8 @@ from llmforge.proof.certificate import Comparison, read_certificate, verify_cert
 from llmforge.proof.compare_runs import compare_runs
 from llmforge.rundir import RunDirectory
 
+pytestmark = pytest.mark.timeout(450)
+
 SHORT = {
     "train.max_steps": "12",
     "eval.every": "4",
@@ -25,13 +27,13 @@ SHORT = {
 
 @pytest.fixture(scope="module")
 def proved(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A proof of two kills whose runs were kept."""
+    """A proof of one kill whose runs were kept."""
     workplace = Workplace(tmp_path_factory.mktemp("proved"), SHORT, recipe=RECIPE)
     settings = [part for key, text in SHORT.items() for part in ("--set", f"{key}={text}")]
     process = workplace.forge(
-        *("prove-resume", "recipe.toml", *settings, "--kills", "2", "--keep", "-o", "proof.json")
+        *("prove-resume", "recipe.toml", *settings, "--kills", "1", "--keep", "-o", "proof.json")
     )
-    process.finish(expect=0)
+    process.finish(expect=0, within=400)
     (workplace.path / "printed.txt").write_text(process.output, encoding="utf-8")
     return workplace
 
@@ -52,20 +54,19 @@ def differing(runs: tuple[RunDirectory, RunDirectory]) -> dict[str, Comparison]:
     return {item.name: item for item in compare_runs(*runs) if item.result != "equal"}
 
 
-def test_killed_runs_compare_equal_and_the_certificate_says_so(proved: Workplace) -> None:
+def test_a_killed_run_compares_equal_and_the_certificate_says_so(proved: Workplace) -> None:
     path = proved.path / "proof.json"
     certificate = read_certificate(path)
     assert certificate.verdict == "proved"
-    assert len(certificate.all_kills) == 2
-    assert {"saving", "uploading", "evaluating"} & set(certificate.phases_hit)
-    for kill in certificate.all_kills:
-        assert kill.aimed_at in kill.phases
-        assert kill.pid > 0
+    (kill,) = certificate.all_kills
+    assert kill.aimed_at in ("saving", "uploading", "evaluating")
+    assert kill.aimed_at in kill.phases
+    assert kill.pid > 0
     assert {item.result for run in certificate.killed for item in run.comparisons} == {"equal"}
     assert verify_certificate(path) == []
     printed = (proved.path / "printed.txt").read_text(encoding="utf-8")
-    assert "proved: tiny: 2 kills" in printed
-    assert "kill 2 of 2: process" in printed
+    assert "proved: tiny: 1 kill (" in printed
+    assert "kill 1 of 1: process" in printed
 
 
 def test_nothing_of_a_proof_is_among_the_runs(proved: Workplace) -> None:
@@ -120,14 +121,10 @@ def test_a_metric_within_the_tolerance_is_close(runs: tuple[RunDirectory, RunDir
     assert "differs" not in found.values()
 
 
-def test_a_recipe_without_checkpoints_has_nothing_to_resume(workplace: Workplace) -> None:
-    output = workplace.forge(
-        *("prove-resume", "recipe.toml", "--set", "checkpoint.enabled=false"),
-        *("--set", "train.max_steps=2", "--set", "generation.prompts=[]"),
-    )
-    output.finish(expect=1)
-    assert "saves no checkpoint" in output.output
-    assert "Traceback" not in output.output
+def test_a_recipe_without_checkpoints_has_nothing_to_resume(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("every = 3\nkeep_last = 2", "enabled = false")
+    output = Workplace(tmp_path, recipe=recipe).forge_here("prove-resume", "recipe.toml", expect=2)
+    assert "saves no checkpoint" in output
 
 
 def test_a_certificate_cannot_replace_a_directory(workplace: Workplace) -> None:
