@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def prove_resume(
     recipe: options.Recipe,
-    kills: Annotated[int, typer.Option("--kills", metavar="N", min=1, help="Kills.")] = 5,
+    kills: Annotated[
+        int, typer.Option("--kills", metavar="N", min=1, help="How often to kill it.")
+    ] = 5,
     seed: Annotated[
         int, typer.Option("--seed", metavar="S", help="Draws the instants of the kills.")
     ] = 0,
@@ -140,12 +142,15 @@ def _require_sense(recipe: Recipe, path: Path) -> None:
 
 
 def _say_what(proof: Proof, recipe: Recipe, directory: ProofDirectory) -> None:
+    from llmforge.proof.certificate import counted
+
     profile = f", profile {proof.profile}" if proof.profile else ""
-    echo(f"{proof.source}{profile}: {proof.kills} kills, seed {proof.seed}")
+    echo(f"{proof.source}{profile}: {counted(proof.kills, 'kill')}, seed {proof.seed}")
     if recipe.space is not None:
         echo("  the recipe has a sweep: its base recipe is trained, not the trials")
-    trackers = ", ".join(item.name for item in recipe.selections.get("tracker", ())) or "none"
-    echo(f"  trackers: {trackers}, offline where they can be")
+    trackers = [item.name for item in recipe.selections.get("tracker", ())]
+    offline = ", with their offline mode where they have one" if trackers else ""
+    echo(f"  trackers: {', '.join(trackers) or 'none'}{offline}")
     instead = f", not {recipe.storage.url}" if recipe.storage.url else ""
     echo(f"  storage:  {directory.storage}{instead}")
 
@@ -153,12 +158,13 @@ def _say_what(proof: Proof, recipe: Recipe, directory: ProofDirectory) -> None:
 def _report(certificate: Certificate, path: Path, directory: ProofDirectory) -> None:
     """Print what was compared, what differs first, and what came out."""
     from llmforge.cli.render import Column, print_table
+    from llmforge.proof.certificate import counted
 
     out = console()
     for number, item in enumerate(certificate.killed, start=1):
         echo()
         if len(certificate.killed) > 1:
-            echo(f"run {number}, {len(item.kills)} kills")
+            echo(f"run {number}, {counted(len(item.kills), 'kill')}")
         if item.failure:
             echo(f"  {item.failure}")
             continue
@@ -177,7 +183,7 @@ def _report(certificate: Certificate, path: Path, directory: ProofDirectory) -> 
     lost = certificate.lost
     echo()
     echo(f"{'proved' if certificate.verdict == 'proved' else 'NOT PROVED'}: {certificate}")
-    echo(f"  cost of the kills: {lost.steps} steps computed again, {lost.seconds:.1f} s")
+    echo(f"  cost of the kills: {counted(lost.steps, 'step')} computed again, {lost.seconds:.1f} s")
     echo(f"  certificate:       {path}")
     if certificate.reference.directory is not None:
         echo(f"  runs:              {directory.path}")

@@ -236,15 +236,19 @@ class Certificate(Part):
 
     def __str__(self) -> str:
         """Return it in one line."""
-        kills = len(self.all_kills)
         exact = "bit for bit" if not self.tolerance else f"within {self.tolerance:g}"
         said = (
             f"ended as if never killed, {exact}" if self.verdict == "proved" else "ended otherwise"
         )
         return (
-            f"{self.run_id}: {kills} kill{'s' if kills != 1 else ''} "
+            f"{self.run_id}: {counted(len(self.all_kills), 'kill')} "
             f"({', '.join(self.phases_hit)}), {said}"
         )
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words, for example ``1 kill`` or ``3 kills``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def certificate_path(root: Path, run_id: str) -> Path:

@@ -128,7 +128,7 @@ class ProofDirectory:
                 stack.enter_context(RunLock(self.path.parents[1], self._run_id))
             except RunLockedError as error:
                 raise RunLockedError(
-                    f"another process is proving the same for {self._run_id}",
+                    f"another process is already proving {self._run_id}",
                     remedy="wait for it, or choose another directory with --set run.root=DIR",
                 ) from error
             for left in self.path.parent.glob("*"):

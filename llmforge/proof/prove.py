@@ -141,9 +141,9 @@ class Prover:
             seconds = process.seconds
             if not process.ended_well:
                 raise RunError(
-                    f"the run that is to be compared with ended with exit code "
-                    f"{process.exit_code}: {process.last_words()}",
-                    remedy=f"see to it that it trains: {self._command()}",
+                    f"the run ended with exit code {process.exit_code} before anything was killed: "
+                    f"{process.last_words()}",
+                    remedy=f"first make it train: {self._command()}",
                 )
         steps = [str(item.step) for item in list_checkpoints(place.run.checkpoints)]
         self._say(
