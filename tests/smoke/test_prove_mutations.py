@@ -74,7 +74,7 @@ MISSING = {
             ),
         ),
         ("weights", "optimizer state", "metrics history"),
-        "grad_norm",
+        "/step",
     ),
     "rows of metrics after the checkpoint stay": Missing(
         (
