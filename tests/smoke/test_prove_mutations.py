@@ -109,9 +109,9 @@ MISSING = {
                 'best = values.pop("best", None) and None\n        values["stale_evaluations"] = 0',
             ),
         ),
-        ("trainer state",),
-        "stale_evaluations",
-        {"optimizer.adamw.lr": "2.0"},
+        ("trainer state", "best checkpoint", "how the run ended"),
+        "best.",
+        {"early_stopping.min_delta": "10.0"},  # no evaluation is better than the first
     ),
 }
 
