@@ -74,6 +74,12 @@ OWN = {
             _EXPERIMENTS,
         ),
         Command(
+            "prove-resume",
+            "llmforge.cli.prove_resume:prove_resume",
+            "Prove that RECIPE resumes exactly: kill its run, resume it, compare the result.",
+            _EXPERIMENTS,
+        ),
+        Command(
             "drift",
             "llmforge.cli.drift:drift",
             "Say how far data is from what a model was trained on.",

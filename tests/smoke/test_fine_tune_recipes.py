@@ -7,31 +7,16 @@ themselves.
 
 from __future__ import annotations
 
-import ast
-import importlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forge_process import Workplace
+from library_rows import functions, instructions
 from pretrained_folders import save_pretrained
 from test_kill import kill_until_done
-
-from llmforge_plugins.data._instruct import SAMPLE
-
-_MODULES = (
-    "textwrap",
-    "shlex",
-    "fractions",
-    "statistics",
-    "heapq",
-    "string",
-    "calendar",
-    "difflib",
-)
 
 
 @dataclass(frozen=True)
@@ -66,24 +51,6 @@ CASES = {
 }
 QUICK = ("codet5_lora", "codebert_classify")
 """Those that are trained in the usual tests; the others are slow ones."""
-
-
-def functions() -> Iterator[tuple[str, str]]:
-    """Yield the first line of what a function of the library says of itself, and of its code."""
-    for name in _MODULES:
-        file = importlib.import_module(name).__file__
-        assert file is not None
-        source = Path(file).read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef) and (said := ast.get_docstring(node)):
-                code = ast.get_source_segment(source, node) or ""
-                yield said.splitlines()[0], code.splitlines()[0][:80]
-
-
-def instructions() -> Iterator[str]:
-    """Yield the bundled instructions and answers as text."""
-    for line in SAMPLE.read_text(encoding="utf-8").splitlines():
-        yield "\n".join(map(str, json.loads(line).values()))
 
 
 def workplace(path: Path, recipe: str, *, steps: int = 40, **settings: str) -> Workplace:

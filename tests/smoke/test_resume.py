@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,19 @@ def test_early_stopping_is_remembered_across_starts(tmp_path: Path, kill: bool) 
     assert "val/loss has not improved for 3 evaluations" in output
     assert workplace.checkpoints[-1].name == "step-00000020"
     assert "already completed" in workplace.train_here()
+
+
+def test_a_run_killed_while_it_finishes_has_its_final_metrics(trained: Workplace) -> None:
+    before = json.loads(trained.run.summary.read_text(encoding="utf-8"))
+    completion = trained.path / "runs" / ".completed" / "tiny.json"
+    done = json.loads(completion.read_text(encoding="utf-8"))
+    completion.unlink()
+    trained.run.summary.unlink()
+    # run.json is written every few seconds, and may be from before the first row
+    record = {**trained.record, "state": "running", "step": 0, "metrics": {}}
+    trained.run.record.write_text(json.dumps(record), encoding="utf-8")
+    trained.train_here()
+    assert json.loads(trained.run.summary.read_text(encoding="utf-8")) == before
+    again = json.loads(completion.read_text(encoding="utf-8"))
+    for name in ("final_loss", "best_loss", "best_step", "steps", "epochs", "reason"):
+        assert again[name] == done[name]

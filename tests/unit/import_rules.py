@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "courier",
         "run",
         "sweeps generation evaluation int8_quality harness export deploy serve drift insight"
-        " monitor planning clusters api doctor testing",
+        " monitor planning clusters api doctor proof testing",
         "ui",
         "cli",
         "__main__",

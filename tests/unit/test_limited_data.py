@@ -13,6 +13,7 @@ class Letters:
     fingerprint = "letters"
     description = "letters"
     resolution: ClassVar = {"source": "path"}
+    labels = ("vowel", "consonant")
 
     def iter_text(self, split: str) -> Iterator[str]:
         yield from ("a", "b", "c") if split == "train" else ("x", "y", "z")
@@ -30,4 +31,6 @@ def test_another_limit_is_other_data() -> None:
 
 
 def test_what_the_data_decided_is_kept() -> None:
-    assert LimitedData(Letters(), max_documents=1).resolution == {"source": "path"}
+    limited = LimitedData(Letters(), max_documents=1)
+    assert limited.resolution == {"source": "path"}
+    assert limited.labels == ("vowel", "consonant")  # all of them, whichever the first rows have

@@ -124,13 +124,14 @@ class Telemetry:
         cut_rows(self._directory.samples, from_step=step + 1)
         cut_torn_line(self._directory.timing)
         cut_torn_line(self._directory.system)
+        # run.json may be older than the checkpoint: it is written every few seconds only
         for earlier in read_rows(self._directory.metrics):
-            self.history.add(earlier)
+            self._remember(earlier)
         self._rows = RowFile(self._directory.metrics)
         self._timing = RowFile(self._directory.timing)
         if row is not None:
             self._rows.append(row)
-            self.history.add(row)
+            self._remember(row)
         if self.courier is not None and self._occasions:
             self.courier.watch_steps()
 
@@ -140,9 +141,13 @@ class Telemetry:
         assert self._timing is not None
         self._rows.append(row)
         self._timing.append(timing)
-        self.history.add(row)
+        self._remember(row)
         share = timing.get("compute_share", 0.0) + timing.get("data_share", 0.0)
         self.compute_seconds += timing["seconds"] * share
+
+    def _remember(self, row: Mapping[str, Any]) -> None:
+        """Keep a row's values for the history of checkpoints, and as the newest of the record."""
+        self.history.add(row)
         values = {name: value for name, value in row.items() if isinstance(value, int | float)}
         self._recorder.record.metrics = {**self._recorder.record.metrics, **values}
 

@@ -376,6 +376,7 @@ class LimitedData:
         self.description = f"{data.description}, first {max_documents} documents"
         self.resolution = getattr(data, "resolution", {})
         self.files = getattr(data, "files", ())
+        self.labels = getattr(data, "labels", ())
         known = getattr(data, "characters", {})
         self.characters = {split: size for split, size in known.items() if split != "train"}
         name = f"{data.fingerprint}:{max_documents}"
