@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from llmforge.checkpoint.manifest import seal
+from llmforge.cli.runs import app
 from llmforge.errors import RunError
 from llmforge.proof.certificate import (
     Certificate,
@@ -186,3 +188,14 @@ def test_what_is_no_certificate_is_one_problem_or_more(
 
 def test_a_certificate_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     assert "cannot be read" in verify_certificate(tmp_path / "proof.json")[0].message
+
+
+def test_runs_verify_says_whether_a_certificate_holds(path: Path) -> None:
+    result = CliRunner().invoke(app, ["verify", str(path)])
+    assert result.exit_code == 0
+    assert "the certificate holds" in result.output
+    path.write_text("{}", encoding="utf-8")
+    result = CliRunner().invoke(app, ["verify", str(path)])
+    assert result.exit_code == 1
+    assert "is not a certificate" in result.output
+    assert "does not hold" in result.output
