@@ -32,7 +32,8 @@ def proved(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     workplace = Workplace(tmp_path_factory.mktemp("proved"), SHORT, recipe=RECIPE)
     settings = [part for key, text in SHORT.items() for part in ("--set", f"{key}={text}")]
     process = workplace.forge(
-        *("prove-resume", "recipe.toml", *settings, "--kills", "1", "--keep", "-o", "proof.json")
+        *("prove-resume", "recipe.toml", *settings, "--kills", "1", "--seed", "1", "--keep"),
+        *("-o", "proof.json"),
     )
     process.finish(expect=0, within=400)
     (workplace.path / "printed.txt").write_text(process.output, encoding="utf-8")
