@@ -21,6 +21,9 @@ from llmforge.proof.phases import (
 _FIRST = (SAVING, UPLOADING, EVALUATING)
 """Phases in which something is half done; a proof has these before any other."""
 
+_WITHIN = 0.6
+"""Share of a phase in which kills are: stopping a process takes a moment, too."""
+
 
 @dataclass
 class Timeline:
@@ -63,7 +66,7 @@ def plan_kills(timeline: Timeline, *, kills: int, draw: random.Random) -> list[T
     targets = []
     for phase in _choose(timeline, kills=kills, draw=draw):
         step = draw.choice(sorted(timeline.seen[phase]))
-        targets.append(Target(phase, step, draw.random() * timeline.seconds(phase, step)))
+        targets.append(Target(phase, step, _WITHIN * draw.random() * timeline.seconds(phase, step)))
     starts = [target for target in targets if target.phase == STARTING]
     others = sorted(
         (target for target in targets if target.phase != STARTING),

@@ -8,7 +8,7 @@ import shutil
 import time
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,8 @@ class ProofDirectory:
             finally:
                 if not (self.path / _KEPT).exists():
                     shutil.rmtree(self.path, ignore_errors=True)
+                    with suppress(OSError):  # another proof was kept beside it
+                        self.path.parent.rmdir()
 
 
 def _own_folder(url: str) -> str:

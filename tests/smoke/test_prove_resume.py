@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from forge_process import RECIPE, Workplace
 from proof_parts import RECIPES, TRAINABLE, prove_shipped
@@ -31,7 +32,8 @@ def proved(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     workplace = Workplace(tmp_path_factory.mktemp("proved"), SHORT, recipe=RECIPE)
     settings = [part for key, text in SHORT.items() for part in ("--set", f"{key}={text}")]
     process = workplace.forge(
-        *("prove-resume", "recipe.toml", *settings, "--kills", "1", "--keep", "-o", "proof.json")
+        *("prove-resume", "recipe.toml", *settings, "--kills", "1", "--seed", "1", "--keep"),
+        *("-o", "proof.json"),
     )
     process.finish(expect=0, within=400)
     (workplace.path / "printed.txt").write_text(process.output, encoding="utf-8")
@@ -107,7 +109,9 @@ def test_a_state_that_is_another_is_named_with_its_key(
     assert [item.name for item in found["trainer state"].differences] == ["sequences"]
     assert found["trainer state"].differences[0].largest == 8
     assert "data order" in found
-    assert "was altered" in found["weights"].differences[0].what  # what damages a checkpoint
+    damage = found["weights"].differences[0]
+    assert damage.name == "step-00000012"
+    assert "trainer.json" in damage.what  # the manifest has its size and hash
 
 
 def test_a_metric_within_the_tolerance_is_close(runs: tuple[RunDirectory, RunDirectory]) -> None:
@@ -130,6 +134,21 @@ def test_a_recipe_without_checkpoints_has_nothing_to_resume(tmp_path: Path) -> N
 def test_a_certificate_cannot_replace_a_directory(workplace: Workplace) -> None:
     output = workplace.forge_here("prove-resume", "recipe.toml", "-o", ".", expect=2)
     assert "is a directory" in output
+
+
+@pytest.mark.slow
+def test_a_proof_that_is_stopped_leaves_nothing_running(workplace: Workplace) -> None:
+    process = workplace.forge("prove-resume", "recipe.toml")
+    own = psutil.Process(process.process.pid)
+    assert process.wait_for(lambda _: len(own.children(recursive=True)) == 2)  # and the courier
+    started = own.children(recursive=True)
+    process.process.terminate()
+    process.finish(expect=75)
+    assert "nothing is left running" in process.output
+    gone, alive = psutil.wait_procs(started, timeout=10)
+    assert not alive
+    assert len(gone) == 2
+    assert not (workplace.path / "runs" / ".prove" / "tiny").exists()
 
 
 def test_every_shipped_recipe_that_trains_is_proved() -> None:

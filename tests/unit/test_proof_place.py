@@ -69,6 +69,13 @@ def test_what_is_not_kept_is_deleted_and_what_killed_proofs_left_too(tmp_path: P
     assert kept.is_dir()
 
 
+def test_nothing_stays_of_a_proof_that_is_not_kept(tmp_path: Path) -> None:
+    own = directory(tmp_path)
+    with own.opened():
+        own.place("reference")
+    assert not own.path.parent.exists()
+
+
 def test_a_proof_that_is_kept_stays(tmp_path: Path) -> None:
     own = directory(tmp_path)
     with own.opened():
