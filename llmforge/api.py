@@ -343,8 +343,6 @@ def _started(
         with RunLock(plan.root, plan.run_id):
             # A run that another process trains is reported at once, before torch is imported.
             found = _elsewhere(plan, reporter, team.place) if resume is None else None
-            if found is None and resume is None:
-                _require_ready_first(plan, team.place)
     team.assemble(timeout=plan.recipe.backend.timeout_seconds, device=plan.recipe.train.device)
     done = plan.completion() if resume is None and team.place.is_leader else None
     done = team.broadcast(done, patient=True)
@@ -414,19 +412,6 @@ def _located(plan: Plan, resume: str, reporter: Reporter, place: Place) -> Path:
 
     require_ready_here(plan, place=place)  # it may have to be fetched
     return locate(resume, root=plan.root, say=reporter.say).path
-
-
-def _require_ready_first(plan: Plan, place: Place) -> None:
-    """Refuse a new run that this machine cannot train, before it has a directory.
-
-    Of several ranks each looks at its own machine later, together.
-    """
-    started = plan.directory.record.exists() or plan.completion() is not None
-    if started or place.world_size > 1:
-        return
-    from llmforge.run.setup.preflight import require_ready_here
-
-    require_ready_here(plan, place=place)
 
 
 def _elsewhere(plan: Plan, reporter: Reporter, place: Place) -> BroughtBack | None:

@@ -82,7 +82,7 @@ OWN = {
         Command(
             "drift",
             "llmforge.cli.drift:drift",
-            "Say how far data is from what a model was trained on.",
+            "Say how far DATA is from what a model was trained on.",
             _EXPERIMENTS,
         ),
         Command(
@@ -94,7 +94,8 @@ OWN = {
         Command(
             "monitor",
             "llmforge.cli.monitor:monitor",
-            "Watch runs while they train.",
+            "Watch runs while they train: progress, losses, speed, checkpoints, uploads, log "
+            "lines.",
             _EXPERIMENTS,
         ),
         Command(
@@ -130,7 +131,7 @@ OWN = {
         Command(
             "mcp",
             "llmforge.cli.mcp:mcp",
-            "Let an assistant ask about runs, over the Model Context Protocol.",
+            "Let an assistant ask about runs: an MCP server on standard input and output.",
             _EXPERIMENTS,
         ),
         Command("recipe", "llmforge.cli.recipe:app", "Check, show and copy recipes.", _PREPARING),
@@ -155,7 +156,8 @@ OWN = {
         Command(
             "doctor",
             "llmforge.cli.doctor:doctor",
-            "Check this machine: PyTorch, GPUs, disks, packages, network, a tiny training.",
+            "Check this machine: PyTorch, GPUs, disks, packages, plugins, network, a tiny "
+            "training.",
             _PREPARING,
         ),
         Command(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _HEIGHT, _LOW = 20, 12
 _WIDEST = 120
+_IN_A_PIPE = 100
 
 
 def plot(
@@ -120,7 +121,7 @@ def _print(
     coloured = out.is_terminal and not out.no_color
     picture = (styled_plot if coloured else terminal_plot)(
         series,
-        width=min(out.width, _WIDEST),
+        width=min(out.width, _WIDEST if out.is_terminal else _IN_A_PIPE),
         height=height,
         title=title,
         x_label="optimizer step",

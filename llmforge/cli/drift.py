@@ -60,9 +60,10 @@ def drift(
     as_json: options.AsJson = False,
     root: options.Root = None,
 ) -> None:
-    """Say how far DATA is from what a model was trained on: its tokens, and the loss on it.
+    """Say how far DATA is from what a model was trained on.
 
-    The exit code is 4 when one of them is beyond its threshold.
+    By the frequencies of its tokens and by the loss on it; the exit code is 4 when one of them is
+    beyond its threshold.
     """
     from llmforge.drift.comparison import compare
     from llmforge.generation import locate

@@ -67,6 +67,7 @@ class _Builder:
         """Return a reference to the schema of one option table."""
         schema = options.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
         for inner, definition in schema.pop("$defs", {}).items():
+            definition.pop("required", None)
             self.definitions[f"{name}.{inner}"] = _without_null(definition)
         schema.pop("title", None)
         schema.pop("required", None)

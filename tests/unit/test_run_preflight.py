@@ -17,6 +17,7 @@ from llmforge.generation import open_checkpoint
 from llmforge.recipe import load_recipe
 from llmforge.run.plan import Components, Plan, make_plan
 from llmforge.run.setup.preflight import require_all_ready, require_ready
+from llmforge.rundir import RunDirectory, read_record
 from llmforge_plugins.backends._needs import sharding_problems
 
 NO_GPU = "train.device: 'cuda' is not available: PyTorch finds 0 CUDA devices"
@@ -48,7 +49,7 @@ def plan_of(*overrides: str) -> Plan:
         (["backend.name=deepspeed", "train.device=cuda"], NO_GPU),
     ],
 )
-def test_it_is_told_before_data_are_opened_or_a_run_directory_is_made(
+def test_it_is_told_before_data_are_opened_and_kept_as_the_reason(
     overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[object] = []
@@ -60,10 +61,10 @@ def test_it_is_told_before_data_are_opened_or_a_run_directory_is_made(
     assert message in str(caught.value)
     assert opened == []
     assert not (tmp_path / "cache").exists()
-    assert not (tmp_path / "runs" / "r").exists()
+    assert message in read_record(RunDirectory(tmp_path / "runs" / "r")).exit_reason
 
 
-def test_what_to_start_from_is_looked_for_before_a_run_directory_is_made(tmp_path: Path) -> None:
+def test_what_to_start_from_is_looked_for_before_data_are_opened(tmp_path: Path) -> None:
     named = "model.transformer.init_from=gpt2-smal"
     recipe = plan_of("model.transformer={}", named, "tokenizer.name=from-model").recipe
     with pytest.raises(RecipeError) as caught:
@@ -74,7 +75,7 @@ def test_what_to_start_from_is_looked_for_before_a_run_directory_is_made(tmp_pat
     assert "the hub cannot be asked: offline mode is on (FORGE_OFFLINE" in problem.message
     assert problem.remedy.startswith("did you mean 'gpt2-small'?")
     assert str(recipe.source) in str(caught.value)
-    assert not (tmp_path / "runs" / "r").exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_all_problems_come_at_once_the_trackers_too() -> None:
