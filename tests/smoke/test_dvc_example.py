@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "dvc"
@@ -21,6 +22,7 @@ def named(entries: list[Any]) -> Iterator[str]:
         yield entry if isinstance(entry, str) else next(iter(entry))
 
 
+@pytest.mark.slow
 def test_every_stage_reads_and_writes_what_it_declares(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

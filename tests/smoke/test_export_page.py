@@ -36,6 +36,7 @@ def python(path: Path) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.DOTALL))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_page_and_the_card_run(tmp_path: Path) -> None:
     commands = re.findall(r"\$ (forge (?:train|export) .*\btiny\b.*)", PAGE.read_text("utf-8"))

@@ -178,6 +178,7 @@ def test_two_ranks_learn_as_one(tmp_path: Path, backend: str) -> None:
         torch.testing.assert_close(of_two[split], values, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_reference_keeps_its_precision_where_a_backend_casts_batches(tmp_path: Path) -> None:
     found = workplace(
         tmp_path,
