@@ -19,6 +19,7 @@ from llmforge.drift.token_distribution import Divergence, divergence, sample_blo
 from llmforge.errors import UsageError
 from llmforge.evaluation import measure_loss, open_splits
 from llmforge.generation import LoadedModel, load_checkpoint
+from llmforge.generation.load import UNUSED
 from llmforge.interfaces import TokenShard
 from llmforge.plugins import load
 from llmforge.recipe import Override, Recipe, load_recipe
@@ -36,8 +37,6 @@ _DECODED = 64
 _TEXT = "text"  # data of files, for runs whose own component names a corpus
 _PLACES = ("train", "path", "validation", "test", "sample", "validation_fraction")
 """Options of data components that say where data is, not what it is like."""
-
-_UNUSED = ("tracker", "callback", "storage", "sweep", "metric", "early_stopping", "deploy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +168,7 @@ def _recipe_of(
     data: str, checkpoint: Checkpoint, recipe: Recipe, assignments: Sequence[Override]
 ) -> Recipe:
     """Return the run's recipe with the new data in place of its own."""
-    left_out = [Override((name,), None) for name in _UNUSED]
+    left_out = [Override((name,), None) for name in UNUSED]
     table = _table_of(data, recipe)
     replaced = [Override(("data",), None), Override(("data",), table, origin="DATA")]
     return load_recipe(checkpoint.path / RECIPE, overrides=[*left_out, *replaced, *assignments])

@@ -36,7 +36,7 @@ __all__ = ["LoadedModel", "load_checkpoint", "load_legacy_weights", "open_checkp
 INT8 = "int8"
 DTYPES = ("auto", "fp32", "bf16", INT8)
 
-_UNUSED = ("tracker", "callback", "storage", "sweep", "metric", "early_stopping", "deploy")
+UNUSED = ("tracker", "callback", "storage", "sweep", "metric", "early_stopping", "deploy")
 """Tables a model works without: their plugins need not be installed where it is used."""
 
 
@@ -121,7 +121,7 @@ def load_checkpoint(
         notice: told what components want the user to know.
         keep: tables of the recipe that are needed, of those a model works without.
     """
-    left_out = [Override((name,), None) for name in _UNUSED if name not in keep]
+    left_out = [Override((name,), None) for name in UNUSED if name not in keep]
     recipe = load_recipe(checkpoint.path / RECIPE, overrides=left_out)
     run = _context(checkpoint, recipe, notice)
     manager = build_manager(_components(recipe))
