@@ -45,6 +45,17 @@ _LITTLE = 1 / 16
 """Share of a batch below which leaving positions out saves nothing."""
 
 
+def rounded_up(count: int) -> int:
+    """Return a number of tokens that occurs again: up to a thirty-second more than ``count``.
+
+    Matrix kernels keep what they prepared for each size, and the C library's heap has room of the
+    sizes that were freed. Where every batch has a size of its own, both grow with every batch: by
+    1 GB within 100 steps of a small model. There are 32 sizes between a power of two and the next.
+    """
+    step = 1 << max(0, count.bit_length() - 6)
+    return -(-count // step) * step
+
+
 class Segments(ABC):
     """Where the examples of a batch are.
 
@@ -53,9 +64,12 @@ class Segments(ABC):
             all of them, as they are.
         positions: of what is computed within its example, in the shape of the inputs.
         longest: tokens of the longest example at most.
+        filler: positions at the end of ``index`` that are computed for nothing: they are of no
+            example, so what is at their places is not theirs to score.
     """
 
     index: Tensor | None = None
+    filler: int = 0
     positions: Tensor
     longest: int
 
@@ -156,7 +170,11 @@ class _Blocks(Segments):
     index: Tensor
 
     def __init__(self, index: Tensor, positions: Tensor, blocks: Sequence[_Block]) -> None:
-        self.index, self.positions, self.blocks = index, positions, tuple(blocks)
+        self.filler = rounded_up(len(index)) - len(index)
+        if self.filler:  # each as an example of its own, of one token
+            index, positions = (functional.pad(each, (0, self.filler)) for each in (index, positions))
+            blocks = [*blocks, _Block(self.filler, self.filler, 1, None, None)]
+        self.index, self.positions, self.blocks = index, positions[None], tuple(blocks)
         self.longest = max(block.length for block in blocks)
 
     def angles(self, cos: Tensor, sin: Tensor) -> Rotary:
@@ -249,7 +267,7 @@ def _blocks(starts: Tensor, scored: Tensor, size: int) -> _Blocks | None:
     within = _counted(lengths)
     index = within + starts.repeat_interleave(lengths)
     blocks = [_block(part) for part in lengths.split(_alike(lengths.tolist()))]
-    return _Blocks(index, within[None], blocks)
+    return _Blocks(index, within, blocks)
 
 
 def _alike(lengths: list[int]) -> list[int]:

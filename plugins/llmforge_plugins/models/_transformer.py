@@ -27,7 +27,7 @@ from llmforge_plugins.models._cross_entropy import (
 from llmforge_plugins.models._linear import Linear, has_matrix, linear
 from llmforge_plugins.models._norm import RmsNorm
 from llmforge_plugins.models._packed import PackedWeights
-from llmforge_plugins.models._segments import Segments, can_be_looked_at, find_segments
+from llmforge_plugins.models._segments import Segments, can_be_looked_at, find_segments, rounded_up
 from llmforge_plugins.models._shape import Shape
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines of the positions at hand
@@ -184,7 +184,7 @@ class TransformerModel(nn.Module):
         found = self._log_probs(hidden, targets)
         scored = batch["targets"] != IGNORE_INDEX
         if places is not None:
-            found = found.new_zeros(scored.numel()).index_copy(0, places, found)
+            found = found.new_zeros(scored.numel()).index_add(0, places, found)
         return found.view(scored.shape).sum(1), scored.sum(1)
 
     def _log_probs(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -204,11 +204,12 @@ class TransformerModel(nn.Module):
         places = None if segments is None else segments.index
         if places is not None:
             inputs, targets = inputs.flatten()[places][None], targets[places]
+            targets[len(targets) - segments.filler :] = IGNORE_INDEX
         hidden = self._hidden(inputs, None, segments).flatten(0, 1)
         scored = targets != IGNORE_INDEX
         # the logits of other positions are of no use; elsewhere counting them would wait
         if can_be_looked_at(hidden) and int(scored.sum()) not in (0, len(scored)):
-            index = scored.nonzero().squeeze(1)
+            index = _chosen(scored)
             places = index if places is None else places.index_select(0, index)
             hidden, targets = hidden.index_select(0, index), targets.index_select(0, index)
         return hidden, targets, places
@@ -327,6 +328,12 @@ class TransformerModel(nn.Module):
             elif parameter.dim() > 1:
                 scale = math.sqrt(2 * self.shape.layers) if name.endswith(into_residual) else 1.0
                 nn.init.normal_(parameter, std=_INIT_STD / scale)
+
+
+def _chosen(scored: Tensor) -> Tensor:
+    """Return where ``scored`` is true and, for a number of rows that occurs again, some others."""
+    index, others = scored.nonzero().squeeze(1), (~scored).nonzero().squeeze(1)
+    return torch.cat([index, others[: rounded_up(len(index)) - len(index)]])
 
 
 def _norm(shape: Shape) -> nn.Module:
