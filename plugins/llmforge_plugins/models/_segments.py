@@ -46,13 +46,13 @@ _LITTLE = 1 / 16
 
 
 def rounded_up(count: int) -> int:
-    """Return a number of tokens that occurs again: up to a thirty-second more than ``count``.
+    """Return a number of tokens that occurs again: up to an eighth more than ``count``.
 
     Matrix kernels keep what they prepared for each size, and the C library's heap has room of the
     sizes that were freed. Where every batch has a size of its own, both grow with every batch: by
-    1 GB within 100 steps of a small model. There are 32 sizes between a power of two and the next.
+    1 GB within 100 steps of a small model. There are eight sizes between a power of two and the next; more of them were no faster.
     """
-    step = 1 << max(0, count.bit_length() - 6)
+    step = 1 << max(0, count.bit_length() - 4)
     return -(-count // step) * step
 
 
