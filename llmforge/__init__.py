@@ -7,8 +7,9 @@ The public interface is what this module lists in ``__all__``; plugins import no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llmforge.lazy_exports import lazy_exports
 
 __version__ = "0.1.0"
 
@@ -24,29 +25,6 @@ if TYPE_CHECKING:
     from llmforge.progress import track
     from llmforge.settings import credential
     from llmforge.sweeps.api import SweepResult, sweep
-
-_HOMES = {
-    "Component": "llmforge.component",
-    "ForgeError": "llmforge.errors",
-    "IDENTITY": "llmforge.options",
-    "MACHINE": "llmforge.options",
-    "Options": "llmforge.options",
-    "Problem": "llmforge.errors",
-    "RunContext": "llmforge.interfaces",
-    "RunHandle": "llmforge.api",
-    "SAFE": "llmforge.options",
-    "SweepResult": "llmforge.sweeps.api",
-    "TrainResult": "llmforge.api",
-    "credential": "llmforge.settings",
-    "generate": "llmforge.api",
-    "hookimpl": "llmforge.hookspecs",
-    "install_command": "llmforge.installed",
-    "load_component": "llmforge.plugins",
-    "load_run": "llmforge.api",
-    "sweep": "llmforge.sweeps.api",
-    "track": "llmforge.progress",
-    "train": "llmforge.api",
-}
 
 __all__ = [
     "IDENTITY",
@@ -73,13 +51,31 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'llmforge' has no attribute '{name}'")
-    value = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Component": "llmforge.component",
+        "ForgeError": "llmforge.errors",
+        "IDENTITY": "llmforge.options",
+        "MACHINE": "llmforge.options",
+        "Options": "llmforge.options",
+        "Problem": "llmforge.errors",
+        "RunContext": "llmforge.interfaces",
+        "RunHandle": "llmforge.api",
+        "SAFE": "llmforge.options",
+        "SweepResult": "llmforge.sweeps.api",
+        "TrainResult": "llmforge.api",
+        "credential": "llmforge.settings",
+        "generate": "llmforge.api",
+        "hookimpl": "llmforge.hookspecs",
+        "install_command": "llmforge.installed",
+        "load_component": "llmforge.plugins",
+        "load_run": "llmforge.api",
+        "sweep": "llmforge.sweeps.api",
+        "track": "llmforge.progress",
+        "train": "llmforge.api",
+    },
+)
 
 
 def __dir__() -> list[str]:

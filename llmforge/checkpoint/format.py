@@ -25,11 +25,11 @@ from llmforge.checkpoint.hashed_files import hash_file
 from llmforge.checkpoint.manifest import Manifest, read_manifest, unreadable
 from llmforge.checkpoint.slice_index import read_index
 from llmforge.errors import CheckpointError
-from llmforge.interfaces import Progress
 from llmforge.progress import track
 
 if TYPE_CHECKING:
     from llmforge.checkpoint.lazy_tensors import StoredTensors
+    from llmforge.interfaces import Progress
 
 RECIPE = "recipe.toml"
 METADATA = "metadata.json"

@@ -11,9 +11,12 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llmforge.interfaces import Progress
 from llmforge.rundir.atomic import OPEN_FLAGS
+
+if TYPE_CHECKING:
+    from llmforge.interfaces import Progress
 
 CHUNK = 8 << 20
 """Bytes hashed and written at once."""

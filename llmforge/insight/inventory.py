@@ -20,7 +20,6 @@ from llmforge.courier.cursor import Cursor, tracker_cursor
 from llmforge.courier.deliver_later import pending_events
 from llmforge.courier.upload_queue import fingerprint
 from llmforge.errors import CheckpointError, PluginError
-from llmforge.recipe.schema import RunTable
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.uploads import UploadRecord, read_uploads
 
@@ -136,7 +135,7 @@ def artifacts_of(directory: RunDirectory, recipe: Mapping[str, Any]) -> dict[str
 
     ``recipe`` is the resolved recipe; empty when it cannot be read.
     """
-    log_file = (recipe.get("run") or {}).get("log_file", RunTable.model_fields["log_file"].default)
+    log_file = (recipe.get("run") or {}).get("log_file") or _default_log_file()
     places = {
         "recipe": directory.recipe,
         "metrics": directory.metrics,
@@ -194,3 +193,9 @@ def _upload(info: CheckpointInfo, record: UploadRecord | None) -> str:
         return ""
     same = record.checkpoint == fingerprint(open_checkpoint(info.path))
     return record.state if same else ""
+
+
+def _default_log_file() -> str:
+    from llmforge.recipe.schema import RunTable  # with all that checks recipes: slow to import
+
+    return str(RunTable.model_fields["log_file"].default)

@@ -3,80 +3,87 @@
 Nothing here imports torch or a plugin at run time.
 """
 
-from llmforge.interfaces.adapter import Adapter
-from llmforge.interfaces.backend import (
-    Backend,
-    Engine,
-    EngineState,
-    Resolution,
-    Slice,
-    SlicedTensors,
-    StepResult,
-    flat_part,
-    whole_shape,
-)
-from llmforge.interfaces.continuous import (
-    Continuation,
-    ContinuationUpdate,
-    ContinuousBatch,
-    ContinuousGenerator,
-    TokenScore,
-)
-from llmforge.interfaces.data import Data, TokenData, TokenShard
-from llmforge.interfaces.deployment import (
-    DeployedFile,
-    Deployment,
-    ModelFolder,
-    Outlook,
-    Receipt,
-)
-from llmforge.interfaces.examples import (
-    Conversation,
-    Example,
-    ExampleData,
-    ExampleLayout,
-    Message,
-    Preference,
-    Row,
-    TextExample,
-)
-from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
-from llmforge.interfaces.hugging_face import (
-    HuggingFaceAdapter,
-    HuggingFaceModel,
-    HuggingFaceTokenizer,
-)
-from llmforge.interfaces.metric import Metric, Needs
-from llmforge.interfaces.model import (
-    IGNORE_INDEX,
-    Batch,
-    Cache,
-    LabelPredictor,
-    LanguageModel,
-    LinearLayer,
-    LinearLayers,
-    RowCache,
-    SequenceScorer,
-    SourceReader,
-    linear_layers,
-    model_blocks,
-    weight_count,
-)
-from llmforge.interfaces.objective import (
-    FORMS,
-    PREFERENCES,
-    READING,
-    REFERENCE,
-    SEQUENCE_LOG_PROBS,
-    ExampleEncoder,
-    Objective,
-    padded_rows,
-)
-from llmforge.interfaces.run import RunContext, TrackedCheckpoint, TrackedRun
-from llmforge.interfaces.storage import Progress, Storage, public_url
-from llmforge.interfaces.sweep import Dimension, Direction, Point, Space, Sweeper, Tie
-from llmforge.interfaces.tokenizer import ChatTokenizer, Tokenizer
-from llmforge.matmul_speed import MatmulSpeed
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmforge.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from llmforge.interfaces.adapter import Adapter
+    from llmforge.interfaces.backend import (
+        Backend,
+        Engine,
+        EngineState,
+        Resolution,
+        Slice,
+        SlicedTensors,
+        StepResult,
+        flat_part,
+        whole_shape,
+    )
+    from llmforge.interfaces.continuous import (
+        Continuation,
+        ContinuationUpdate,
+        ContinuousBatch,
+        ContinuousGenerator,
+        TokenScore,
+    )
+    from llmforge.interfaces.data import Data, TokenData, TokenShard
+    from llmforge.interfaces.deployment import (
+        DeployedFile,
+        Deployment,
+        ModelFolder,
+        Outlook,
+        Receipt,
+    )
+    from llmforge.interfaces.examples import (
+        Conversation,
+        Example,
+        ExampleData,
+        ExampleLayout,
+        Message,
+        Preference,
+        Row,
+        TextExample,
+    )
+    from llmforge.interfaces.generation import Completion, GenerationRequest, Generator
+    from llmforge.interfaces.hugging_face import (
+        HuggingFaceAdapter,
+        HuggingFaceModel,
+        HuggingFaceTokenizer,
+    )
+    from llmforge.interfaces.metric import Metric, Needs
+    from llmforge.interfaces.model import (
+        IGNORE_INDEX,
+        Batch,
+        Cache,
+        LabelPredictor,
+        LanguageModel,
+        LinearLayer,
+        LinearLayers,
+        RowCache,
+        SequenceScorer,
+        SourceReader,
+        linear_layers,
+        model_blocks,
+        weight_count,
+    )
+    from llmforge.interfaces.objective import (
+        FORMS,
+        PREFERENCES,
+        READING,
+        REFERENCE,
+        SEQUENCE_LOG_PROBS,
+        ExampleEncoder,
+        Objective,
+        padded_rows,
+    )
+    from llmforge.interfaces.run import RunContext, TrackedCheckpoint, TrackedRun
+    from llmforge.interfaces.storage import Progress, Storage, public_url
+    from llmforge.interfaces.sweep import Dimension, Direction, Point, Space, Sweeper, Tie
+    from llmforge.interfaces.tokenizer import ChatTokenizer, Tokenizer
+    from llmforge.matmul_speed import MatmulSpeed
 
 __all__ = [
     "FORMS",
@@ -155,3 +162,84 @@ __all__ = [
     "weight_count",
     "whole_shape",
 ]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Adapter": "llmforge.interfaces.adapter",
+        "Backend": "llmforge.interfaces.backend",
+        "Batch": "llmforge.interfaces.model",
+        "Cache": "llmforge.interfaces.model",
+        "ChatTokenizer": "llmforge.interfaces.tokenizer",
+        "Completion": "llmforge.interfaces.generation",
+        "Continuation": "llmforge.interfaces.continuous",
+        "ContinuationUpdate": "llmforge.interfaces.continuous",
+        "ContinuousBatch": "llmforge.interfaces.continuous",
+        "ContinuousGenerator": "llmforge.interfaces.continuous",
+        "Conversation": "llmforge.interfaces.examples",
+        "Data": "llmforge.interfaces.data",
+        "DeployedFile": "llmforge.interfaces.deployment",
+        "Deployment": "llmforge.interfaces.deployment",
+        "Dimension": "llmforge.interfaces.sweep",
+        "Direction": "llmforge.interfaces.sweep",
+        "Engine": "llmforge.interfaces.backend",
+        "EngineState": "llmforge.interfaces.backend",
+        "Example": "llmforge.interfaces.examples",
+        "ExampleData": "llmforge.interfaces.examples",
+        "ExampleEncoder": "llmforge.interfaces.objective",
+        "ExampleLayout": "llmforge.interfaces.examples",
+        "FORMS": "llmforge.interfaces.objective",
+        "GenerationRequest": "llmforge.interfaces.generation",
+        "Generator": "llmforge.interfaces.generation",
+        "HuggingFaceAdapter": "llmforge.interfaces.hugging_face",
+        "HuggingFaceModel": "llmforge.interfaces.hugging_face",
+        "HuggingFaceTokenizer": "llmforge.interfaces.hugging_face",
+        "IGNORE_INDEX": "llmforge.interfaces.model",
+        "LabelPredictor": "llmforge.interfaces.model",
+        "LanguageModel": "llmforge.interfaces.model",
+        "LinearLayer": "llmforge.interfaces.model",
+        "LinearLayers": "llmforge.interfaces.model",
+        "MatmulSpeed": "llmforge.matmul_speed",
+        "Message": "llmforge.interfaces.examples",
+        "Metric": "llmforge.interfaces.metric",
+        "ModelFolder": "llmforge.interfaces.deployment",
+        "Needs": "llmforge.interfaces.metric",
+        "Objective": "llmforge.interfaces.objective",
+        "Outlook": "llmforge.interfaces.deployment",
+        "PREFERENCES": "llmforge.interfaces.objective",
+        "Point": "llmforge.interfaces.sweep",
+        "Preference": "llmforge.interfaces.examples",
+        "Progress": "llmforge.interfaces.storage",
+        "READING": "llmforge.interfaces.objective",
+        "REFERENCE": "llmforge.interfaces.objective",
+        "Receipt": "llmforge.interfaces.deployment",
+        "Resolution": "llmforge.interfaces.backend",
+        "Row": "llmforge.interfaces.examples",
+        "RowCache": "llmforge.interfaces.model",
+        "RunContext": "llmforge.interfaces.run",
+        "SEQUENCE_LOG_PROBS": "llmforge.interfaces.objective",
+        "SequenceScorer": "llmforge.interfaces.model",
+        "Slice": "llmforge.interfaces.backend",
+        "SlicedTensors": "llmforge.interfaces.backend",
+        "SourceReader": "llmforge.interfaces.model",
+        "Space": "llmforge.interfaces.sweep",
+        "StepResult": "llmforge.interfaces.backend",
+        "Storage": "llmforge.interfaces.storage",
+        "Sweeper": "llmforge.interfaces.sweep",
+        "TextExample": "llmforge.interfaces.examples",
+        "Tie": "llmforge.interfaces.sweep",
+        "TokenData": "llmforge.interfaces.data",
+        "TokenScore": "llmforge.interfaces.continuous",
+        "TokenShard": "llmforge.interfaces.data",
+        "Tokenizer": "llmforge.interfaces.tokenizer",
+        "TrackedCheckpoint": "llmforge.interfaces.run",
+        "TrackedRun": "llmforge.interfaces.run",
+        "flat_part": "llmforge.interfaces.backend",
+        "linear_layers": "llmforge.interfaces.model",
+        "model_blocks": "llmforge.interfaces.model",
+        "padded_rows": "llmforge.interfaces.objective",
+        "public_url": "llmforge.interfaces.storage",
+        "weight_count": "llmforge.interfaces.model",
+        "whole_shape": "llmforge.interfaces.backend",
+    },
+)

@@ -112,12 +112,11 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
             return exact
     if gone and text and completion_path(root, text).exists():
         return RunDirectory(root / text)
-    names = _names(root)
-    near = [RunDirectory(root / name) for name in names if name.startswith(text)]
+    near = [RunDirectory(root / name) for name in _names(root, text)]
     matches = [directory for directory in near if directory.record.exists()]
     if gone:
         here = {directory.id for directory in matches}
-        lost = [name for name in _completed(root) if name.startswith(text) and name not in here]
+        lost = [name for name in _completed(root, text) if name not in here]
         matches += [RunDirectory(root / name) for name in lost]
     if len(matches) == 1:
         return matches[0]
@@ -126,7 +125,7 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
             f"'{text}' matches {len(matches)} runs:\n" + "\n".join(_described(matches)),
             remedy="give more of the id",
         )
-    raise _no_run(root, text, names)
+    raise _no_run(root, text, _names(root))
 
 
 def next_attempt(root: Path, run_id: str) -> int:
@@ -174,11 +173,14 @@ def _said(directory: RunDirectory) -> Annotations | None:
         return None
 
 
-def _names(base: Path) -> list[str]:
-    """Return what ``base`` holds, hidden entries left out; nothing when it is not there."""
+def _names(base: Path, start: str = "") -> list[str]:
+    """Return the names in ``base`` that begin with ``start``, in order, hidden ones left out.
+
+    There are none when ``base`` is not there.
+    """
     try:
-        with os.scandir(base) as found:
-            return sorted(item.name for item in found if not item.name.startswith("."))
+        names = os.listdir(base)  # noqa: PTH208 - names alone
+        return sorted(name for name in names if name.startswith(start) and name[0] != ".")
     except (FileNotFoundError, NotADirectoryError):
         return []
     except PermissionError as error:
@@ -192,8 +194,8 @@ def _is_run(directory: RunDirectory) -> bool:
     return directory.record.exists() or completion_path(directory.root, directory.id).exists()
 
 
-def _completed(root: Path) -> list[str]:
-    names = _names(completion_path(root, "").parent)
+def _completed(root: Path, start: str = "") -> list[str]:
+    names = _names(completion_path(root, "").parent, start)
     return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
 

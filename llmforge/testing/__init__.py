@@ -14,8 +14,9 @@ The fixtures ``forge_run_context``, ``forge_recipe`` and ``forge_cli`` come from
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llmforge.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from llmforge.testing.context import make_component, run_context
@@ -101,11 +102,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'llmforge.testing' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"llmforge.testing.{home}"), name)
+__getattr__ = lazy_exports(
+    __name__, {name: f"llmforge.testing.{home}" for name, home in _HOMES.items()}
+)
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors file_lock printable strict_json",
+        "errors file_lock lazy_exports printable strict_json",
         "options hookspecs installed matmul_speed progress redaction settings run_root stop_signals"
         " streams",
         "component",
@@ -65,7 +65,8 @@ def imports(source: str, known: Sources) -> set[str]:
     """Return the modules that ``source`` imports anywhere but under ``TYPE_CHECKING``.
 
     ``from a import b`` counts as ``a.b`` when that is a known module, else as ``a``. The version
-    number is there for everyone.
+    number is there for everyone. What a package loads when its names are used counts too, but for
+    that of llmforge itself.
     """
     found: set[str] = set()
     for node in _nodes(_parsed(source)):
@@ -79,6 +80,10 @@ def imports(source: str, known: Sources) -> set[str]:
                     continue
                 is_module = inner in known or f"{inner}.__init__" in known
                 found.add(inner if is_module else str(node.module))
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "lazy_exports":
+            homes = node.args[1]
+            if isinstance(homes, ast.Dict) and "__version__ =" not in source:
+                found |= {ast.literal_eval(home) for home in homes.values}
     return found
 
 

@@ -15,7 +15,7 @@ from llmforge.interfaces import IGNORE_INDEX, Batch
 from llmforge_plugins.models import _attention, _segments
 from llmforge_plugins.models._transformer import TransformerModel
 
-ROWS = [[5, 3, 2], [4, 4], [11], [1, 6]]
+ROWS = [[5, 3, 2], [4, 4], [11], [1, 8]]
 """Inputs of each example, by row; the context is 12."""
 ALONE = [length for row in ROWS for length in row]
 
@@ -118,13 +118,19 @@ def test_a_preset_learns_the_same_from_packed_rows() -> None:
     assert_equal(learned(model, packed_batch()), alone(model))
 
 
+def test_batches_have_few_sizes() -> None:
+    counts = [_segments.rounded_up(count) for count in range(1, 4097)]
+    assert all(0 <= found - count <= count / 8 for count, found in enumerate(counts, 1))
+    assert len(set(counts)) <= 12 * 8
+
+
 @pytest.mark.parametrize("size", [1, 3, len(ALONE)])
 def test_padding_is_left_out_of_rows_that_are_not_packed(size: int) -> None:
     model = small_model(**VARIANTS["gpt2"])
     batch = padded_batch()
     found = _segments.find_segments(batch)
     assert found is not None and found.index is not None
-    assert len(found.index) == sum(ALONE)
+    assert found.filler == 2 and len(found.index) == sum(ALONE) + 2
     assert_equal(learned(model, *parts(batch, size)), alone(model))
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmforge.courier.cursor import Cursor
 from llmforge.courier.delivery import Delivery
 from llmforge.courier.journal import read_events
 from llmforge.courier.notifications.alerts import NOTIFY
 from llmforge.courier.notifications.message import message_of
-from llmforge.courier.notifications.targets import Sender
 from llmforge.events import Alert, Event
 from llmforge.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from llmforge.courier.notifications.targets import Sender
 
 
 class AlertCursor(Cursor):

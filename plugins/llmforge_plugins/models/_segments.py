@@ -50,7 +50,8 @@ def rounded_up(count: int) -> int:
 
     Matrix kernels keep what they prepared for each size, and the C library's heap has room of the
     sizes that were freed. Where every batch has a size of its own, both grow with every batch: by
-    1 GB within 100 steps of a small model. There are eight sizes between a power of two and the next; more of them were no faster.
+    1 GB within 100 steps of a small model. There are eight sizes between a power of two and the
+    next; more of them were no faster.
     """
     step = 1 << max(0, count.bit_length() - 4)
     return -(-count // step) * step
@@ -172,7 +173,9 @@ class _Blocks(Segments):
     def __init__(self, index: Tensor, positions: Tensor, blocks: Sequence[_Block]) -> None:
         self.filler = rounded_up(len(index)) - len(index)
         if self.filler:  # each as an example of its own, of one token
-            index, positions = (functional.pad(each, (0, self.filler)) for each in (index, positions))
+            index, positions = (
+                functional.pad(each, (0, self.filler)) for each in (index, positions)
+            )
             blocks = [*blocks, _Block(self.filler, self.filler, 1, None, None)]
         self.index, self.positions, self.blocks = index, positions[None], tuple(blocks)
         self.longest = max(block.length for block in blocks)

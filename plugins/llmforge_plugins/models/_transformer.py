@@ -201,8 +201,9 @@ class TransformerModel(nn.Module):
         """
         segments = find_segments(batch)
         inputs, targets = batch["inputs"], batch["targets"].flatten()
-        places = None if segments is None else segments.index
-        if places is not None:
+        places = None
+        if segments is not None and segments.index is not None:
+            places = segments.index
             inputs, targets = inputs.flatten()[places][None], targets[places]
             targets[len(targets) - segments.filler :] = IGNORE_INDEX
         hidden = self._hidden(inputs, None, segments).flatten(0, 1)
