@@ -9,7 +9,14 @@ from typing import Any
 from llmforge.errors import Problem, RecipeError
 from llmforge.recipe import Recipe
 
-_CPU_TOKENS = 16_384  # at once; so many still cache well
+CPU_TOKENS = 16_384
+"""At once on a CPU; so many still cache well."""
+
+CPU_TOKENS_PACKED = 2_048
+"""The same of rows that are full of examples: as fast as more of them, with half the memory.
+
+Rows of one example each are short, mostly, and few of them are too small for the matrix kernels.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +68,14 @@ def divide_batch(
     ranks: int = 1,
     rank: int = 0,
     longest: int | None = None,
+    packed: bool = False,
 ) -> Division:
     """Return how the recipe's batch is divided over ``ranks``.
 
     The micro-batch is the recipe's, or follows from its accumulation, or was found to fit by an
-    earlier start. Without any of these a CPU gets at most 16,384 tokens at once; a GPU starts
-    with all of its share and, when it is the only one, halves it when it runs out of memory.
-    A row has up to ``longest`` tokens, the context if not said.
+    earlier start. Without any of these a CPU gets at most 16,384 tokens at once, 2,048 where rows
+    are packed; a GPU starts with all of its share and, when it is the only one, halves it when it
+    runs out of memory. A row has up to ``longest`` tokens, the context if not said.
 
     Raises:
         RecipeError: the numbers do not multiply up.
@@ -109,15 +117,11 @@ def divide_batch(
             )
         micro = share // accumulation
     if micro is None:
-        micro = _fitting(longest or recipe.context, resolved, share=share, device=device)
+        tokens = CPU_TOKENS_PACKED if packed else CPU_TOKENS
+        fitting = max(1, tokens // (longest or recipe.context)) if device == "cpu" else share
+        wanted = int(resolved.get("micro_batch_size", 0)) or fitting
+        micro = next(size for size in range(min(wanted, share), 0, -1) if share % size == 0)
     return Division(batch=batch, micro=micro, ranks=ranks, rank=rank)
-
-
-def _fitting(longest: int, resolved: Mapping[str, Any], *, share: int, device: str) -> int:
-    wanted = int(resolved.get("micro_batch_size", 0))
-    if not wanted:
-        wanted = max(1, _CPU_TOKENS // longest) if device == "cpu" else share
-    return next(size for size in range(min(wanted, share), 0, -1) if share % size == 0)
 
 
 def _divisors(number: int) -> str:

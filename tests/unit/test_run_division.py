@@ -98,3 +98,14 @@ def test_a_smaller_micro_batch_divides_the_share_until_there_is_none() -> None:
         sizes.append(found.micro)
         found = found.smaller()
     assert sizes == [18, 9, 3, 1]
+
+
+@pytest.mark.parametrize(("packed", "micro"), [(False, 64), (True, 8)])
+def test_a_cpu_takes_fewer_rows_at_once_when_they_are_full_of_examples(
+    packed: bool, micro: int
+) -> None:
+    recipe = load_recipe("wikitext_tiny", overrides=["train.batch_size=64"])
+    found = divide_batch(recipe, {}, device="cpu", longest=256, packed=packed)
+    assert found.micro == micro
+    kept = divide_batch(recipe, {"micro_batch_size": 32}, device="cpu", longest=256, packed=packed)
+    assert kept.micro == 32  # of a run that had started before

@@ -201,7 +201,7 @@ class TrainingSetup:
 
     def resolved(self) -> dict[str, Any]:
         """Return what ``auto`` became, for the run's record."""
-        found, batches = self.engine.resolution, self.prepared.batches
+        found = self.engine.resolution
         speed = self.run.matmul_speed
         return {
             "device": found.device,
@@ -212,7 +212,7 @@ class TrainingSetup:
             **({} if speed is None else {MATMUL_SPEED: asdict(speed)}),
             "micro_batch_size": self.division.micro,
             "eval_batch_size": self.evaluation_rows,
-            "packed": isinstance(batches, ExampleBatches) and batches.packed,
+            "packed": _is_packed(self.prepared),
             "data": getattr(self.prepared.data, "resolution", {}),
             "model": dict(getattr(self.engine.model, "resolution", {})),
         }
@@ -338,6 +338,7 @@ def set_up(
         ranks=team.place.world_size,
         rank=team.place.rank,
         longest=_longest_row(plan.recipe, prepared),
+        packed=_is_packed(prepared),
     )
     # before the weights of a checkpoint are loaded: it is of those that the run starts from
     prepared, reference = with_reference(
@@ -447,6 +448,10 @@ def _check_same_data(team: Team, prepared: PreparedData) -> None:
             f"data or tokenizer of rank {', '.join(wrong)} are not those of rank 0",
             remedy="give every machine the same data; run.root must be a directory they share",
         )
+
+
+def _is_packed(prepared: PreparedData) -> bool:
+    return isinstance(prepared.batches, ExampleBatches) and prepared.batches.packed
 
 
 def _longest_row(recipe: Recipe, prepared: PreparedData) -> int:
