@@ -54,6 +54,16 @@ def serving(clients: int) -> str:
     )
 
 
+def fine_tuning(size: str) -> list[str]:
+    """Return the ratios of packed rows to the Trainer: tokens per second, and peak memory."""
+    table = result("2026-11-30-fine-tuning.md").split("```")[1].split("--lora")[0]
+    numbers = rf"({NUMBER}) \([^)]*\) +{NUMBER} +[\d,]+ +({NUMBER})$"
+    ((speed, memory),) = re.findall(
+        rf"^{size} +forge packed +[\d,]+ +[\d,]+ +{numbers}", table, re.MULTILINE
+    )
+    return [speed, memory]
+
+
 def distributed(row: str) -> str:
     """Return a whole run's ratio to its bare loop."""
     table = result(DISTRIBUTED).split("## Engines alone")[0]
@@ -83,6 +93,8 @@ ROWS: Mapping[str, Callable[[], list[str]]] = {
     "greedy generation, one prompt, bf16": lambda: [generation(1)],
     "greedy generation, eight prompts, bf16": lambda: [generation(8)],
     "serving eight clients, 6 layers × 384, fp32": lambda: [serving(8)],
+    "fine-tuning on instructions, 4 layers × 256, fp32": lambda: fine_tuning("4x256"),
+    "fine-tuning on instructions, 6 layers × 384, fp32": lambda: fine_tuning("6x384"),
     "DDP, two ranks, whole runs": lambda: [distributed("DDP")],
     "ZeRO 1, 2, 3, whole runs": lambda: [distributed(f"ZeRO-{stage}") for stage in (1, 2, 3)],
     "the step thread's share spent on logging": lambda: [logging_share()],
