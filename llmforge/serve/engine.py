@@ -1,7 +1,7 @@
 """One thread that owns the model, and the event loop's side of it.
 
 The event loop never computes, and the thread never waits for a client: requests go to it through a
-queue, and what it wrote comes back as one call for each token of the whole batch.
+queue, and what it wrote comes back as one call for a token of the whole batch, or for a few.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ from llmforge.serve.one_at_a_time import OneAtATime
 from llmforge.serve.served_model import ServedModel
 
 _FLUSH_SECONDS = 0.02
-"""How long text may wait while a batch that reports within a step writes on."""
+"""How long text may wait while the model writes on."""
+_EVENT_SECONDS = 0.0015
+"""Time between two events of a text, for each text that is being written.
+
+An event takes a tenth of that from the interpreter, for which the model then waits.
+"""
 _MEMORY = 0.9
 """Weight of the past in the mean duration of an answer."""
 
@@ -237,7 +242,8 @@ class Engine:
             for model in self._models:
                 if model.batch.busy and not self._ended:
                     self._step(model)
-            self._flush()
+            if self._is_due():
+                self._flush()
             self._retire()
 
     def _step(self, model: ServedModel) -> None:
@@ -254,6 +260,13 @@ class Engine:
         late = time.monotonic() - self._flushed > _FLUSH_SECONDS
         if late and any(isinstance(model.batch, OneAtATime) for model in self._models):
             self._flush()
+
+    def _is_due(self) -> bool:
+        """Return whether what is written has to be sent: beginnings and ends are, at once."""
+        if any(update.tokens < 2 or update.finish or update.error for update in self._written):
+            return True
+        texts = len({update.key for update in self._written})
+        return time.monotonic() - self._flushed >= min(_FLUSH_SECONDS, _EVENT_SECONDS * texts)
 
     def _flush(self) -> None:
         if self._written:

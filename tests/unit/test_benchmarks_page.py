@@ -50,7 +50,7 @@ def with_int8(size: str, batch: int) -> str:
 def serving(clients: int) -> str:
     """Return the ratio of ``forge serve`` to texts written one after the other."""
     return only(
-        rf"^ +{clients}  forge serve +[\d,]+ +({NUMBER}) \(", result("2026-11-29-serving.md")
+        rf"^ +{clients}  forge serve +[\d,]+ +({NUMBER}) \(", result("2026-11-30-serving.md")
     )
 
 
