@@ -153,19 +153,25 @@ def artifacts_of(directory: RunDirectory, recipe: Mapping[str, Any]) -> dict[str
 
 def viewers_of(directory: RunDirectory, recipe: Mapping[str, Any]) -> dict[str, str]:
     """Return, per tracker of the run, where to see what it was given, else its folder."""
-    from llmforge.plugins import load
-
     found = {}
     for name in tracker_names(recipe):
         folder = directory.trackers / name
         place = Cursor(tracker_cursor(directory, name)).link
-        try:
-            place = place or load("tracker", name).viewer.format(directory=folder)
-        except PluginError:  # not installed here; the folder is still worth naming
-            place = ""
-        if place or folder.exists():
-            found[name] = place or str(folder)
+        if not place and folder.exists():
+            place = _viewer(name, folder) or str(folder)
+        if place:
+            found[name] = place
     return found
+
+
+def _viewer(tracker: str, folder: Path) -> str:
+    """Return the command that shows what a tracker wrote into ``folder``, if it has one."""
+    from llmforge.plugins import load  # with what checks recipes: slow to import
+
+    try:
+        return load("tracker", tracker).viewer.format(directory=folder)
+    except PluginError:  # not installed here; the folder is still worth naming
+        return ""
 
 
 def pending_of(directory: RunDirectory, recipe: Mapping[str, Any]) -> dict[str, int]:

@@ -180,7 +180,8 @@ def _names(base: Path, start: str = "") -> list[str]:
     """
     try:
         names = os.listdir(base)  # noqa: PTH208 - names alone
-        return sorted(name for name in names if name.startswith(start) and name[0] != ".")
+        near = [name for name in names if name.startswith(start)] if start else names
+        return sorted(name for name in near if name[0] != ".")
     except (FileNotFoundError, NotADirectoryError):
         return []
     except PermissionError as error:

@@ -99,3 +99,18 @@ def test_a_run_that_is_not_there_is_named(halfway: Workplace, arguments: tuple[s
     output = halfway.forge_here("runs", *arguments, expect=1)
     assert "no run 'nosuch'" in output
     assert str(halfway.path / "runs") in output or os.sep not in output
+
+
+def test_a_run_of_two_processes_is_resumed_and_reproduced_by_two(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "place", {"train.max_steps": "6"})
+    workplace.train("--nproc-per-node", "2", "--set", "train.stop_at=4")
+    text = workplace.run.recipe.read_text(encoding="utf-8")
+    workplace.run.recipe.write_text(text.replace("stop_at = 4\n", ""), encoding="utf-8")
+    assert "of 2 ranks" in workplace.forge("runs", "resume", "tiny").finish(expect=0).output
+    own = workplace.forge("runs", "reproduce", "tiny", "--run").finish(expect=0)
+    assert own.output.count("packages and machine are as they were recorded") == 1
+    assert own.output.count("tiny-again-1: all metrics of 4 rows are the same, bit for bit") == 1
+    again = json.loads(
+        RunDirectory(workplace.path / "runs" / "tiny-again-1").record.read_text(encoding="utf-8")
+    )
+    assert again["resolved"]["world_size"] == 2

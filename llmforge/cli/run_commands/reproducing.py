@@ -10,11 +10,11 @@ import typer
 
 from llmforge.cli import options
 from llmforge.cli.common import console, echo, emit_json
-from llmforge.cli.run_commands.training import own_place, stored_run
+from llmforge.cli.run_commands.training import ProcessesPerNode, own_place, stored_run
 
 if TYPE_CHECKING:
     from llmforge.insight.reproduction import Change, Repetition
-    from llmforge.rundir import RunDirectory
+    from llmforge.rundir import RunDirectory, RunRecord
 
 TrainAgain = Annotated[
     bool, typer.Option("--run", help="Train it again as a new run, and compare the metrics.")
@@ -34,13 +34,17 @@ def reproduce(
     run: options.Run,
     train_again: TrainAgain = False,
     tolerance: Tolerance = 0.0,
+    nproc_per_node: ProcessesPerNode = None,
     as_json: options.AsJson = False,
     root: options.Root = None,
 ) -> None:
     """Say what is another here than when a run was trained; with --run, train it again.
 
-    Exit codes: 1 the repetition came out otherwise.
+    It is trained as it was: with the precision, the micro-batches and as many processes as are
+    recorded. Exit codes: 1 the repetition came out otherwise.
     """
+    from llmforge.distributed import find_place
+    from llmforge.distributed.launched import under_launcher
     from llmforge.errors import EXIT_FAILURE
     from llmforge.insight.reproduction import changes_since, compare_metrics, data_changes
     from llmforge.rundir import read_record
@@ -48,16 +52,18 @@ def reproduce(
     directory = stored_run(root, run)
     record = read_record(directory)
     changes = changes_since(record)
-    if not as_json:
+    if not as_json and not under_launcher():  # which starts this very command as every rank
         _print_changes(directory.id, changes)
     if not train_again:
         if as_json:
             emit_json({"id": directory.id, "changes": [vars(change) for change in changes]})
         return
-    repeated = _train_again(directory)
+    repeated = _train_again(directory, record, nproc_per_node)
     data = data_changes(record, read_record(repeated))
     found = compare_metrics(directory, repeated, tolerance=tolerance)
-    if as_json:
+    if not find_place().is_leader:
+        pass
+    elif as_json:
         body: dict[str, Any] = {"id": directory.id, "repeated": repeated.id}
         body["changes"] = [vars(change) for change in (*changes, *data)]
         emit_json({**body, "metrics": vars(found)})
@@ -69,8 +75,10 @@ def reproduce(
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _train_again(directory: RunDirectory) -> RunDirectory:
-    """Train the recipe of a run under an id of its own, to the same number of steps."""
+def _train_again(
+    directory: RunDirectory, record: RunRecord, nproc_per_node: int | None
+) -> RunDirectory:
+    """Train the recipe of a run under an id of its own, as ``auto`` was resolved then."""
     from llmforge.cli.train import train
     from llmforge.rundir import RunDirectory
 
@@ -79,8 +87,18 @@ def _train_again(directory: RunDirectory) -> RunDirectory:
         if not _is_done(place):
             break  # an interrupted repetition is trained on
         number += 1
-    given = [*own_place(directory, same_id=False), f"run.id={json.dumps(place.name)}"]
-    train(recipe=str(directory.recipe), assignments=given)
+    given = [
+        *own_place(directory, same_id=False),
+        f"run.id={json.dumps(place.name)}",
+        *(
+            f"train.{name}={json.dumps(record.resolved[name])}"
+            for name in ("precision", "compile", "micro_batch_size")
+            if name in record.resolved
+        ),
+    ]
+    ranks = int(record.resolved.get("world_size", 1))
+    processes = nproc_per_node or (ranks if ranks > 1 else None)
+    train(recipe=str(directory.recipe), assignments=given, nproc_per_node=processes)
     return RunDirectory(place)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ from llmforge.cli import options
 from llmforge.cli.common import echo, run_root
 
 if TYPE_CHECKING:
-    from llmforge.rundir import RunDirectory
+    from llmforge.rundir import RunDirectory, RunRecord
 
 ProcessesPerNode = Annotated[
     int | None,
@@ -30,12 +31,13 @@ def resume(
     Exit codes are those of 'forge train'.
     """
     from llmforge.cli.train import train
+    from llmforge.rundir import read_record
 
     directory = stored_run(root, run)
     train(
         recipe=str(directory.recipe),
         assignments=own_place(directory, same_id=True),
-        nproc_per_node=nproc_per_node,
+        nproc_per_node=nproc_per_node or _processes(read_record(directory)),
     )
 
 
@@ -114,6 +116,13 @@ def own_place(directory: RunDirectory, *, same_id: bool) -> list[str]:
         copied = f"{plan.recipe.run.id}-{plan.identity.hash[:6]}"
         return [*given, f"run.id={json.dumps(copied)}"]
     return given
+
+
+def _processes(record: RunRecord) -> int | None:
+    """Return the ``--nproc-per-node`` of the command that trained a run last, if it had one."""
+    command = " ".join(map(str, record.provenance.get("command") or ()))
+    found = re.search(r" --nproc-per-node[ =](\d+)", command)
+    return int(found[1]) if found and "--nnodes" not in command else None
 
 
 def _write_recipe(tables: Any, output: Path, *, force: bool) -> None:

@@ -210,6 +210,7 @@ class TrainingSetup:
             "hardware": found.hardware,
             "reasons": list(found.reasons),
             **({} if speed is None else {MATMUL_SPEED: asdict(speed)}),
+            "world_size": self.division.ranks,
             "micro_batch_size": self.division.micro,
             "eval_batch_size": self.evaluation_rows,
             "packed": _is_packed(self.prepared),
