@@ -107,7 +107,7 @@ async def talk(
     elif kind == "impatient":
         with pytest.raises(openai.APITimeoutError):
             await complete(
-                model="talk", prompt=prompt, max_tokens=150, logit_bias=NEVER_ENDS, timeout=0.05
+                model="talk", prompt=prompt, max_tokens=150, logit_bias=NEVER_ENDS, timeout=0.005
             )
         seen.cut += 1
     else:

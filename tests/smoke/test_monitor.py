@@ -47,6 +47,7 @@ def watched(place: Workplace) -> Iterator[str]:
         wait_until(has_printed("tiny waiting"))
         process = place.start()
         assert process.wait_for(logged("step 12/60"))
+        process.process.send_signal(signal.SIGSTOP)  # or it has ended before the monitor looks
         wait_until(has_printed("tiny running"))
         process.kill()
         wait_until(has_printed("tiny crashed"))

@@ -7,14 +7,18 @@ LLMs", 2023).
 
 from __future__ import annotations
 
+import logging
 from typing import Any, cast
 
-import bitsandbytes
-import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
+# with AVX-512 it asks at import for kernels of a package that is not used here
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-from llmforge.interfaces import model_blocks
+import bitsandbytes  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from transformers.pytorch_utils import Conv1D  # noqa: E402
+
+from llmforge.interfaces import model_blocks  # noqa: E402
 
 _OUTLIER = 6.0  # inputs of this size and more are multiplied in full precision, as in the paper
 
@@ -64,6 +68,9 @@ def _quantized(module: Any, bits: str) -> Any:
             found = _Linear8bit(inputs, outputs, has_fp16_weights=False, threshold=_OUTLIER)
         else:
             found = _Linear4bit(inputs, outputs, quant_type="nf4", compress_statistics=True)
+            # an evaluation would rearrange the weights for kernels of AVX-512, which have no
+            # gradient, and leave them so for the training after it
+            found.support_avx512bf16_for_cpu = False
     kind = bitsandbytes.nn.Int8Params if bits == "8bit" else bitsandbytes.nn.Params4bit
     chosen = {"has_fp16_weights": False} if bits == "8bit" else {"quant_type": "nf4"}
     found.weight = kind(weight, requires_grad=False, **chosen)
