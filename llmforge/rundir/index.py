@@ -101,7 +101,7 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
     Args:
         root: the directory of all runs.
         text: an id, the beginning of one, or the path of a run directory.
-        gone: also find completed runs whose directory is gone.
+        gone: also find completed runs whose directory is gone, unless one that is there matches.
 
     Raises:
         RunError: no run matches.
@@ -114,7 +114,7 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
         return RunDirectory(root / text)
     near = [RunDirectory(root / name) for name in _names(root, text)]
     matches = [directory for directory in near if directory.record.exists()]
-    if gone:
+    if gone and len(matches) != 1:
         here = {directory.id for directory in matches}
         lost = [name for name in _completed(root, text) if name not in here]
         matches += [RunDirectory(root / name) for name in lost]
