@@ -73,7 +73,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
         UsageError: it cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family)
+    # with the protocol named, or asyncio leaves Nagle's algorithm on: 40 ms for every answer
+    bound = socket.socket(family, proto=socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
