@@ -91,7 +91,13 @@ export function parallelCoordinates({axes, best, direction, onBrush, brushes: fi
     ink.font = "11px system-ui, sans-serif";
     ink.fillStyle = colour("faint");
     ink.textAlign = "left";
-    for (const [share, text] of scales[index].marks) ink.fillText(fitted(ink, text, Math.max(40, room / 2)), x + 6, down(share) + 4);
+    ink.strokeStyle = colour("panel");  // a rim, which keeps lines off the texts
+    ink.lineWidth = 4;
+    for (const [share, text] of scales[index].marks) {
+      const shown = fitted(ink, text, Math.max(40, room / 2));
+      ink.strokeText(shown, x + 6, down(share) + 4);
+      ink.fillText(shown, x + 6, down(share) + 4);
+    }
     const brush = brushes.get(index);
     if (!brush) return;
     ink.fillStyle = colour("accent");
@@ -144,12 +150,19 @@ function scaleOf(values) {
   const known = values.filter(value => value !== null && value !== undefined);
   if (!known.length || !known.every(value => typeof value === "number")) return categories(known);
   const [low, high] = known.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
-  const isLog = low > 0 && high / low > 30;
+  const isLog = low > 0 && high / low >= 10;
   const to = isLog ? Math.log10 : value => value, back = isLog ? value => 10 ** value : value => value;
   const start = to(low), span = to(high) - start;
   const share = value => typeof value !== "number" ? null : span ? (to(value) - start) / span : 0.5;
-  const marks = span ? [0, 0.25, 0.5, 0.75, 1].map(part => [part, short(Number(back(start + part * span).toPrecision(3)))]) : [[0.5, short(low)]];
-  return {share, marks};
+  return {share, marks: span ? marksOf(known, share, part => back(start + part * span)) : [[0.5, short(low)]]};
+}
+
+/** Return the places on an axis that are named: the values themselves where they are few. */
+function marksOf(known, share, valueAt) {
+  const values = [...new Set(known)].sort((a, b) => a - b);
+  const isFew = values.length <= 7 && values.every((value, index) => !index || share(value) - share(values[index - 1]) > 0.06);
+  if (isFew) return values.map(value => [share(value), short(value)]);
+  return [0, 0.25, 0.5, 0.75, 1].map(part => [part, short(Number(valueAt(part).toPrecision(3)))]);
 }
 
 function categories(known) {

@@ -75,7 +75,7 @@ export function runsView(main) {
 
   function drawHead() {
     shown = columns.map(column);
-    const widths = [RUN, ...shown].map(item => item === RUN && innerWidth < 640 ? 170 : item.width);
+    const widths = [RUN, ...shown].map(item => item === RUN && innerWidth < 640 ? 190 : item.width);
     table.style.width = `${widths.reduce((sum, width) => sum + width)}px`;
     fill(group, widths.map(width => {
       const col = h("col");
