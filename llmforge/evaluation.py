@@ -29,7 +29,8 @@ from llmforge.run.setup.reference import Splits, fingerprint_of, read_reference
 from llmforge.run.training.answers import ANSWERS, measure_answers, measures, metrics_that_need
 from llmforge.run.training.evaluation import evaluate, rows_at_once
 from llmforge.run.training.label_metrics import LABELS, measure_labels
-from llmforge.rundir import RunDirectory, RunRecord, read_record
+from llmforge.rundir import RunRecord, read_record
+from llmforge.rundir.layout import run_of
 from llmforge.rundir.results import keep_newest
 
 _PREFIXES = {"validation": "val"}
@@ -103,18 +104,12 @@ def record_evaluation(checkpoint: Checkpoint, result: dict[str, Any]) -> Path | 
     Raises:
         RunError: the file is damaged or cannot be written; ``result`` is not in it.
     """
-    run = run_of(checkpoint)
+    run = run_of(checkpoint.path)
     if run is None:
         return None
     path = run.evaluation
     keep_newest(path, [result], by=("checkpoint", "split"))
     return path
-
-
-def run_of(checkpoint: Checkpoint) -> RunDirectory | None:
-    """Return the run a checkpoint is in; None for one that was copied elsewhere."""
-    directory = RunDirectory(checkpoint.path.absolute().parents[1])
-    return directory if checkpoint.path.absolute().parent == directory.checkpoints else None
 
 
 def open_splits(
@@ -278,5 +273,5 @@ def _metric_components(recipe: Recipe) -> pluggy.PluginManager:
 
 def _record(checkpoint: Checkpoint) -> RunRecord:
     """Return the record of the checkpoint's run: which data ``auto`` choices led to."""
-    run = run_of(checkpoint)
+    run = run_of(checkpoint.path)
     return RunRecord("") if run is None or not run.record.exists() else read_record(run)

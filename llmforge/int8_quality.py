@@ -21,11 +21,12 @@ from llmforge.data.example_batches import example_evaluation_batches
 from llmforge.data.example_rows import ExampleSplit
 from llmforge.data.shards import TokenSplit
 from llmforge.errors import RunError
-from llmforge.evaluation import open_split, run_of
+from llmforge.evaluation import open_split
 from llmforge.generation import LoadedModel, load_checkpoint
 from llmforge.interfaces import IGNORE_INDEX, Batch
 from llmforge.progress import track
 from llmforge.run.objective_loss import has_own_loss, take_over_loss
+from llmforge.rundir.layout import run_of
 from llmforge.rundir.results import keep_newest
 
 MOST_ROWS = 64
@@ -128,7 +129,7 @@ def measure_quality(
 
 def recorded_quality(checkpoint: Checkpoint) -> QualityLoss | None:
     """Return what was measured of ``checkpoint`` before; None when nothing usable was."""
-    run = run_of(checkpoint)
+    run = run_of(checkpoint.path)
     if run is None:
         return None
     try:
@@ -142,7 +143,7 @@ def recorded_quality(checkpoint: Checkpoint) -> QualityLoss | None:
 
 def record_quality(checkpoint: Checkpoint, quality: QualityLoss) -> None:
     """Save ``quality`` in the ``int8.json`` of the checkpoint's run, if that can be written."""
-    run = run_of(checkpoint)
+    run = run_of(checkpoint.path)
     if run is None:
         return
     row = {

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from llmforge.errors import EXIT_OK, ForgeError, PeerFailed, PluginError, UsageError
-from llmforge.installed import commands
 from llmforge.printable import printable
 from llmforge.progress import show_on
 from llmforge.redaction import redact, redact_tracebacks
 from llmforge.streams import OutputClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from importlib.metadata import EntryPoint
 
 _EXPERIMENTS = "Experiments"
 _PREPARING = "Preparing"
@@ -186,7 +188,7 @@ class LazyGroup(TyperGroup):
         """Return llmforge's own commands, then those of plugins."""
         del ctx
         try:
-            others = sorted(commands())
+            others = sorted(_commands_of_plugins())
         except PluginError as error:
             if not self._writing_help:
                 raise
@@ -203,7 +205,7 @@ class LazyGroup(TyperGroup):
                 return TyperCommand(own.name, help=own.help, rich_help_panel=own.panel)
             module, _, attribute = own.target.partition(":")
             return _as_command(cmd_name, getattr(import_module(module), attribute))
-        point = commands().get(cmd_name)
+        point = _commands_of_plugins().get(cmd_name)
         if point is None:
             return None
         if self._writing_help:
@@ -226,6 +228,8 @@ class LazyGroup(TyperGroup):
         """
         known = not args or args[0] in OWN or ctx.resilient_parsing
         if not known and args[0] not in (names := self.list_commands(ctx)):
+            import difflib
+
             near = difflib.get_close_matches(args[0], names, n=1)
             raise UsageError(
                 f"no command '{args[0]}'",
@@ -314,6 +318,12 @@ def _run() -> None:
         if not end.code:
             sys.stdout.flush()  # here, where it can still fail with a message
         raise
+
+
+def _commands_of_plugins() -> Mapping[str, EntryPoint]:
+    from llmforge.installed import commands  # metadata of packages is slow to import
+
+    return commands()
 
 
 def _as_command(name: str, target: Any) -> Any:

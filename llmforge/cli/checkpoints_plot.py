@@ -69,10 +69,10 @@ def _rows(address: str | None, root: Path | None) -> tuple[str, Sequence[Row]]:
         directory = run_or_newest(root, address)
         return directory.id, metric_rows(directory.metrics)
     from llmforge.generation import locate
-    from llmforge.insight.checkpoint_facts import known_rows, run_of
+    from llmforge.insight.checkpoint_facts import entry_with, known_rows
 
     checkpoint = locate(address, root=run_root(root))
-    entry = run_of(checkpoint)
+    entry = entry_with(checkpoint)
     name = entry.directory.id if entry else checkpoint.path.name
     return f"{name} up to step {checkpoint.step:,}", known_rows(
         checkpoint, most=checkpoint.step + 1

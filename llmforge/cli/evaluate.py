@@ -115,7 +115,8 @@ def _on_split(
     weights: Path | None,
     as_json: bool,
 ) -> None:
-    from llmforge.evaluation import evaluate_checkpoint, record_evaluation, run_of
+    from llmforge.evaluation import evaluate_checkpoint, record_evaluation
+    from llmforge.rundir.layout import run_of
 
     def measured(number_format: str) -> dict[str, Any]:
         return evaluate_checkpoint(
@@ -132,7 +133,7 @@ def _on_split(
     if as_json:
         emit_json(result if plain is None else {**result, "fp32": _metrics(plain)})
     else:
-        run = run_of(found)
+        run = run_of(found.path)
         name = str(found.path) if run is None else f"{run.id}@{found.step}"
         echo(f"{name} on {split} ({result['tokens']:,} tokens)")
         for name, value in _metrics(result).items():
@@ -196,10 +197,10 @@ def _keep_benchmarks(
 
     ``changed`` says why they are not; else it is empty.
     """
-    from llmforge.evaluation import run_of
     from llmforge.harness.benchmarks import log_benchmarks, record_benchmarks
+    from llmforge.rundir.layout import run_of
 
-    directory = None if changed else run_of(found)
+    directory = None if changed else run_of(found.path)
     if directory is None:
         if not quiet:
             echo(f"not kept: {changed or 'the weights are not of a run'}")

@@ -15,6 +15,7 @@ from llmforge.insight.metric_window import rows_up_to
 from llmforge.insight.metrics import Row, last_row
 from llmforge.insight.tensor_statistics import WeightSummary, summarize_weights
 from llmforge.rundir import RunDirectory, RunEntry, entry_of
+from llmforge.rundir.layout import run_of
 
 _ROWS = 400
 """Rows of metrics that are looked at: the newest are of interest, an evaluation is among them."""
@@ -83,7 +84,7 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
         RunError: a row of the run's metrics is damaged.
         CheckpointError: it may not be read by this user.
     """
-    entry = run_of(checkpoint)
+    entry = entry_with(checkpoint)
     told = _metadata(checkpoint)
     rows = known_rows(checkpoint)
     steps, losses = _losses(rows)
@@ -107,13 +108,11 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
     )
 
 
-def run_of(checkpoint: Checkpoint) -> RunEntry | None:
+def entry_with(checkpoint: Checkpoint) -> RunEntry | None:
     """Return the run a checkpoint is in; None where it is on its own, or the run is unreadable."""
-    folder = checkpoint.path.absolute().parent
-    if folder.name != "checkpoints":
-        return None
-    entry = entry_of(RunDirectory(folder.parent))
-    return None if entry.problem else entry
+    directory = run_of(checkpoint.path)
+    entry = None if directory is None else entry_of(directory)
+    return None if entry is None or entry.problem else entry
 
 
 def known_rows(checkpoint: Checkpoint, *, most: int = _ROWS) -> Sequence[Row]:
@@ -122,7 +121,7 @@ def known_rows(checkpoint: Checkpoint, *, most: int = _ROWS) -> Sequence[Row]:
     Raises:
         RunError: a row of the run's metrics is damaged.
     """
-    entry = run_of(checkpoint)
+    entry = entry_with(checkpoint)
     rows = rows_up_to(entry.directory.metrics, checkpoint.step, most=most) if entry else []
     return rows or history_rows(_metadata(checkpoint))
 

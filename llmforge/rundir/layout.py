@@ -156,6 +156,13 @@ class RunDirectory:
         return self.path / "completion.json"
 
 
+def run_of(checkpoint: Path) -> RunDirectory | None:
+    """Return the run a checkpoint's directory is in; None for one that was copied elsewhere."""
+    folder = checkpoint.absolute().parent
+    directory = RunDirectory(folder.parent)
+    return directory if folder == directory.checkpoints else None
+
+
 def completion_path(root: Path, run_id: str) -> Path:
     """Return where the completion of ``run_id`` is recorded."""
     return root / ".completed" / f"{run_id}.json"

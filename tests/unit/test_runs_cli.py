@@ -209,6 +209,7 @@ def test_show_tells_everything_of_a_run(root: Path, forge: Forge) -> None:
     )
     complete(directory, artifacts={"plots": "/somewhere/plots"})
     directory.recipe.write_text('[tracker]\nnames = ["tensorboard"]\n')
+    (directory.trackers / "tensorboard").mkdir(parents=True)
     text = " ".join(forge("show", "x").stdout.split())
     for expected in (
         "x completed",
