@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from llmforge.cli.app import app
 from llmforge.errors import UsageError
 from llmforge.generation import LoadedModel, generate_texts, open_checkpoint
 from llmforge.interfaces import Continuation, ContinuationUpdate
+from llmforge.serve import engine
 from llmforge.serve.engine import Engine
 from llmforge.serve.guard import is_loopback, served_names
 from llmforge.serve.limits import Limits
+from llmforge.serve.listening import bound_socket
 from llmforge.serve.one_at_a_time import OneAtATime
 from llmforge.serve.served_model import ServedModel, served_model
 
@@ -148,6 +151,59 @@ def test_a_step_that_raises_ends_its_answers_and_not_the_server(loaded: LoadedMo
     assert errors == ["the model failed: MemoryError: no room"]
     (alone,) = generate_texts(loaded, ["abc"], seed=3, max_new_tokens=5)
     assert text == alone.text
+
+
+class TwoTexts:
+    """A batch that writes two texts of so many tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens, self._written = tokens, 0
+
+    @property
+    def busy(self) -> bool:
+        return self._written < self._tokens
+
+    def add(self, continuation: Continuation) -> None:
+        pass
+
+    def step(self, report: Callable[[ContinuationUpdate], None]) -> None:
+        self._written += 1
+        for key in (0, 1):
+            finish = None if self.busy else "length"
+            report(ContinuationUpdate(key=key, text="x", tokens=self._written, finish=finish))
+
+
+def test_tokens_are_sent_together_but_for_the_first_and_the_last(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_FLUSH_SECONDS", 3600.0)  # else how many depends on the machine
+    monkeypatch.setattr(engine, "_EVENT_SECONDS", 3600.0)
+    limits = Limits(max_batch=2)
+    selection = loaded.recipe.selected("generation")
+    model = ServedModel(loaded=loaded, selection=selection, batch=TwoTexts(200), continuous=True)
+
+    sent: list[list[int]] = []
+
+    class Watched(Engine):
+        def _deliver(self, updates: Sequence[ContinuationUpdate]) -> None:
+            sent.append([update.tokens for update in updates])
+            super()._deliver(updates)
+
+    async def write() -> None:
+        serving = Watched(model, limits=limits, observer=Quiet())
+        serving.start()
+        ticket = serving.submit(model, [asked(loaded, 0), asked(loaded, 1)])
+        while not ticket.done:
+            await asyncio.wait_for(ticket.news(), 60)
+        serving.stop()
+
+    asyncio.run(write())
+    assert sent == [[1, 1], [count for count in range(2, 201) for _ in (0, 1)]]
+
+
+def test_answers_are_not_held_back_for_more_to_send() -> None:
+    with bound_socket("127.0.0.1", 0) as bound:
+        assert bound.proto == socket.IPPROTO_TCP  # asyncio turns Nagle's algorithm off for it
 
 
 def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
