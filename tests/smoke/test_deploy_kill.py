@@ -106,6 +106,8 @@ def killed_and_resumed(
             else:
                 deadline = time.monotonic() + _LONGEST
                 while requests() == known:
+                    if process.process.poll() is not None:
+                        break  # all had been sent when the one before was killed
                     assert time.monotonic() < deadline, process.output
                     time.sleep(0.002)
                 time.sleep(draw.uniform(0.0, longest))
