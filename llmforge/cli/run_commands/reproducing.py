@@ -61,13 +61,11 @@ def reproduce(
     repeated = _train_again(directory, record, nproc_per_node)
     data = data_changes(record, read_record(repeated))
     found = compare_metrics(directory, repeated, tolerance=tolerance)
-    if not find_place().is_leader:
-        pass
-    elif as_json:
+    if find_place().is_leader and as_json:
         body: dict[str, Any] = {"id": directory.id, "repeated": repeated.id}
         body["changes"] = [vars(change) for change in (*changes, *data)]
         emit_json({**body, "metrics": vars(found)})
-    else:
+    elif find_place().is_leader:
         if data:
             _print_changes(repeated.id, data)
         echo(f"{repeated.id}: {_verdict(found, tolerance)}")
