@@ -101,7 +101,7 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
     Args:
         root: the directory of all runs.
         text: an id, the beginning of one, or the path of a run directory.
-        gone: also find completed runs whose directory is gone, unless one that is there matches.
+        gone: also find completed runs whose directory is gone.
 
     Raises:
         RunError: no run matches.
@@ -114,7 +114,7 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
         return RunDirectory(root / text)
     near = [RunDirectory(root / name) for name in _names(root, text)]
     matches = [directory for directory in near if directory.record.exists()]
-    if gone and len(matches) != 1:
+    if gone:
         here = {directory.id for directory in matches}
         lost = [name for name in _completed(root, text) if name not in here]
         matches += [RunDirectory(root / name) for name in lost]
@@ -180,8 +180,7 @@ def _names(base: Path, start: str = "") -> list[str]:
     """
     try:
         names = os.listdir(base)  # noqa: PTH208 - names alone
-        near = [name for name in names if name.startswith(start)] if start else names
-        return sorted(name for name in near if name[0] != ".")
+        return sorted(name for name in names if name.startswith(start) and name[0] != ".")
     except (FileNotFoundError, NotADirectoryError):
         return []
     except PermissionError as error:

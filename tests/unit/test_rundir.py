@@ -351,3 +351,13 @@ def test_a_run_being_trained_is_not_cleared(tmp_path: Path) -> None:
     with RunLock(tmp_path, "x"), pytest.raises(RunLockedError):
         clear_run(tmp_path, "x")
     assert directory.record.exists()
+
+
+def test_a_beginning_of_a_run_and_of_one_that_is_gone_is_of_both(tmp_path: Path) -> None:
+    lost = make_run(tmp_path, "b-1")
+    complete(lost)
+    make_run(tmp_path, "b-2")
+    shutil.rmtree(lost.path)
+    assert find_run(tmp_path, "b").id == "b-2"
+    with pytest.raises(UsageError, match="'b' matches 2 runs"):  # as it may be to be deleted
+        find_run(tmp_path, "b", gone=True)
