@@ -13,7 +13,7 @@ from transformer_parts import small_model, tokens
 from llmforge.interfaces import MatmulSpeed
 from llmforge.testing import make_component
 from llmforge_plugins.optimizers._muon import is_hidden_matrix
-from llmforge_plugins.optimizers._newton_schulz import orthogonalised
+from llmforge_plugins.optimizers._muon_variants import orthogonalised
 from llmforge_plugins.optimizers.adamw import AdamW
 from llmforge_plugins.optimizers.muon import Muon
 
@@ -176,23 +176,77 @@ def test_newton_schulz_in_fp32_rounds_nothing_to_bf16() -> None:
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=2e-5)
 
 
+# Muon's variants
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_variant_alone_changes_nothing_else(bf16: bool, forge_run_context: Any) -> None:
+    run, shape = on_cpu(forge_run_context, bf16_is_native=bf16), (12, 20)
+    plain = trained_by(Muon, run, shape, weight_decay=0.0)
+    cautious = trained_by(Muon, run, shape, weight_decay=0.0, cautious_decay=True)
+    assert torch.allclose(plain, cautious, atol=1e-6)
+
+
+def test_cautious_decay_is_where_the_update_makes_weights_smaller(forge_run_context: Any) -> None:
+    run, shape = on_cpu(forge_run_context, bf16_is_native=False), (12, 20)
+    moved = trained_by(Muon, run, shape, steps=1, weight_decay=0.0) - start(shape)
+    decayed = trained_by(Muon, run, shape, steps=1, weight_decay=0.5, cautious_decay=True)
+    expected = start(shape) * torch.where(moved * start(shape) < 0, 1 - 0.02 * 0.5, 1.0) + moved
+    torch.testing.assert_close(decayed, expected)
+
+
+def test_normalised_rows_become_even_and_the_update_keeps_its_size(forge_run_context: Any) -> None:
+    run, shape = on_cpu(forge_run_context, bf16_is_native=False), (20, 12)
+    plain = trained_by(Muon, run, shape, steps=1, weight_decay=0.0) - start(shape)
+    even = trained_by(Muon, run, shape, steps=1, weight_decay=0.0, normalised_rows=True) - start(
+        shape
+    )
+    torch.testing.assert_close(even.norm(), plain.norm())
+    sizes = even.norm(dim=1)
+    assert sizes.std() / sizes.mean() < 1e-3 < plain.norm(dim=1).std() / plain.norm(dim=1).mean()
+
+
+def test_momentum_warms_up_and_continues_from_a_loaded_state(forge_run_context: Any) -> None:
+    run, options = forge_run_context, {**MUON, "momentum_warmup_steps": 4}
+    whole, parts = (torch.nn.Parameter(start((12, 20))) for _ in range(2))
+    plugin = make_component(Muon, options)
+    steps_of(whole, plugin.forge_build_optimizer(run=run, parameters=[("w", whole)]), steps=6)
+    first = plugin.forge_build_optimizer(run=run, parameters=[("w", parts)])
+    generator = steps_of(parts, first)
+    second = plugin.forge_build_optimizer(run=run, parameters=[("w", parts)])
+    second.load_state_dict(first.state_dict())
+    steps_of(parts, second, generator=generator)
+    assert torch.equal(whole, parts)
+    plain = trained_by(Muon, run, (12, 20), steps=6)
+    assert not torch.equal(whole, plain)
+
+
 def start(shape: tuple[int, int]) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
 
 
-def three_steps(weight: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(4)
-    for _ in range(3):
+def steps_of(
+    weight: torch.nn.Parameter,
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int = 3,
+    generator: torch.Generator | None = None,
+) -> torch.Generator:
+    generator = generator or torch.Generator().manual_seed(4)
+    for _ in range(steps):
         weight.grad = torch.randn(weight.shape, generator=generator)
         optimizer.step()
-    return weight.detach()
+    return generator
 
 
-def trained_by(component: type, run: Any, shape: tuple[int, int], **options: Any) -> torch.Tensor:
+def trained_by(
+    component: type, run: Any, shape: tuple[int, int], *, steps: int = 3, **options: Any
+) -> torch.Tensor:
     weight = torch.nn.Parameter(start(shape))
     plugin = make_component(component, {**MUON, **options})
     built = plugin.forge_build_optimizer(run=run, parameters=[("w", weight)])
-    return three_steps(weight, built)
+    steps_of(weight, built, steps=steps)
+    return weight.detach()
 
 
 def torch_muon(
@@ -200,4 +254,5 @@ def torch_muon(
 ) -> torch.Tensor:
     weight = torch.nn.Parameter(start(shape))
     options: dict[str, Any] = {**MUON, "adjust_lr_fn": adjust_lr_fn, "nesterov": nesterov}
-    return three_steps(weight, torch.optim.Muon([weight], **options))
+    steps_of(weight, torch.optim.Muon([weight], **options))
+    return weight.detach()

@@ -34,6 +34,17 @@ class UnknownArchitecture(Exception):
     """A ``config.json`` of a model that the transformer cannot be; the message says why not."""
 
 
+_WITHOUT_COUNTERPART = (
+    "value_embeddings",
+    "embedding_residual",
+    "skips",
+    "bigram_embeddings",
+    "token_shift",
+    "logit_softcap",
+)
+_OWN_NAMES = "--format safetensors writes the weights under their own names"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Described:
     """What a ``config.json`` says of a model.
@@ -69,7 +80,7 @@ class Described:
                 remedy="take it out",
             )
             for name, value in given.items()
-            if value != (own := self.fields.get(name))
+            if value != (own := self.fields.get(name, getattr(Shape, name, None)))
         ]
         if context > self.longest:
             problems.append(too_long(context, self.longest, key=key))
@@ -126,6 +137,12 @@ def configuration(
 
 def _kind(shape: Shape) -> str:
     """Return the type of model that equals ``shape``."""
+    for option in _WITHOUT_COUNTERPART:
+        if value := getattr(shape, option):
+            raise ExportError(
+                f"model.transformer.{option} = {_shown(value)} has no counterpart in {KNOWN}",
+                remedy=_OWN_NAMES,
+            )
     if shape.norm == "rmsnorm":
         _require(shape, norm="rmsnorm", positions="rope", activation="swiglu")
         _require(shape, norm="rmsnorm", parallel_residual=False, rotary_fraction=1.0)
@@ -136,7 +153,7 @@ def _kind(shape: Shape) -> str:
             raise _refusal(shape, "width", "heads")
         return "qwen2" if shape.qkv_bias and not shape.bias else "llama"
     fixed = {"qk_norm": False, "kv_heads": shape.heads, "head_size": shape.width // shape.heads}
-    if shape.activation == "swiglu":
+    if shape.activation in ("swiglu", "relu2"):
         raise _refusal(shape, "activation", "norm")
     _require(shape, norm="layernorm", **fixed)
     if shape.positions == "learned":
@@ -158,7 +175,7 @@ def _refusal(shape: Shape, option: str, reason: str) -> ExportError:
     return ExportError(
         f"model.transformer.{option} = {_shown(values[option])} with {reason} = "
         f"{_shown(values[reason])} has no counterpart in {KNOWN}",
-        remedy="--format safetensors writes the weights under their own names",
+        remedy=_OWN_NAMES,
     )
 
 

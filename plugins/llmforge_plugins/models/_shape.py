@@ -50,7 +50,7 @@ class Shape:
         positions: rotary embeddings in every attention, or one learned table at the input.
         norm: normalisation before attention, before the feed-forward part and at the end.
         activation: SwiGLU (two input matrices, one gates the other) or GELU (one), exact or by its
-            approximation with tanh.
+            approximation with tanh, or the square of ReLU.
         tie_embeddings: whether the output matrix is the embedding matrix.
         dropout: share of activations dropped while training.
         bias: whether linear maps and LayerNorm have a bias.
@@ -61,6 +61,15 @@ class Shape:
         rotary_fraction: share of each head that rotary embeddings turn; the rest has no position.
         parallel_residual: whether both parts of a block read its input, so that they are added to
             it together, instead of the second reading what the first made.
+        zero_init: whether maps that write to the residual stream begin as zeros.
+        value_embeddings: layers that add an embedding of the token to their values; the outermost.
+        embedding_residual: whether every layer reads a mix of the stream and the embedding.
+        skips: whether layers of the second half read what those of the first half did, mirrored.
+        bigram_embeddings: rows of the table that embeds a token with the one before it, by their
+            hash; 0 for none.
+        token_shift: whether the embedding of the token before is added to each, gated.
+        logit_softcap: what the size of logits is held below, smoothly; 0 for no bound.
+        multi_token: weight of the loss of the token after the next while training; 0 for none.
     """
 
     layers: int
@@ -72,7 +81,7 @@ class Shape:
     context: int
     positions: Literal["rope", "learned"] = "rope"
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    activation: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
+    activation: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
     tie_embeddings: bool = True
     dropout: float = 0.0
     bias: bool = False
@@ -82,6 +91,14 @@ class Shape:
     rope_theta: float = 10_000.0
     rotary_fraction: float = 1.0
     parallel_residual: bool = False
+    zero_init: bool = False
+    value_embeddings: int = 0
+    embedding_residual: bool = False
+    skips: bool = False
+    bigram_embeddings: int = 0
+    token_shift: bool = False
+    logit_softcap: float = 0.0
+    multi_token: float = 0.0
 
     @property
     def mixed_width(self) -> int:
@@ -103,6 +120,16 @@ class Shape:
         """Outputs of the first feed-forward map: gate and value at once for SwiGLU."""
         return self.feed_forward * (2 if self.activation == "swiglu" else 1)
 
+    def has_value_embedding(self, layer: int) -> bool:
+        """Return whether a layer is one of the outermost that have a value embedding."""
+        first = -(-self.value_embeddings // 2)
+        return layer < first or layer >= self.layers - (self.value_embeddings - first)
+
+    @property
+    def kv_width(self) -> int:
+        """Width of all value heads together."""
+        return self.kv_heads * self.head_size
+
     def matrix_parameters(self) -> int:
         """Return the weights of all blocks' linear maps, biases left out."""
         attention = self.qkv_width + self.mixed_width
@@ -113,14 +140,22 @@ class Shape:
         biases = self.width + self.up_width + self.width
         others = 2 * self.width * self._norm_parts + (biases if self.bias else 0)
         others += (self.qkv_width if self.qkv_bias else 0) + (2 * self.head_size * self.qk_norm)
-        return self.matrix_parameters() + self.layers * others
+        others += 2 * self.embedding_residual
+        return self.matrix_parameters() + self.layers * others + self.value_embeddings
 
     def parameters(self, vocab_size: int) -> int:
         """Return the number of trainable parameters with ``vocab_size`` tokens."""
         embeddings = vocab_size * self.width * (1 if self.tie_embeddings else 2)
         if self.positions == "learned":
             embeddings += self.context * self.width
-        return embeddings + self.block_parameters() + self.width * self._norm_parts
+        embeddings += vocab_size * self.kv_width * self.value_embeddings
+        embeddings += self.bigram_embeddings * self.width
+        others = self.width * self._norm_parts + (self.layers // 2 if self.skips else 0)
+        if self.token_shift:
+            others += self.width
+        if self.multi_token:
+            others += self.width * (self.width + self._norm_parts)
+        return embeddings + self.block_parameters() + others
 
     @property
     def _norm_parts(self) -> int:
@@ -134,6 +169,8 @@ class Shape:
         Chowdhery et al., "PaLM" (2022), appendix B; looking tokens up costs nothing.
         """
         weights = self.matrix_parameters() + vocab_size * self.width
+        if self.multi_token:
+            weights += (vocab_size + self.width) * self.width
         return 6.0 * weights + 12.0 * self.layers * self.mixed_width * self.context
 
 

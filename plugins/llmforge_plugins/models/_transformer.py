@@ -1,8 +1,8 @@
-"""The transformer itself: embedding, blocks of attention and feed-forward, output, loss.
+"""The transformer itself: embedding, blocks, output, loss.
 
-What makes it fast is beside it: ``_linear`` (matrix products), ``_attention``, ``_segments``
-(examples that share rows), ``_norm`` and ``_cross_entropy``; ``_cache`` holds keys and values for
-generation.
+Its layers are in ``_block``. What makes it fast is beside it: ``_linear`` (matrix products),
+``_attention``, ``_segments`` (examples that share rows), ``_norm`` and ``_cross_entropy``;
+``_cache`` holds keys and values for generation.
 """
 
 from __future__ import annotations
@@ -17,122 +17,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmforge.interfaces import IGNORE_INDEX, Batch, LinearLayer, Tokenizer, linear_layers
-from llmforge_plugins.models._attention import causal_attention, rotary_tables, rotate
-from llmforge_plugins.models._cache import CacheStep, KeyValueCache
+from llmforge_plugins.models._attention import rotary_tables
+from llmforge_plugins.models._block import Block, normalisation
+from llmforge_plugins.models._cache import KeyValueCache
 from llmforge_plugins.models._cross_entropy import (
     layer_log_probs,
     linear_cross_entropy,
     linear_log_probs,
+    softcapped,
+)
+from llmforge_plugins.models._embeddings import (
+    BigramEmbedding,
+    TokenShift,
+    cached_tokens_before,
+    tokens_before,
 )
 from llmforge_plugins.models._linear import Linear, has_matrix, linear
-from llmforge_plugins.models._norm import RmsNorm
-from llmforge_plugins.models._packed import PackedWeights
 from llmforge_plugins.models._segments import Segments, can_be_looked_at, find_segments, rounded_up
 from llmforge_plugins.models._shape import Shape
 
-Angles = tuple[Tensor, Tensor]  # cosines and sines of the positions at hand
-
 _INIT_STD = 0.02
-
-
-class Attention(nn.Module):
-    """Causal self-attention with grouped queries (Ainslie et al., "GQA", 2023)."""
-
-    def __init__(self, shape: Shape, *, layer: int) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.size = shape.heads, shape.kv_heads, shape.head_size
-        self.layer, self.dropout = layer, shape.dropout
-        self.qkv = Linear(shape.width, shape.qkv_width, bias=shape.qkv_bias)
-        self.out = Linear(shape.mixed_width, shape.width, bias=shape.bias)
-        self.normalised = shape.qk_norm
-        if shape.qk_norm:
-            self.query_norm = RmsNorm(shape.head_size, eps=shape.norm_epsilon)
-            self.key_norm = RmsNorm(shape.head_size, eps=shape.norm_epsilon)
-
-    def forward(
-        self,
-        x: Tensor,
-        angles: Angles | None,
-        step: CacheStep | None,
-        segments: Segments | None = None,
-    ) -> Tensor:
-        """Mix each position of [rows, positions, width] with those before it in its segment."""
-        packed = None if step is None else step.cache.weights
-        qkv = self.qkv(x, packed).view(*x.shape[:2], self.heads + 2 * self.kv_heads, self.size)
-        if self.normalised:
-            qkv = self._normalise(qkv)
-        if step is not None:
-            return self.out(self._cached(qkv, angles, step), packed)
-        dropout = self.dropout if self.training else 0.0
-        attention = causal_attention if segments is None else segments.attention
-        return self.out(attention(qkv, self.heads, angles, dropout=dropout))
-
-    def _normalise(self, qkv: Tensor) -> Tensor:
-        """Normalise queries and keys (Henry et al., "Query-Key Normalization", 2020; Qwen3)."""
-        queries, keys, values = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
-        return torch.cat((self.query_norm(queries), self.key_norm(keys), values), dim=2)
-
-    def _cached(self, qkv: Tensor, angles: Angles | None, step: CacheStep) -> Tensor:
-        queries, keys, values = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
-        if angles is not None:
-            queries, keys = rotate(queries, *angles), rotate(keys, *angles)
-        held = step.extend(self.layer, keys.transpose(1, 2), values.transpose(1, 2))
-        mixed = functional.scaled_dot_product_attention(
-            queries.transpose(1, 2),
-            *held,
-            attn_mask=step.mask,
-            enable_gqa=self.heads != self.kv_heads,
-        )
-        return mixed.transpose(1, 2).flatten(2)
-
-
-class FeedForward(nn.Module):
-    """Two linear maps around GELU, or three around SwiGLU, its first two made as one."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.gated = shape.activation == "swiglu"
-        self.approximate = "tanh" if shape.activation == "gelu_tanh" else "none"
-        self.up = Linear(shape.width, shape.up_width, bias=shape.bias)
-        self.down = Linear(shape.feed_forward, shape.width, bias=shape.bias)
-
-    def forward(self, x: Tensor, packed: PackedWeights | None = None) -> Tensor:
-        """Map every position of [rows, positions, width] on its own."""
-        hidden = self.up(x, packed)
-        if not self.gated:
-            return self.down(functional.gelu(hidden, approximate=self.approximate), packed)
-        gate, value = hidden.chunk(2, dim=-1)
-        return self.down(functional.silu(gate) * value, packed)
-
-
-class Block(nn.Module):
-    """One layer: attention and feed-forward, each normalised before and added after.
-
-    One after the other, or both on the same input (``parallel_residual``), as in GPT-J and
-    GPT-NeoX (Black et al., "GPT-NeoX-20B", 2022).
-    """
-
-    def __init__(self, shape: Shape, *, layer: int) -> None:
-        super().__init__()
-        self.parallel = shape.parallel_residual
-        self.attention_norm = _norm(shape)
-        self.attention = Attention(shape, layer=layer)
-        self.feed_forward_norm = _norm(shape)
-        self.feed_forward = FeedForward(shape)
-        self.drop = nn.Dropout(shape.dropout)
-
-    def forward(
-        self,
-        x: Tensor,
-        angles: Angles | None,
-        step: CacheStep | None,
-        segments: Segments | None = None,
-    ) -> Tensor:
-        """Return the residual stream [rows, positions, width] after this layer."""
-        packed = None if step is None else step.cache.weights
-        mixed = x + self.drop(self.attention(self.attention_norm(x), angles, step, segments))
-        mapped = x if self.parallel else mixed
-        return mixed + self.drop(self.feed_forward(self.feed_forward_norm(mapped), packed))
+_SKIP_SCALE = 0.5  # of skips at first
 
 
 class TransformerModel(nn.Module):
@@ -159,8 +64,26 @@ class TransformerModel(nn.Module):
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
         self.drop = nn.Dropout(shape.dropout)
+        self.bigrams = self.shift = None
+        if shape.bigram_embeddings:
+            self.bigrams = BigramEmbedding(shape.bigram_embeddings, shape.width)
+        if shape.token_shift:
+            self.shift = TokenShift(shape.width)
+        self.value_embeddings = nn.ModuleDict(
+            {
+                str(layer): nn.Embedding(vocab_size, shape.kv_width)
+                for layer in range(shape.layers)
+                if shape.has_value_embedding(layer)
+            }
+        )
         self.blocks = nn.ModuleList(Block(shape, layer=layer) for layer in range(shape.layers))
-        self.norm = _norm(shape)
+        self.skip_scale: nn.Parameter | None = None
+        if shape.skips:
+            self.skip_scale = nn.Parameter(torch.full((shape.layers // 2,), _SKIP_SCALE))
+        self.after: AfterNext | None = None
+        if shape.multi_token:
+            self.after = AfterNext(shape)
+        self.norm = normalisation(shape)
         self.head: nn.Module | None = None  # the embedding is the output matrix
         if not shape.tie_embeddings:
             self.head = Linear(shape.width, vocab_size, bias=False)
@@ -170,64 +93,76 @@ class TransformerModel(nn.Module):
         """Return the summed cross-entropy in nats and the number of scored targets.
 
         Positions see those of their own segment only; padding is left out where that is faster.
+        The loss of the token after the next has a part in gradients, but none in the value.
         """
-        hidden, targets, _ = self._to_score(batch)
+        scored = self._to_score(batch)
         count = (batch["targets"] != IGNORE_INDEX).sum()
         weight = self._output_weight()
         if weight is None:
-            return -self._log_probs(hidden, targets).sum(), count
-        return linear_cross_entropy(hidden, weight, targets), count
+            return -self._log_probs(scored).sum(), count
+        bound = self.shape.logit_softcap
+        loss = linear_cross_entropy(self.norm(scored.stream), weight, scored.targets, softcap=bound)
+        if self.after is not None and self.training:
+            hidden = self.after(scored.stream)
+            further = linear_cross_entropy(hidden, weight, scored.after, softcap=bound)
+            loss = loss + self.shape.multi_token * (further - further.detach())
+        return loss, count
 
     def sequence_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return each sequence's summed log-probability of scored targets, and their number."""
-        hidden, targets, places = self._to_score(batch)
-        found = self._log_probs(hidden, targets)
+        to_score = self._to_score(batch)
+        found = self._log_probs(to_score)
         scored = batch["targets"] != IGNORE_INDEX
-        if places is not None:
-            found = found.new_zeros(scored.numel()).index_add(0, places, found)
+        if to_score.places is not None:
+            found = found.new_zeros(scored.numel()).index_add(0, to_score.places, found)
         return found.view(scored.shape).sum(1), scored.sum(1)
 
-    def _log_probs(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def _log_probs(self, scored: _Scored) -> Tensor:
+        hidden, bound = self.norm(scored.stream), self.shape.logit_softcap
         weight = self._output_weight()
         if weight is None:
             assert self.head is not None
-            return layer_log_probs(hidden, self.head, targets)
-        return linear_log_probs(hidden, weight, targets)
+            return layer_log_probs(hidden, self.head, scored.targets, softcap=bound)
+        return linear_log_probs(hidden, weight, scored.targets, softcap=bound)
 
-    def _to_score(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return hidden states and targets of positions, every scored one among them.
-
-        With them comes where they are in the flattened batch, or None for all as they are.
-        """
+    def _to_score(self, batch: Batch) -> _Scored:
+        """Compute a batch, every scored position of it at least."""
         segments = find_segments(batch)
         inputs, targets = batch["inputs"], batch["targets"].flatten()
+        before = tokens_before(inputs, segments) if self._looks_back else None
+        after = _targets_after(batch).flatten() if self.after is not None else targets
         places = None
         if segments is not None and segments.index is not None:
             places = segments.index
-            inputs, targets = inputs.flatten()[places][None], targets[places]
-            targets[len(targets) - segments.filler :] = IGNORE_INDEX
-        hidden = self._hidden(inputs, None, segments).flatten(0, 1)
+            inputs, targets, after = inputs.flatten()[places][None], targets[places], after[places]
+            for each in (targets, after):
+                each[len(each) - segments.filler :] = IGNORE_INDEX
+        stream = self._stream(inputs, None, segments, before).flatten(0, 1)
         scored = targets != IGNORE_INDEX
         # the logits of other positions are of no use; elsewhere counting them would wait
-        if can_be_looked_at(hidden) and int(scored.sum()) not in (0, len(scored)):
+        if can_be_looked_at(stream) and int(scored.sum()) not in (0, len(scored)):
             index = _chosen(scored)
             places = index if places is None else places.index_select(0, index)
-            hidden, targets = hidden.index_select(0, index), targets.index_select(0, index)
-        return hidden, targets, places
+            stream = stream.index_select(0, index)
+            targets, after = targets.index_select(0, index), after.index_select(0, index)
+        return _Scored(stream, targets, after, places)
 
     def forward(self, inputs: Tensor, *, cache: KeyValueCache | None = None) -> Tensor:
         """Return logits [rows, positions, vocabulary]; with a cache, extend it."""
-        hidden = self._hidden(inputs, cache)
+        before = tokens_before(inputs, None) if self._looks_back and cache is None else None
+        hidden = self.norm(self._stream(inputs, cache, None, before))
         packed = None if cache is None else cache.weights
         if self.head is not None:
             logits: Tensor = self.head(hidden, packed)
-            return logits
-        multiply = linear if packed is None else packed.linear
-        return multiply(hidden, self.embedding.weight)
+        else:
+            multiply = linear if packed is None else packed.linear
+            logits = multiply(hidden, self.embedding.weight)
+        return softcapped(logits, self.shape.logit_softcap)
 
     def new_cache(self, rows: int, length: int) -> KeyValueCache:
         """Return an empty cache for ``rows`` sequences of at most ``length`` positions."""
-        return KeyValueCache(layers=self.shape.layers, rows=rows, length=length)
+        layers = self.shape.layers + self._looks_back  # one more holds the tokens themselves
+        return KeyValueCache(layers=layers, rows=rows, length=length)
 
     def linear_layers(self) -> dict[str, LinearLayer]:
         """Return the layers that can be replaced, a tied output layer among them."""
@@ -273,9 +208,14 @@ class TransformerModel(nn.Module):
         )
         return self.shape.flops_per_token(self.vocab_size) - 2.0 * frozen
 
-    def _hidden(
-        self, inputs: Tensor, cache: KeyValueCache | None, segments: Segments | None = None
+    def _stream(
+        self,
+        inputs: Tensor,
+        cache: KeyValueCache | None,
+        segments: Segments | None,
+        before: Tensor | None,
     ) -> Tensor:
+        """Return the residual stream [rows, positions, width] after the last layer."""
         length = inputs.shape[1] if segments is None else segments.longest
         if length > self.context:
             raise ValueError(f"{length} positions exceed the model's context of {self.context}")
@@ -284,9 +224,11 @@ class TransformerModel(nn.Module):
         if cache is not None:
             step = cache.begin(length, context=self.context, device=inputs.device)
             positions = step.positions
+            if self._looks_back:
+                before = cached_tokens_before(inputs, step, layer=self.shape.layers)
         elif segments is not None:
             positions = segments.positions
-        x = self.embedding(inputs)
+        x = self._embedded(inputs, before)
         angles = None
         if self.shape.positions == "learned":
             x = x + self._learned(positions)
@@ -298,10 +240,33 @@ class TransformerModel(nn.Module):
             else:
                 angles = segments.angles(cos, sin)
         x = self.drop(x)
-        for block in self.blocks:
-            x = block(x, angles, step, segments)
-        hidden: Tensor = self.norm(x)
-        return hidden
+        embedded, middle = x, self.shape.layers // 2
+        earlier: list[Tensor] = []
+        for layer, block in enumerate(self.blocks):
+            if self.skip_scale is not None and layer >= self.shape.layers - middle:
+                x = x + self.skip_scale[len(earlier) - 1] * earlier.pop()
+            value = None
+            if str(layer) in self.value_embeddings:
+                value = self.value_embeddings[str(layer)](inputs)
+            x = block(x, angles, step, segments, embedded=embedded, value=value)
+            if self.skip_scale is not None and layer < middle:
+                earlier.append(x)
+        return x
+
+    @property
+    def _looks_back(self) -> bool:
+        """Return whether embeddings depend on the token before."""
+        return self.bigrams is not None or self.shift is not None
+
+    def _embedded(self, inputs: Tensor, before: Tensor | None) -> Tensor:
+        x: Tensor = self.embedding(inputs)
+        if before is None:
+            return x
+        if self.shift is not None:
+            x = self.shift(x, before, self.embedding.weight)
+        if self.bigrams is not None:
+            x = x + self.bigrams(inputs, before)
+        return x
 
     def _learned(self, positions: Tensor | slice) -> Tensor:
         table = self.positions.weight
@@ -324,23 +289,64 @@ class TransformerModel(nn.Module):
         """
         into_residual = ("attention.out.weight", "feed_forward.down.weight")
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
+            zeros = name.endswith("bias") or name == "bigrams.embedding.weight"
+            if zeros or (self.shape.zero_init and name.endswith(into_residual)):
                 nn.init.zeros_(parameter)
             elif parameter.dim() > 1:
                 scale = math.sqrt(2 * self.shape.layers) if name.endswith(into_residual) else 1.0
                 nn.init.normal_(parameter, std=_INIT_STD / scale)
 
 
+class AfterNext(nn.Module):
+    """Reads the residual stream for the token after the next, through the same output matrix.
+
+    Multi-token prediction (Gloeckle et al., "Better & Faster Large Language Models via Multi-token
+    Prediction", 2024) with one further token and one linear map for it; of use in training only.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.norm = normalisation(shape)
+        self.map = Linear(shape.width, shape.width, bias=False)
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """Return what the output matrix is to read, in the shape of ``stream``."""
+        hidden: Tensor = self.map(self.norm(stream))
+        return hidden
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """What is to be scored.
+
+    Attributes:
+        stream: the residual stream [positions, width].
+        targets: int64 [positions], ``IGNORE_INDEX`` where unscored.
+        after: the same of the token after the next, where that is predicted too.
+        places: where the positions are in the flattened batch; None for all as they are.
+    """
+
+    stream: Tensor
+    targets: Tensor
+    after: Tensor
+    places: Tensor | None
+
+
+def _targets_after(batch: Batch) -> Tensor:
+    """Return the target after each, ``IGNORE_INDEX`` where its example has ended."""
+    after = functional.pad(batch["targets"][:, 1:], (0, 1), value=IGNORE_INDEX)
+    segments = batch.get("segments")
+    if segments is None:
+        return after
+    ends = torch.ones_like(segments, dtype=torch.bool)
+    torch.ne(segments[:, 1:], segments[:, :-1], out=ends[:, :-1])
+    return after.masked_fill(ends, IGNORE_INDEX)
+
+
 def _chosen(scored: Tensor) -> Tensor:
     """Return where ``scored`` is true and, for a number of rows that occurs again, some others."""
     index, others = scored.nonzero().squeeze(1), (~scored).nonzero().squeeze(1)
     return torch.cat([index, others[: rounded_up(len(index)) - len(index)]])
-
-
-def _norm(shape: Shape) -> nn.Module:
-    if shape.norm == "layernorm":
-        return nn.LayerNorm(shape.width, eps=shape.norm_epsilon, bias=shape.bias)
-    return RmsNorm(shape.width, eps=shape.norm_epsilon)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -70,9 +70,10 @@ class Transformer(Component, kind="model"):
         norm: Literal["rmsnorm", "layernorm"] | None = None
         """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016); ``rmsnorm`` when absent,
         with the neox presets ``layernorm``."""
-        activation: Literal["swiglu", "gelu", "gelu_tanh"] | None = None
-        """SwiGLU (Shazeer 2020), GELU (Hendrycks and Gimpel 2016) or GELU's approximation with tanh
-        as in GPT-2; ``swiglu`` when absent, with the neox presets ``gelu``."""
+        activation: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] | None = None
+        """SwiGLU (Shazeer 2020), GELU (Hendrycks and Gimpel 2016), GELU's approximation with tanh
+        as in GPT-2, or the square of ReLU (So et al., "Primer", 2021); ``swiglu`` when absent, with
+        the neox presets ``gelu``."""
         tie_embeddings: bool | None = None
         """Use the embedding matrix for the output too (Press and Wolf 2017); true when absent, with
         the neox presets false."""
@@ -96,6 +97,29 @@ class Transformer(Component, kind="model"):
         rotary_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
         """Share of each head that rotary embeddings turn; 1 when absent, with the neox presets
         0.25."""
+        zero_init: bool = False
+        """Begin with zeros in the maps that write to the residual stream, so that every layer
+        first passes on what it reads (Zhang et al., "Fixup", 2019)."""
+        value_embeddings: Annotated[int, Field(ge=0)] = 0
+        """Layers that add an embedding of the token to their values, the outermost ones (modded
+        nanoGPT, 2024, after Zhou et al., "Value Residual Learning", 2024)."""
+        embedding_residual: bool = False
+        """Let every layer read a learned mix of the residual stream and the embedding (modded
+        nanoGPT, 2024)."""
+        skips: bool = False
+        """Let layers of the second half read, beside the stream, what their mirror images in the
+        first half made, as in a U-Net (Ronneberger et al. 2015)."""
+        bigram_embeddings: Annotated[int, Field(ge=0)] = 0
+        """Rows of a table that embeds each token together with the one before it, by their hash
+        (as the n-grams of Pagnoni et al., "Byte Latent Transformer", 2024); 0 for none."""
+        token_shift: bool = False
+        """Add to each token's embedding a learned share of that of the token before (Peng et al.,
+        "RWKV", 2023)."""
+        logit_softcap: Annotated[float, Field(ge=0)] = 0.0
+        """Hold the size of logits below this bound, smoothly (Gemma 2, 2024); 0 for none."""
+        multi_token: Annotated[float, Field(ge=0)] = 0.0
+        """Weight of a loss for the token after the next, which has a part in gradients only
+        (Gloeckle et al. 2024); 0 for none."""
 
         @model_validator(mode="before")
         @classmethod
@@ -133,6 +157,11 @@ class Transformer(Component, kind="model"):
             if shape.heads % shape.kv_heads:
                 raise ValueError(
                     f"heads {shape.heads} is not divisible by kv_heads {shape.kv_heads}"
+                )
+            if shape.value_embeddings > shape.layers:
+                raise ValueError(
+                    f"value_embeddings {shape.value_embeddings} are more than the {shape.layers} "
+                    "layers"
                 )
             turned = shape.rotary_size
             if shape.positions == "rope" and (turned % 2 or not turned):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
-from llmforge_plugins.optimizers._newton_schulz import Fp32Muon
+from llmforge_plugins.optimizers._muon_variants import MuonVariants
 from llmforge_plugins.optimizers.adamw import decay_groups
 
 _NOT_HIDDEN = ("embed", "wte", "wpe", "head", "positions", "vocab")
@@ -33,6 +33,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         in_bf16: whether matrices are orthogonalised in bf16, as ``torch.optim.Muon`` does, or in
             fp32.
         muon: arguments of ``torch.optim.Muon``.
+        variants: those of :class:`MuonVariants` beside them, if any.
         adamw: arguments of ``torch.optim.AdamW``.
     """
 
@@ -42,6 +43,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         *,
         in_bf16: bool,
         muon: Mapping[str, Any],
+        variants: Mapping[str, Any],
         adamw: Mapping[str, Any],
     ) -> None:
         hidden = [p for name, p in parameters if is_hidden_matrix(name, p)]
@@ -49,8 +51,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._parts: list[torch.optim.Optimizer] = []
         if hidden:
             group = {"params": hidden, "initial_lr": muon["lr"]}
-            kind = torch.optim.Muon if in_bf16 else Fp32Muon
-            self._parts.append(kind([group], **muon))
+            if in_bf16 and not variants:
+                self._parts.append(torch.optim.Muon([group], **muon))
+            else:
+                dtype = torch.bfloat16 if in_bf16 else torch.float32
+                self._parts.append(MuonVariants([group], dtype=dtype, **variants, **muon))
         if others:
             groups = decay_groups(others, lr=adamw["lr"], weight_decay=adamw["weight_decay"])
             self._parts.append(torch.optim.AdamW(groups, fused=True, **adamw))

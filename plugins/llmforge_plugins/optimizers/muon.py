@@ -39,6 +39,14 @@ class Muon(Component, kind="optimizer"):
         """Look one step ahead with the momentum."""
         weight_decay: Annotated[float, Field(ge=0)] = 0.1
         """Decay of matrices and embeddings, times the learning rate, in each step."""
+        momentum_warmup_steps: Annotated[int, Field(ge=0)] = 0
+        """Steps in which the momentum rises from 0.85 to its value (modded nanoGPT, 2024)."""
+        cautious_decay: bool = False
+        """Let hidden matrices decay only where the update makes them smaller too (Chen et al.,
+        "Cautious Weight Decay", 2025)."""
+        normalised_rows: bool = False
+        """Divide each row of an update by the root of its mean square over time (Li et al.,
+        "NorMuon", 2025)."""
         ns_steps: Annotated[int, Field(ge=1, lt=100)] = 5
         """Newton-Schulz iterations."""
         adjust_lr: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
@@ -68,6 +76,15 @@ class Muon(Component, kind="optimizer"):
                 "nesterov": options.nesterov,
                 "ns_steps": options.ns_steps,
                 "adjust_lr_fn": options.adjust_lr,
+            },
+            variants={
+                name: value
+                for name, value in (
+                    ("momentum_warmup", options.momentum_warmup_steps),
+                    ("cautious_decay", options.cautious_decay),
+                    ("normalised_rows", options.normalised_rows),
+                )
+                if value
             },
             adamw={
                 "lr": options.adamw_lr,
