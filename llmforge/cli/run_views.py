@@ -107,8 +107,10 @@ def print_run(console: Console, entry: RunEntry) -> None:
     named = {name: plain_value(value) for name, value in keys.items()}
     print_section(console, f"Identity {record.identity.get('hash', '')[:12]}", named)
     print_section(console, "Metrics", _metrics(run, {}))
-    resolved = {name: value for name, value in record.resolved.items() if name != "reasons"}
+    apart = ("reasons", "kernels")
+    resolved = {name: value for name, value in record.resolved.items() if name not in apart}
     print_section(console, "Resolved automatically", _plain(resolved))
+    print_section(console, "Kernels", _kernels(record.resolved.get("kernels", {})))
     reasons = record.resolved.get("reasons", [])
     print_section(console, "Reasons", _numbered(reasons))
     print_section(console, "Fingerprints", _plain(record.fingerprints))
@@ -270,6 +272,19 @@ def _heartbeat(entry: RunEntry, *, process: bool = False) -> str:
 
 def _present(values: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
+
+
+def _kernels(kept: Mapping[str, Any]) -> dict[str, str]:
+    """Return how each part is computed, with the milliseconds of each way."""
+    if not kept.get("chosen"):
+        return {}
+    found = {"machine": str(kept["machine"])}
+    for name, way in kept["chosen"].items():
+        times = ", ".join(
+            f"{each} {took:.3g} ms" for each, took in kept["milliseconds"][name].items()
+        )
+        found[name] = f"{way} ({times})"
+    return found
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:

@@ -85,8 +85,9 @@ def _facts(entry: RunEntry) -> dict[str, Any]:
     chosen = {
         name: value
         for name, value in entry.record.resolved.items()
-        if name not in ("reasons", "matmul_speed")
+        if name not in ("reasons", "matmul_speed", "kernels")
     }
+    chosen["kernels"] = entry.record.resolved.get("kernels", {}).get("chosen", {})
     return {**dict(flat(chosen)), **entry.record.fingerprints}
 
 

@@ -126,6 +126,34 @@ class LanguageModel(Protocol):
         ...
 
 
+class KernelChoice(Protocol):
+    """A model that can compute parts of itself in several ways, which it may offer.
+
+    All give the same result up to rounding. Which is fastest differs by machine, so a run on a CPU
+    measures them once and keeps to what it took.
+    """
+
+    def measure_kernels(
+        self, *, rows: int, length: int, bf16: bool, seconds: float
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Return the milliseconds that each way takes, by what is computed.
+
+        The first way of each is taken unless another is clearly faster. Nothing is returned where
+        the machine was too busy to know.
+
+        Args:
+            rows: sequences computed at once.
+            length: their tokens at most.
+            bf16: whether matrix products are computed in bf16.
+            seconds: how long it may take.
+        """
+        ...
+
+    def use_kernels(self, chosen: Mapping[str, str]) -> None:
+        """Compute these parts in these ways, the others as usual."""
+        ...
+
+
 class LabelPredictor(Protocol):
     """What a model of the form ``classify`` offers besides ``loss``."""
 

@@ -212,7 +212,8 @@ def _auto(sides: _Sides) -> Iterator[Difference]:
 
 def auto_choices(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``auto`` became, without the words and measurements beside it."""
-    return {name: value for name, value in resolved.items() if name not in _ABOUT_THE_MACHINE}
+    found = {name: value for name, value in resolved.items() if name not in _ABOUT_THE_MACHINE}
+    return found | {"kernels": resolved.get("kernels", {}).get("chosen", {})}
 
 
 def _ending(sides: _Sides, tolerance: float) -> Iterator[Difference]:

@@ -111,7 +111,7 @@ def zip_gradients(model: Any, loss: torch.Tensor) -> list[tuple[str, torch.Tenso
 def test_the_loss_never_holds_the_logits_of_all_positions(
     tmp_path: Path, folders: dict[str, Path], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cross_entropy, "_CHUNK_ON_CPU", 8)
+    monkeypatch.setattr(_cross_entropy, "LOSS_CHUNKS", ("8",))
     model = built(tmp_path, folders[kind])
     largest = 0
 

@@ -39,7 +39,7 @@ def _expected(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 def test_chunked_cross_entropy_equals_the_plain_one_in_fp32(
     chunk: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cross_entropy, "_CHUNK_ON_CPU", chunk)
+    monkeypatch.setattr(_cross_entropy, "LOSS_CHUNKS", (str(chunk),))
     monkeypatch.setattr(_cross_entropy, "_SOFTMAX_ROWS_ON_CPU", 7)
     monkeypatch.setattr(_linear, "onednn_is_faster", lambda: onednn)
     hidden, weight, targets = _problem(torch.float32)

@@ -37,6 +37,7 @@ from llmforge.run.setup.build import (
 )
 from llmforge.run.setup.cpu_formats import MATMUL_SPEED, slow_bf16, with_matmul_speed
 from llmforge.run.setup.example_packing import packing_line
+from llmforge.run.setup.kernel_choices import KERNELS, KernelChoices, choose_kernels
 from llmforge.run.setup.model_build import BuiltModel, agreed
 from llmforge.run.setup.reference import Reference, with_reference
 from llmforge.run.setup.resume_point import StartingPoint, load_into, starting_point
@@ -74,6 +75,7 @@ class TrainingSetup:
         last_step: where the run ends, extended or not.
         division: how the batch is computed.
         evaluation_rows: sequences that are evaluated at once.
+        kernels: how parts of the model are computed, where there is a choice.
         facts: sizes of model, data, steps and machine, for the log and trackers.
         reference: what the objective compares with; None where it needs nothing.
         trace: the steps to trace, if any.
@@ -87,6 +89,7 @@ class TrainingSetup:
     last_step: int
     division: Division
     evaluation_rows: int
+    kernels: KernelChoices | None
     facts: dict[str, Any]
     reference: Reference | None = None
     trace: TraceRange | None = None
@@ -214,6 +217,7 @@ class TrainingSetup:
             "micro_batch_size": self.division.micro,
             "eval_batch_size": self.evaluation_rows,
             "packed": _is_packed(self.prepared),
+            **({} if self.kernels is None else {KERNELS: asdict(self.kernels)}),
             "data": getattr(self.prepared.data, "resolution", {}),
             "model": dict(getattr(self.engine.model, "resolution", {})),
         }
@@ -245,6 +249,7 @@ class TrainingSetup:
             f"{division}; {self.prepared.batches.tokens_per_step:,} tokens a step, "
             f"at most {self.evaluation_rows * _longest_row(plan.recipe, self.prepared):,} at once "
             "in evaluation",
+            *([] if self.kernels is None else self.kernels.lines()),
         ]
 
     def _examples(self) -> list[str]:
@@ -341,6 +346,18 @@ def set_up(
         longest=_longest_row(plan.recipe, prepared),
         packed=_is_packed(prepared),
     )
+    kernels = None
+    if engine.device.type == "cpu":
+        kernels = choose_kernels(
+            engine.model,
+            record.resolved,
+            cache=run.cache,
+            rows=division.micro,
+            length=_longest_row(plan.recipe, prepared),
+            bf16=engine.resolution.precision == "bf16",
+            team=team,
+            notice=notice,
+        )
     # before the weights of a checkpoint are loaded: it is of those that the run starts from
     prepared, reference = with_reference(
         prepared,
@@ -363,6 +380,7 @@ def set_up(
         point=point,
         last_step=last_step,
         division=division,
+        kernels=kernels,
         evaluation_rows=_evaluation_rows(
             team,
             plan,

@@ -13,6 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from llmforge_plugins.models._kernels import chosen_kernel
+
+ATTENTION = "attention"
+EXPLICIT, FUSED = "explicit", "torch"
+
 _LONGEST_EXPLICIT = 512  # the probabilities are kept for the backward pass: quadratic in this
 
 
@@ -53,9 +58,9 @@ def causal_attention(
     """
     rows, positions, maps, size = qkv.shape
     kv_heads = (maps - heads) // 2
-    if explicit_is_faster(qkv, positions, dropout):
+    if takes_explicit(qkv, positions):
         cos, sin = rotary or (None, None)
-        mixed: Tensor = _ExplicitAttention.apply(qkv, cos, sin, heads)
+        mixed: Tensor = _ExplicitAttention.apply(qkv, cos, sin, heads, dropout)
         return mixed
     queries, keys, values = qkv.split((heads, kv_heads, kv_heads), dim=2)
     if rotary is not None:
@@ -71,9 +76,11 @@ def causal_attention(
     return output.transpose(1, 2).reshape(rows, positions, heads * size)
 
 
-def explicit_is_faster(qkv: Tensor, positions: int, dropout: float) -> bool:
-    """Return whether attention over ``positions`` is best written out as matrix products."""
-    return qkv.device.type == "cpu" and positions <= _LONGEST_EXPLICIT and not dropout
+def takes_explicit(qkv: Tensor, positions: int) -> bool:
+    """Return whether attention over ``positions`` is written out as matrix products."""
+    if qkv.device.type != "cpu" or positions > _LONGEST_EXPLICIT:
+        return False
+    return chosen_kernel(ATTENTION) != FUSED
 
 
 class _ExplicitAttention(torch.autograd.Function):
@@ -81,21 +88,27 @@ class _ExplicitAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, cos: Tensor | None, sin: Tensor | None, heads: int
+        ctx: Any,
+        qkv: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        heads: int,
+        dropout: float,
     ) -> Tensor:
         """Return the mixed values; keeps queries, keys, values and probabilities."""
-        mixed, kept = explicit_attention(qkv, cos, sin, heads)
+        mixed, kept = explicit_attention(qkv, cos, sin, heads, dropout=dropout)
         ctx.save_for_backward(*kept, cos, sin)
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         """Return the gradient of ``qkv``."""
         *kept, cos, sin = ctx.saved_tensors
-        return explicit_attention_backward(grad, tuple(kept), cos, sin), None, None, None
+        return explicit_attention_backward(grad, tuple(kept), cos, sin), None, None, None, None
 
 
-Kept = tuple[Tensor, ...]  # queries, keys, values and probabilities, as the backward pass has them
+Kept = tuple[Tensor | None, ...]
+"""Queries, keys, values, probabilities and what dropout scaled them by: for the backward pass."""
 
 
 def later_positions(like: Tensor, positions: int) -> Tensor:
@@ -110,6 +123,7 @@ def explicit_attention(
     heads: int,
     *,
     mask: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Kept]:
     """Return causal attention [rows, positions, heads · size], and what its gradient needs.
 
@@ -127,28 +141,35 @@ def explicit_attention(
     square = scores.view(-1, positions, positions)
     square += later_positions(scores, positions) if mask is None else mask
     probabilities = torch.softmax(scores, dim=-1, out=scores)
-    mixed = torch.bmm(probabilities, values)
+    kept = None
+    if dropout:
+        kept = torch.empty_like(probabilities).bernoulli_(1 - dropout).div_(1 - dropout)
+    mixed = torch.bmm(_dropped(probabilities, kept), values)
     output = _positions_first(mixed, rows, heads).reshape(rows, positions, heads * size)
-    return output, (queries, keys, values, probabilities)
+    return output, (queries, keys, values, probabilities, kept)
 
 
 def explicit_attention_backward(
     grad: Tensor, kept: Kept, cos: Tensor | None, sin: Tensor | None
 ) -> Tensor:
     """Return the gradient of ``qkv`` for that of the output, both in their shapes."""
-    queries, keys, values, probabilities = kept
+    queries, keys, values, probabilities, scale_kept = kept
+    assert queries is not None and keys is not None and values is not None
+    assert probabilities is not None
     rows, positions, width = grad.shape
     size = queries.shape[-1]
     heads, kv_heads = width // size, queries.shape[0] // rows
     mixed = _heads_first(grad.view(rows, positions, heads, size), None, None)
     mixed = mixed.view(queries.shape)
-    of_probabilities = torch.bmm(mixed, values.transpose(1, 2))
+    of_probabilities = _dropped(torch.bmm(mixed, values.transpose(1, 2)), scale_kept)
     scores = torch._softmax_backward_data(of_probabilities, probabilities, -1, probabilities.dtype)
     scale = size**-0.5
     of_qkv = grad.new_empty(rows, positions, heads + 2 * kv_heads, size)
     of_queries, of_keys, of_values = of_qkv.split((heads, kv_heads, kv_heads), dim=2)
     of_values.copy_(
-        _positions_first(torch.bmm(probabilities.transpose(1, 2), mixed), rows, kv_heads)
+        _positions_first(
+            torch.bmm(_dropped(probabilities, scale_kept).transpose(1, 2), mixed), rows, kv_heads
+        )
     )
     for target, product in (
         (of_queries, _scaled_product(scores, keys, scale)),
@@ -156,6 +177,10 @@ def explicit_attention_backward(
     ):
         _turn(_positions_first(product, rows, target.shape[2]), cos, sin, target, back=True)
     return of_qkv
+
+
+def _dropped(probabilities: Tensor, kept: Tensor | None) -> Tensor:
+    return probabilities if kept is None else probabilities * kept
 
 
 def _heads_first(heads: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:

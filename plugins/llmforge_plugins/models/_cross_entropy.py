@@ -17,9 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmforge.interfaces import IGNORE_INDEX
-from llmforge_plugins.models._linear import matmul_transposed, weight_gradient
+from llmforge_plugins.models._kernels import chosen_kernel
+from llmforge_plugins.models._linear import input_gradient, output_product, weight_gradient
 
-_CHUNK_ON_CPU = 512  # positions; the logits of 8,192 tokens then stay in a shared cache
+LOSS_CHUNK = "loss chunk"
+LOSS_CHUNKS = ("512", "256", "1024", "2048")
+"""What is measured on a CPU. Of 512 positions the logits of 8,192 tokens stay in a shared cache."""
 _CHUNK_ELSEWHERE = 2048
 _SOFTMAX_ROWS_ON_CPU = 256  # of these the fp32 copy stays in cache, too
 
@@ -98,13 +101,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_weight = None
             for rows in _chunks(hidden):
                 part, scored = hidden[rows].to(dtype), targets[rows] != IGNORE_INDEX
-                logits = matmul_transposed(part, cast)
+                logits = output_product(part, cast)
                 loss -= _log_probs_and_gradient_(logits, targets[rows], scored, softcap).sum()
                 column = scored[:, None].to(dtype)
                 if grad_hidden is not None:
-                    grad_hidden[rows] = matmul_transposed(logits, cast.t()) * column
+                    grad_hidden[rows] = input_gradient(logits, cast) * column
                 if wants_weight:
-                    of_chunk = weight_gradient(logits, part * column)
+                    of_chunk = weight_gradient(logits, part * column, cast)
                     grad_weight = _sum(grad_weight, of_chunk, _wide(weight.dtype))
         ctx.gradients = grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
         return loss
@@ -138,7 +141,7 @@ class _LinearLogProbs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             cast = weight.to(ctx.dtype)
             for rows in _chunks(hidden):
-                logits = matmul_transposed(hidden[rows].to(ctx.dtype), cast)
+                logits = output_product(hidden[rows].to(ctx.dtype), cast)
                 scored = targets[rows] != IGNORE_INDEX
                 found[rows] = _log_probs_and_gradient_(logits, targets[rows], scored, softcap)
         return found
@@ -154,13 +157,13 @@ class _LinearLogProbs(torch.autograd.Function):
             cast = weight.to(ctx.dtype)
             for rows in _chunks(hidden):
                 part, scored = hidden[rows].to(ctx.dtype), targets[rows] != IGNORE_INDEX
-                logits = matmul_transposed(part, cast)
+                logits = output_product(part, cast)
                 _log_probs_and_gradient_(logits, targets[rows], scored, ctx.softcap)
                 column = -(grad[rows] * scored)[:, None]  # in fp32: it may be small
                 if grad_hidden is not None:
-                    grad_hidden[rows] = matmul_transposed(logits, cast.t()) * column
+                    grad_hidden[rows] = input_gradient(logits, cast) * column
                 if wants_weight:
-                    of_chunk = weight_gradient(logits, (part * column).to(ctx.dtype))
+                    of_chunk = weight_gradient(logits, (part * column).to(ctx.dtype), cast)
                     grad_weight = _sum(grad_weight, of_chunk, _wide(weight.dtype))
         of_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, of_weight, None, None
@@ -174,7 +177,9 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
 
 def _chunks(hidden: Tensor) -> list[slice]:
     """Return the positions whose logits are held at once."""
-    size = _CHUNK_ON_CPU if hidden.device.type == "cpu" else _CHUNK_ELSEWHERE
+    size = _CHUNK_ELSEWHERE
+    if hidden.device.type == "cpu":
+        size = int(chosen_kernel(LOSS_CHUNK) or LOSS_CHUNKS[0])
     return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
 
 

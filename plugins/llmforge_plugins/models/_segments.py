@@ -30,9 +30,9 @@ from llmforge_plugins.models._attention import (
     causal_attention,
     explicit_attention,
     explicit_attention_backward,
-    explicit_is_faster,
     later_positions,
     rotate,
+    takes_explicit,
 )
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines
@@ -188,8 +188,8 @@ class _Blocks(Segments):
     ) -> Tensor:
         flat = qkv.flatten(0, 1)
         cos, sin = rotary or (None, None)
-        if explicit_is_faster(qkv, self.longest, dropout):
-            mixed: Tensor = _BlockAttention.apply(flat, cos, sin, heads, self.blocks)
+        if takes_explicit(qkv, self.longest):
+            mixed: Tensor = _BlockAttention.apply(flat, cos, sin, heads, self.blocks, dropout)
             return mixed[None]
         parts = []
         for block, part in zip(
@@ -212,12 +212,13 @@ class _BlockAttention(torch.autograd.Function):
         sin: Tensor | None,
         heads: int,
         blocks: tuple[_Block, ...],
+        dropout: float,
     ) -> Tensor:
         """Return the mixed values [tokens, heads · size] of [tokens, maps, size]."""
         output = qkv.new_empty(qkv.shape[0], heads * qkv.shape[-1])
         longest = max(block.length for block in blocks)
         mask = later_positions(qkv, longest)
-        saved: list[Tensor] = []
+        saved: list[Tensor | None] = []
         start = 0
         for block in blocks:
             part = slice(start, start + block.tokens)
@@ -228,6 +229,7 @@ class _BlockAttention(torch.autograd.Function):
                 _head(sin, block),
                 heads,
                 mask=mask[: block.length, : block.length],
+                dropout=dropout,
             )
             output[part] = block.take(mixed)
             saved += kept
@@ -236,7 +238,7 @@ class _BlockAttention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         """Return the gradient of ``qkv``."""
         *saved, cos, sin = ctx.saved_tensors
         of_qkv = grad.new_empty(ctx.shape)
@@ -250,7 +252,7 @@ class _BlockAttention(torch.autograd.Function):
                 block.spread(grad[part]), kept, _head(cos, block), _head(sin, block)
             )
             of_qkv[part] = block.take(of_block)
-        return of_qkv, None, None, None, None
+        return of_qkv, None, None, None, None, None
 
 
 def _head(table: Tensor | None, block: _Block) -> Tensor | None:

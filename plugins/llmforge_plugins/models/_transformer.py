@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from llmforge_plugins.models._embeddings import (
     cached_tokens_before,
     tokens_before,
 )
+from llmforge_plugins.models._kernels import use_kernels
 from llmforge_plugins.models._linear import Linear, has_matrix, linear
+from llmforge_plugins.models._measure_kernels import measure_kernels
 from llmforge_plugins.models._segments import Segments, can_be_looked_at, find_segments, rounded_up
 from llmforge_plugins.models._shape import Shape
 
@@ -170,6 +173,20 @@ class TransformerModel(nn.Module):
         if self.head is None:
             found["head"] = LinearLayer(weight=self.embedding.weight, bias=None)
         return found
+
+    def measure_kernels(
+        self, *, rows: int, length: int, bf16: bool, seconds: float
+    ) -> dict[str, dict[str, float]]:
+        """Return how long each way to compute its parts takes here, in milliseconds."""
+        weight = self._output_weight()
+        output = self.embedding.weight if weight is None else weight
+        return measure_kernels(
+            self, self.shape, output, rows=rows, length=length, bf16=bf16, seconds=seconds
+        )
+
+    def use_kernels(self, chosen: Mapping[str, str]) -> None:
+        """Compute these parts in these ways, the others as usual."""
+        use_kernels(chosen)
 
     @property
     def architecture(self) -> dict[str, Any]:
