@@ -2,13 +2,15 @@
 
 import { DERIVED } from "./metric-groups.js";
 
+const AXES = ["step", "tokens", "time"]; // an answer has steps, and the axis that was asked for
+
 /** Add to a run's series those that are worked out from others. */
 export function withDerived(series) {
   for (const [name, {from, apply}] of Object.entries(DERIVED)) {
     const base = series[from];
     if (!base || series[name]) continue;
     series[name] = {
-      ...base, step: [...base.step], tokens: [...base.tokens], time: [...base.time],
+      ...base, ...Object.fromEntries(AXES.filter(axis => base[axis]).map(axis => [axis, [...base[axis]]])),
       value: base.value.map(value => value === null ? null : apply(value)), mean: base.mean?.map(apply),
     };
   }
@@ -27,7 +29,7 @@ export function append(series, name, points) {
       known.not_finite.count++;
       return;
     }
-    for (const key of ["step", "tokens", "time", "value"]) known[key].push(points[key][index]);
+    for (const key of [...AXES, "value"]) known[key]?.push(points[key][index]);
     known.mean?.push(points.value[index]);
     added++;
   });
@@ -55,8 +57,12 @@ export function smoothed({value, mean = value}, share) {
  */
 export function joined(lines) {
   if (!lines.length) return [[]];
-  if (lines.every(line => line.x === lines[0].x)) return [lines[0].x, ...lines.map(line => line.y)];
-  return uPlot.join(lines.map(line => [line.x, line.y]));
+  const tables = []; // a curve and its smoothed line have the same x: they are joined as one
+  for (const {x, y} of lines) {
+    if (tables.at(-1)?.[0] === x) tables.at(-1).push(y);
+    else tables.push([x, y]);
+  }
+  return tables.length === 1 ? tables[0] : uPlot.join(tables);
 }
 
 /** Return the step that belongs to a place on an axis, by the points of a curve. */
