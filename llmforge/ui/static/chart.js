@@ -138,7 +138,6 @@ function options(tracks, {axis, log, sync, onZoom, values}) {
     ],
     series: [{}, ...tracks.map(track => ({
       label: track.label, spanGaps: true, width: track.faint ? 1 : 1.8, alpha: track.faint ? 0.3 : 1,
-      fill: track.faint ? () => lineColour(track.colour) : undefined, paths: track.faint ? rawPaths : undefined,
       stroke: () => lineColour(track.colour), dash: track.dashed ? [6, 4] : undefined,
       points: {show: track.sparse, size: 5, fill: () => lineColour(track.colour)},
     }))],
@@ -152,35 +151,6 @@ function options(tracks, {axis, log, sync, onZoom, values}) {
       ready: [plot => plot.over.addEventListener("dblclick", () => onZoom(null, null))],
     },
   };
-}
-
-const lines = uPlot.paths.linear();
-
-/**
- * Return what uPlot draws of raw values. Where they lie as close as pixels, each column of pixels is
- * filled from its least to its greatest value: as much to see as a line to and fro, in a third of the time.
- */
-function rawPaths(plot, row, first, last) {
-  const xs = plot.data[0], ys = plot.data[row], columns = new Path2D();
-  let count = 0;
-  for (let index = first; index <= last; index++) if (ys[index] !== null && ys[index] !== undefined) count++;
-  const begin = plot.valToPos(xs[first], "x", true), end = plot.valToPos(xs[last], "x", true);
-  if (count < 0.8 * (end - begin)) return {...lines(plot, row, first, last), fill: null};
-  let column = Math.floor(begin), top = Infinity, bottom = -Infinity, before = null;
-  for (let index = first; index <= last + 1; index++) {
-    const value = index > last ? Infinity : ys[index];
-    if (value === null || value === undefined) continue;
-    const place = index > last ? Infinity : Math.floor(plot.valToPos(xs[index], "x", true));
-    if (place > column) {
-      if (top <= bottom) columns.rect(column, top - 0.5, place === Infinity ? 1 : place - column, bottom - top + 1);
-      if (index > last) break;
-      [column, top, bottom] = [place, before, before]; // joined with what is left of it
-    }
-    before = plot.valToPos(value, "y", true);
-    top = Math.min(top, before);
-    bottom = Math.max(bottom, before);
-  }
-  return {stroke: null, fill: columns, clip: null, band: null, gaps: null, flags: 1};
 }
 
 function brokenText(lines) {

@@ -38,7 +38,7 @@ export async function compareView(main, _, {reveal, signal}) {
     points: body => panel.take(body),
     reset: () => panel.reread(),
   };
-  return {title: "Compare", exported: {run: ids}, live: {runs: ids, on}, keys, close: () => panel.close()};
+  return {title: "Compare", exported: {run: ids}, live: {runs: ids, on, after: panel.ready}, keys, close: () => panel.close()};
 }
 
 /** Return ids without what they all begin and end with, where that leaves something to tell them by. */

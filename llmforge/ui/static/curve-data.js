@@ -62,7 +62,26 @@ export function joined(lines) {
     if (tables.at(-1)?.[0] === x) tables.at(-1).push(y);
     else tables.push([x, y]);
   }
-  return tables.length === 1 ? tables[0] : uPlot.join(tables);
+  return tables.length === 1 ? tables[0] : merged(tables);
+}
+
+/** What uPlot.join does, for tables [x, y, …] in ascending order of x: it takes a fraction of the time. */
+function merged(tables) {
+  const all = new Float64Array(tables.reduce((sum, [x]) => sum + x.length, 0));
+  let end = 0;
+  for (const [x] of tables) { all.set(x, end); end += x.length; }
+  all.sort();
+  const xs = all.filter((x, index) => !index || x !== all[index - 1]);
+  const columns = tables.flatMap(([x, ...ys]) => {
+    const found = ys.map(() => new Array(xs.length).fill(undefined));
+    let place = 0;
+    x.forEach((value, index) => {
+      while (xs[place] < value) place++;
+      found.forEach((column, row) => { column[place] = ys[row][index]; });
+    });
+    return found;
+  });
+  return [Array.from(xs), ...columns];
 }
 
 /** Return the step that belongs to a place on an axis, by the points of a curve. */

@@ -10,6 +10,7 @@ import { rows } from "./store.js";
 
 const TOO_MANY = 400; // points that arrived before the server is asked to thin them
 const CHART_WIDTH = 428; // the least one of several in a row has, with the gap: see .charts
+const BESIDE = 100; // of which the gap, the borders and the axis take
 
 let width = 1248; // of the view; asking for it while a view is built would lay the page out
 new ResizeObserver(entries => { width = entries.at(-1).contentRect.width; }).observe(at("main"));
@@ -17,7 +18,7 @@ new ResizeObserver(entries => { width = entries.at(-1).contentRect.width; }).obs
 /** Return how many points of a curve to ask for: as many as its chart has pixels. */
 function pointsOf(isLarge) {
   const inRow = isLarge ? 1 : Math.max(1, Math.floor(width / CHART_WIDTH));
-  return Math.round(Math.min(2000, Math.max(400, devicePixelRatio * width / inRow)));
+  return Math.round(Math.min(2000, Math.max(400, devicePixelRatio * (width / inRow - BESIDE))));
 }
 
 /**
@@ -190,9 +191,11 @@ export function curvesPanel(runs) {
   const expected = new Set(expectedFor(picked));
   lay([...new Set(runs.flatMap(run => Object.keys(rows.get(run.id)?.metrics ?? {})))].filter(name => expected.has(name)));
   reset.disabled = !zoom;
-  read();
+  const ready = read();
   return {
     element,
+    /** Is kept once the curves were drawn for the first time. */
+    ready,
     /** Ask for everything again, as after rows were taken back. */
     reread: read,
     /** Take points that a run has more. */

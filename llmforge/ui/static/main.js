@@ -46,7 +46,10 @@ async function show() {
     if (mine !== number) { made.close(); return; }
     view = made;
     if (name !== "runs") reveal();
-    listen(view.live?.runs ?? [], view.live?.on ?? {});
+    // The stream reads what the view reads: it comes after what is waited for.
+    Promise.resolve(view.live?.after).then(() => {
+      if (mine === number) listen(made.live?.runs ?? [], made.live?.on ?? {});
+    });
     document.title = view.title ? `${view.title} · forge` : "forge ui";
     at("export").hidden = !view.exported || Boolean(snapshot);
   } catch (error) {

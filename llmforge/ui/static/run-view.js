@@ -97,7 +97,7 @@ export async function runView(main, id, {reveal, signal}) {
   return {
     title: id,
     exported: {run: [id]},
-    live: {runs: [id], on},
+    live: {runs: [id], on, after: panel?.ready},
     keys: {
       j: () => neighbour(1), k: () => neighbour(-1), x: () => { choose(id); drawHead(); },
       c: () => go("compare", "", {run: [...new Set([...chosen, id])]}), Escape: () => go("runs"),
