@@ -80,7 +80,8 @@ class Curves:
         Returns:
             ``series`` by name, each with lists ``step``, ``tokens``, ``time``, ``value`` and,
             where points were left out, ``mean`` (see :mod:`llmforge.insight.downsample`);
-            ``metrics``, the names of all the run has; ``generation``, which changes when rows were taken back; and ``damaged`` lines.
+            ``metrics``, the names of all the run has; ``generation``, which changes when rows were
+            taken back; and ``damaged`` lines.
         """
         most = max(4, min(points, MOST_POINTS))
         with self._opened(directory) as files:
@@ -214,7 +215,9 @@ def _rounded(values: Floats) -> list[float]:
     with np.errstate(over="ignore"):
         scaled = np.round(np.where(places < 0, values / scale, values * scale))
         rounded = np.where(places < 0, scaled * scale, scaled / scale)
-    usable: list[float] = np.where(np.isfinite(rounded) & (sizes > 1e-290), rounded, values).tolist()
+    usable: list[float] = np.where(
+        np.isfinite(rounded) & (sizes > 1e-290), rounded, values
+    ).tolist()
     return usable
 
 

@@ -98,7 +98,7 @@ class MetricFile:
             if newline:
                 self._take(lines)
                 self._offset += len(lines) + 1
-                self._mark = (lines + newline)[-_MARK:]
+                self._mark = lines[1 - _MARK :] + newline
 
     def _take(self, lines: bytes) -> None:
         if len(lines) >= _MANY:
