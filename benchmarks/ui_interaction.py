@@ -40,7 +40,11 @@ async ([act, done]) => {
 """
 FILTER = "const box = document.querySelector('input[type=search]'); box.value = '{}';"
 TYPED = " box.dispatchEvent(new Event('input', {bubbles: true}));"
-CHARTS = "document.querySelectorAll('.chart canvas').length >= 4"
+CHARTS = (
+    "document.querySelectorAll('.chart canvas').length >= 4 && "
+    "[...document.querySelectorAll('.chart')].every(chart => chart.hidden || "
+    "chart.querySelector('canvas') || chart.getBoundingClientRect().top >= innerHeight)"
+)
 FULL = "document.querySelectorAll('.legend .value').length"
 SORTER = "[...document.querySelectorAll('th button')].find(b => b.textContent.startsWith('{}'))"
 SMOOTHED = (
@@ -96,7 +100,7 @@ def interactions(page: Any, ids: list[str], times: int) -> dict[str, list[float]
         timed(
             "compare three runs",
             f"location.hash = '#/compare?{query}'",
-            f"{CHARTS} && {FULL} >= 15",
+            f"{CHARTS} && {FULL} >= 21",
         )
     return found
 

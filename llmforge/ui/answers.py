@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from llmforge.errors import ForgeError
 from llmforge.rundir import RunEntry
 from llmforge.ui import run_details
 from llmforge.ui.comparison import compared
@@ -29,6 +31,15 @@ class Answers:
         self._root = root
         self._version = version
         self._sweeps = SweepDetails(root)
+
+    def warm(self) -> None:
+        """Read the newest run, which imports what the first look at any would wait for."""
+        rows = self.runs()["runs"]
+        newest = max(rows, key=lambda row: row["started"] or 0, default=None)
+        if newest is not None:
+            with suppress(ForgeError):
+                self.run(newest["id"])
+                self.curves(newest["id"], points=4)
 
     def status(self) -> dict[str, Any]:
         """Return which llmforge shows which directory."""

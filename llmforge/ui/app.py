@@ -19,6 +19,7 @@ from llmforge.errors import ForgeError, RunError
 from llmforge.redaction import redact
 from llmforge.strict_json import strict_json
 from llmforge.ui.answers import Answers
+from llmforge.ui.curves import Axis
 from llmforge.ui.live_changes import Follower, event_lines
 from llmforge.ui.snapshot import as_page, static_folder
 
@@ -131,8 +132,10 @@ def _add_runs(app: FastAPI, answers: Answers) -> None:
         points: Annotated[int, Query(ge=4, le=5_000)] = 800,
         begin: float | None = None,
         end: float | None = None,
+        along: Axis | None = None,
     ) -> Response:
-        return _json(answers.curves(run, names=metric, points=points, begin=begin, end=end))
+        choice = {"names": metric, "points": points, "begin": begin, "end": end, "along": along}
+        return _json(answers.curves(run, **choice))
 
     @app.get("/api/runs/{run}/log")
     def log(run: str, begin: Annotated[int | None, Query(ge=0)] = None) -> Response:

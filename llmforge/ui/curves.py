@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +16,12 @@ from llmforge.ui.metric_files import Column, MetricFile, MetricFiles
 
 MOST_POINTS = 5_000
 """Of one curve in one answer."""
+
+Axis = Literal["step", "tokens", "time"]
+"""What a curve is drawn along."""
+
+_DIGITS = 7
+"""Of a value in a thinned curve: more than a screen shows, and half as long to send and read."""
 
 _AXES = frozenset({"step", "tokens_seen", "epoch", "time", "seconds"})
 """Columns that say where a row is, and are no curves."""
@@ -47,8 +54,8 @@ class Curves:
 
     def names(self, directory: RunDirectory) -> list[str]:
         """Return the names of a run's metrics, in the order in which they first appear."""
-        with self._files.lock:
-            return list(_columns(self._opened(directory)))
+        with self._opened(directory) as files:
+            return list(_columns(files))
 
     def read(
         self,
@@ -58,6 +65,7 @@ class Curves:
         names: Collection[str] = (),
         begin: float | None = None,
         end: float | None = None,
+        along: Axis | None = None,
     ) -> dict[str, Any]:
         """Return curves as plain values.
 
@@ -67,39 +75,40 @@ class Curves:
             names: of the metrics; all when empty.
             begin: first step to look at, in optimizer steps.
             end: last step to look at.
+            along: the axis to give besides steps; all when None.
 
         Returns:
             ``series`` by name, each with lists ``step``, ``tokens``, ``time``, ``value`` and,
             where points were left out, ``mean`` (see :mod:`llmforge.insight.downsample`);
-            ``generation``, which changes when rows were taken back; and ``damaged`` lines.
+            ``metrics``, the names of all the run has; ``generation``, which changes when rows were
+            taken back; and ``damaged`` lines.
         """
         most = max(4, min(points, MOST_POINTS))
-        with self._files.lock:
-            files = self._opened(directory)
-            clock = _clock(*files[:2])
+        with self._opened(directory) as files:
+            columns = _columns(files)
+            clock = None if along == "step" else _clock(*files[:2])
             found = {
-                name: _thinned(column, clock, most=most, begin=begin, end=end)
-                for name, column in _columns(files).items()
+                name: _thinned(column, clock, most=most, begin=begin, end=end, along=along)
+                for name, column in columns.items()
                 if not names or name in names
             }
             return {
                 "series": found,
+                "metrics": list(columns),
                 "generation": _generation(files),
                 "damaged": sum(file.damaged for file in files),
             }
 
     def counts(self, directory: RunDirectory) -> tuple[int, dict[str, int]]:
         """Return the generation of a run's files, and how many points each metric has."""
-        with self._files.lock:
-            files = self._opened(directory)
+        with self._opened(directory) as files:
             return _generation(files), _counted(files)
 
     def since(
         self, directory: RunDirectory, known: Mapping[str, int]
     ) -> tuple[int, dict[str, int], dict[str, dict[str, list[float | None]]]]:
         """Return generation, counts and the points beyond the ``known`` number of each metric."""
-        with self._files.lock:
-            files = self._opened(directory)
+        with self._opened(directory) as files:
             columns = _columns(files)
             grown = {
                 name: column
@@ -115,9 +124,8 @@ class Curves:
                 }
             return _generation(files), _counted(files), points
 
-    def _opened(self, directory: RunDirectory) -> list[MetricFile]:
-        paths = (directory.metrics, directory.timing, directory.system)
-        return [self._files.open(path) for path in paths]
+    def _opened(self, directory: RunDirectory) -> AbstractContextManager[list[MetricFile]]:
+        return self._files.opened((directory.metrics, directory.timing, directory.system))
 
 
 def _columns(files: Collection[MetricFile]) -> dict[str, Column]:
@@ -155,7 +163,13 @@ def _between(steps: Floats, known: Floats, values: Floats) -> Floats:
 
 
 def _thinned(
-    column: Column, clock: Clock, *, most: int, begin: float | None, end: float | None
+    column: Column,
+    clock: Clock | None,
+    *,
+    most: int,
+    begin: float | None,
+    end: float | None,
+    along: Axis | None,
 ) -> dict[str, Any]:
     steps, values = _arrays(column)
     chosen = np.isfinite(values)
@@ -167,15 +181,14 @@ def _thinned(
     steps, values = steps[chosen], values[chosen]
     kept = keep_extremes(values, most=most)
     at = steps[kept.places]
-    tokens, times = clock.at(at)
-    found: dict[str, Any] = {
-        "step": _whole(at),
-        "tokens": _whole(tokens),
-        "time": np.round(times, 1).tolist(),
-        "value": values[kept.places].tolist(),
-    }
+    found: dict[str, Any] = {"step": _whole(at)}
+    if clock is not None:
+        tokens, times = clock.at(at)
+        found |= {"tokens": _whole(tokens), "time": np.round(times, 1).tolist()}
+        found = {name: found[name] for name in found if along in (None, name) or name == "step"}
+    found["value"] = _rounded(values[kept.places])
     if len(at) < len(steps):
-        found |= {"mean": kept.means.tolist(), "of": len(steps)}
+        found |= {"mean": _rounded(kept.means), "of": len(steps)}
     if len(broken):
         found["not_finite"] = {"count": len(broken), "first": float(broken[0])}
     return found
@@ -190,6 +203,22 @@ def _listed(column: Column, clock: Clock, *, start: int) -> dict[str, list[float
         "time": np.round(times, 1).tolist(),
         "value": [value if math.isfinite(value) else None for value in values],
     }
+
+
+def _rounded(values: Floats) -> list[float]:
+    """Return finite values with :data:`_DIGITS` significant digits."""
+    sizes = np.abs(values)
+    sizes[sizes == 0] = 1
+    places = np.clip(_DIGITS - 1 - np.floor(np.log10(sizes)), -300, 300)
+    scale = 10.0 ** np.abs(places)
+    # Powers of ten with a negative exponent are no exact numbers: large values are divided.
+    with np.errstate(over="ignore"):
+        scaled = np.round(np.where(places < 0, values / scale, values * scale))
+        rounded = np.where(places < 0, scaled * scale, scaled / scale)
+    usable: list[float] = np.where(
+        np.isfinite(rounded) & (sizes > 1e-290), rounded, values
+    ).tolist()
+    return usable
 
 
 def _whole(values: Floats) -> list[Any]:

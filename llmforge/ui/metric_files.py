@@ -8,6 +8,7 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,13 @@ class MetricFile:
         columns: by name, those of numbers only.
         generation: one more each time the file was cut or replaced, so that all is read again.
         damaged: complete lines that are no JSON object.
+        size: values in memory.
+        lock: to hold while the file is refreshed or its columns are used.
     """
 
     def __init__(self, path: Path) -> None:
+        self.lock = threading.RLock()
+        self.size = 0
         self.columns: dict[str, Column] = {}
         self.generation = 0
         self.damaged = 0
@@ -65,11 +70,6 @@ class MetricFile:
         self._inode = 0
         self._offset = 0
         self._mark = b""
-
-    @property
-    def size(self) -> int:
-        """Values in memory."""
-        return sum(2 * len(column.values) for column in self.columns.values())
 
     def refresh(self) -> None:
         """Read what the file has beyond what is known; a file that is gone has nothing."""
@@ -79,6 +79,7 @@ class MetricFile:
         except (FileNotFoundError, NotADirectoryError):
             if self._offset:
                 self._forget()
+        self.size = sum(2 * len(column.values) for column in self.columns.values())
 
     def _read(self, file: Any) -> None:
         status = os.fstat(file.fileno())
@@ -97,7 +98,7 @@ class MetricFile:
             if newline:
                 self._take(lines)
                 self._offset += len(lines) + 1
-                self._mark = (lines + newline)[-_MARK:]
+                self._mark = lines[1 - _MARK :] + newline
 
     def _take(self, lines: bytes) -> None:
         if len(lines) >= _MANY:
@@ -146,23 +147,38 @@ class MetricFiles:
     def __init__(self, *, most_values: int = _MOST_VALUES) -> None:
         self._files: OrderedDict[Path, MetricFile] = OrderedDict()
         self._most = most_values
-        self.lock = threading.RLock()
-        """To hold while the columns of a file are used."""
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def opened(self, paths: Sequence[Path]) -> Iterator[list[MetricFile]]:
+        """Yield files as they are now, held so that no other thread changes them.
+
+        Each file has a lock of its own, so that several runs are read at a time; whoever opens
+        several files of a run names them in the same order.
+        """
+        with ExitStack() as held:
+            files = []
+            for path in paths:
+                with self._lock:
+                    file = self._files.setdefault(path, MetricFile(path))
+                    self._files.move_to_end(path)
+                held.enter_context(file.lock)
+                file.refresh()
+                files.append(file)
+            self._trim()
+            yield files
 
     def open(self, path: Path) -> MetricFile:
-        """Return a file as it is now."""
-        with self.lock:
-            file = self._files.setdefault(path, MetricFile(path))
-            self._files.move_to_end(path)
-            file.refresh()
-            self._trim()
+        """Return a file as it is now, for one thread."""
+        with self.opened([path]) as (file,):
             return file
 
     def _trim(self) -> None:
-        total = sum(file.size for file in self._files.values())
-        while total > self._most and len(self._files) > 1:
-            _, oldest = self._files.popitem(last=False)
-            total -= oldest.size
+        with self._lock:
+            total = sum(file.size for file in self._files.values())
+            while total > self._most and len(self._files) > 1:
+                _, oldest = self._files.popitem(last=False)
+                total -= oldest.size
 
 
 def _arrow_parts(lines: bytes) -> list[tuple[str, _Part]]:

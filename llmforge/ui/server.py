@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Collection
 
 import uvicorn
@@ -65,6 +66,7 @@ def run_server(
         def end_streams() -> None:
             loop.call_soon_threadsafe(stop.set)
 
+        threading.Thread(target=answers.warm, daemon=True).start()
         bound.listen()  # a browser that is quicker than the server waits
         ready()
         await Server(config, end_streams).serve(sockets=[bound])

@@ -10,6 +10,7 @@ from doc_pages import DOCS, ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 CPU, DISTRIBUTED = "2026-11-21-cpu.md", "2026-11-21-distributed.md"
+LOOKING = "2026-11-30-looking-at-runs.md"
 COURIER, PLAN = "2026-11-21-courier.md", "2026-11-21-plan.md"
 PAGE = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
 NUMBER = r"[\d.]+"
@@ -86,6 +87,11 @@ def plan_error() -> str:
     return str(max(abs(float(item)) for item in errors))
 
 
+def on_the_page(action: str) -> str:
+    """Return the median in milliseconds from an action on the page to the frame that shows it."""
+    return only(rf"^{action} +\d+ +(\d+) +\d+$", result(LOOKING))
+
+
 ROWS: Mapping[str, Callable[[], list[str]]] = {
     "training, 4 layers × 256, `auto`": lambda: [training("4x256", "forge auto")],
     "the same in fp32": lambda: [training("4x256", "forge fp32")],
@@ -99,6 +105,11 @@ ROWS: Mapping[str, Callable[[], list[str]]] = {
     "ZeRO 1, 2, 3, whole runs": lambda: [distributed(f"ZeRO-{stage}") for stage in (1, 2, 3)],
     "the step thread's share spent on logging": lambda: [logging_share()],
     "memory predicted by `forge plan`, one process": lambda: [plan_error()],
+    "opening a run in `forge ui`, the first time": lambda: [on_the_page("open a run, first time")],
+    "comparing three of them": lambda: [on_the_page("compare three runs")],
+    "`forge monitor` on a run of 100,000 rows": lambda: [
+        only(rf"^({NUMBER})% of a core", result(LOOKING))
+    ],
 }
 """What each row of the page's table must show, worked out from the files."""
 

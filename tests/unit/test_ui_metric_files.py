@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,10 @@ def test_curves_tell_tokens_and_time_leave_nan_out_and_say_so(tmp_path: Path) ->
         "not_finite": {"count": 1, "first": 20.0},
     }
     assert series["tokens_per_second"]["tokens"] == [100, 200, 300]
+    assert curves.read(directory, points=100)["metrics"] == ["train/loss", "tokens_per_second"]
+    for axis, others in (("step", set()), ("tokens", {"tokens"}), ("time", {"time"})):
+        found = curves.read(directory, points=100, along=axis)["series"]["tokens_per_second"]
+        assert set(found) == {"step", "value"} | others
     part = curves.read(directory, points=100, begin=25, end=99)["series"]["train/loss"]
     assert part["step"] == [30]
 
@@ -131,6 +136,34 @@ def test_a_long_curve_is_thinned_and_its_peak_stays(tmp_path: Path) -> None:
     assert len(found["step"]) <= 50 and found["of"] == 5000
     assert found["step"][found["value"].index(9.0)] == 777
     assert len(found["mean"]) == len(found["value"])
+
+
+def test_values_are_sent_with_as_many_digits_as_can_be_seen(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    values = [math.pi, -math.pi * 1e-9, math.pi * 1e15, 0.0, 1e-310, 1.7976931348623157e308]
+    rows = [{"step": step, "odd": value} for step, value in enumerate(values)]
+    directory.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = Curves(MetricFiles()).read(directory, points=50)["series"]["odd"]["value"]
+    assert found[0] == 3.141593
+    assert found == pytest.approx(values, rel=5e-7, abs=0)
+
+
+def test_several_runs_are_read_by_several_threads(tmp_path: Path) -> None:
+    directories = [RunDirectory(tmp_path / f"run{number}") for number in range(6)]
+    for number, directory in enumerate(directories):
+        directory.path.mkdir()
+        lines = [json.dumps({"step": step, "loss": number}) for step in range(5000)]
+        directory.metrics.write_text("\n".join(lines) + "\n")
+    curves = Curves(MetricFiles(most_values=25_000))  # of which some are dropped meanwhile
+
+    def read(place: int) -> list[float]:
+        found = curves.read(directories[place % 6], points=4)["series"]["loss"]
+        return [place % 6, *found["value"], found["of"]]
+
+    with ThreadPoolExecutor(4) as pool:
+        for place, *values, count in pool.map(read, range(60)):
+            assert set(values) == {place} and count == 5000
 
 
 def test_many_rows_read_at_once_are_those_read_one_by_one(path: Path) -> None:

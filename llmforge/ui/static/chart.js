@@ -1,6 +1,6 @@
 // One chart of curves, drawn by uPlot; its legend shows the values under the cursor.
 
-import { fill, h, oncePerFrame } from "./dom.js";
+import { at, fill, h, oncePerFrame } from "./dom.js";
 import { duration, number, short } from "./format.js";
 import { joined, rising, smoothed } from "./curve-data.js";
 import { colour, lineColour, whenColoursChange } from "./theme.js";
@@ -9,45 +9,78 @@ const SPARSE = 60; // points up to which each is marked
 const AXIS_TITLES = {step: "optimizer step", tokens: "tokens", time: "time trained"};
 
 /**
- * Return a chart. `lines` in `draw` are {label, series, colour (index), dashed}; the axis is
- * "step", "tokens" or "time". `onZoom(from, to)` is told of a stretch that was chosen by dragging,
- * with nulls when a double click undoes it.
+ * Return a chart: `take` lines, `measure` and `draw` them. Lines are {label, series, colour (index),
+ * dashed}; the axis is "step", "tokens" or "time". A chart out of sight has its legend only, and is
+ * drawn when it comes near. `onZoom(from, to)` is told of a stretch that was chosen by dragging, with
+ * nulls when a double click undoes it; `onSize` when it was made larger or smaller.
  */
-export function chart({title, sync, onZoom}) {
+export function chart({title, sync, onZoom, onSize}) {
   const legend = h("ul", {class: "legend"});
   const host = h("div", {class: "draw"});
   const warning = h("span", {class: "problem"});
   const enlarge = h("button", {type: "button", title: "Larger or smaller", "aria-label": `${title}: larger or smaller`}, "⤢");
   const element = h("figure", {class: "chart", role: "group", "aria-label": title},
     h("figcaption", {}, h("h3", {}, title), warning, enlarge), host, legend);
-  let plot = null, shape = "", lines = [], values = [];
+  let plot = null, shape = "", lines = [], tracks = [], values = [], asked = null, isNear = false;
+  let before = null; // what was taken last: the same again changes nothing
 
-  enlarge.addEventListener("click", () => element.classList.toggle("large"));
+  enlarge.addEventListener("click", () => { element.classList.toggle("large"); onSize(); });
   const resize = new ResizeObserver(oncePerFrame(() => {
     if (plot && host.clientWidth) plot.setSize({width: host.clientWidth, height: host.clientHeight});
   }));
   resize.observe(host);
+  const approach = new IntersectionObserver(entries => {
+    isNear = entries.at(-1).isIntersecting;
+    if (isNear) whenIdle();
+  }, {root: at("main"), rootMargin: "400px"});
+  approach.observe(element);
   const stopColours = whenColoursChange(() => plot?.redraw(false));
 
-  function draw(asked, {axis, log, smoothing, from, to}) {
-    lines = asked.filter(line => line.series?.value.length);
-    const tracks = lines.flatMap(line => tracksOf(line, axis, log, smoothing));
-    const data = joined(tracks);
-    const wanted = JSON.stringify([axis, log, tracks.map(track => [track.label, track.colour, track.dashed, track.faint, track.sparse])]);
+  /** Take lines to draw, and show their last values. */
+  function take(wanted, how) {
+    wanted = wanted.filter(line => line.series?.[how.axis]?.length);
+    const now = JSON.stringify([how, wanted.map(({series, ...line}) => [line, series.value.length])]);
+    if (now === before && wanted.every((line, index) => line.series === lines[index].series)) return;
+    before = now;
+    asked = how;
+    lines = wanted;
+    tracks = lines.flatMap(line => tracksOf(line, how.axis, how.log, how.smoothing));
     element.hidden = !lines.length;
     warning.textContent = brokenText(lines);
-    if (!lines.length) return;
+    drawLegend(tracks);
+  }
+
+  function measure() {
+    const {top, bottom} = element.getBoundingClientRect();
+    return {width: host.clientWidth, height: host.clientHeight, inSight: bottom > 0 && top < innerHeight};
+  }
+
+  /** Draw what was taken; `box` is what `measure` returned. */
+  function draw({width, height, inSight}) {
+    if (!asked || !lines.length) return;
+    if (!inSight) { if (isNear) whenIdle(); return; }
+    const {axis, log, from, to} = asked;
+    asked = null;
+    const data = joined(tracks);
+    const wanted = JSON.stringify([axis, log, tracks.map(track => [track.label, track.colour, track.dashed, track.faint, track.sparse])]);
     if (wanted !== shape || !plot) {
       plot?.destroy();
       plot = new uPlot({
-        width: host.clientWidth || 400, height: host.clientHeight || 220,
+        width: width || 400, height: height || 220,
         ...options(tracks, {axis, log, sync, onZoom, values: show}),
       }, data, host);
       shape = wanted;
     } else plot.setData(data, false);
     const ends = [from ?? data[0][0], to ?? data[0].at(-1)];
     plot.batch(() => plot.setScale("x", {min: ends[0], max: ends[1] > ends[0] ? ends[1] : ends[0] + 1}));
-    drawLegend(tracks);
+  }
+
+  /** Draw a chart that is not in sight yet, or only came there, when nothing else is to be done. */
+  function whenIdle() {
+    const now = () => { if (isNear && element.isConnected) draw({...measure(), inSight: true}); };
+    if (!asked) return;
+    if (measure().inSight) now();
+    else setTimeout(() => (window.requestIdleCallback ?? setTimeout)(now), 100);
   }
 
   function drawLegend(tracks) {
@@ -72,7 +105,11 @@ export function chart({title, sync, onZoom}) {
     }
   }
 
-  return {element, draw, close: () => { plot?.destroy(); resize.disconnect(); stopColours(); }};
+  return {
+    element, take, measure, draw,
+    isLarge: () => element.classList.contains("large"),
+    close: () => { plot?.destroy(); resize.disconnect(); approach.disconnect(); stopColours(); },
+  };
 }
 
 function tracksOf(line, axis, log, smoothing) {

@@ -1,15 +1,15 @@
 // Several runs over each other: curves, a table of their results, and how their recipes differ.
 
-import { ask, runPath } from "./api.js";
+import { ask } from "./api.js";
 import { stateMark } from "./columns.js";
-import { curvesPanel, mainCurves } from "./curves-panel.js";
+import { curvesPanel } from "./curves-panel.js";
 import { fill, h } from "./dom.js";
 import { duration, number, plain } from "./format.js";
 import { address, go, place } from "./router.js";
 import { chooseOnly, chosen } from "./store.js";
 
 /** Show runs side by side in `main`; returns what the page may ask of the view. */
-export async function compareView(main) {
+export async function compareView(main, _, {reveal, signal}) {
   const asked = place().query.getAll("run");
   const ids = asked.length ? asked : [...chosen];
   const keys = {Escape: () => go("runs"), c: () => go("runs")};
@@ -19,18 +19,18 @@ export async function compareView(main) {
     return {title: "Compare", keys, close: () => {}};
   }
   chooseOnly(ids);
-  const early = ids.map(mainCurves);
-  const [found, ...runs] = await Promise.all([ask("api/compare", {run: ids}), ...ids.map(id => ask(runPath(id)))]);
   const labels = shortLabels(ids);
-  const panel = curvesPanel(runs.map((run, index) => ({id: run.id, label: labels[index], metrics: run.metrics, early: early[index]})));
+  const panel = curvesPanel(ids.map((id, index) => ({id, label: labels[index]})));
   const tables = h("div");
   const draw = ({recipe, metrics, runs: named, problems}) => fill(tables,
     problems.map(text => h("p", {class: "problem"}, text)),
     h("h2", {}, "Results"), resultsTable(named, metrics, labels),
     h("h2", {}, "Recipe keys that differ"),
     recipe.length ? differences(named, recipe, labels) : h("p", {class: "faint"}, ids.length > 1 ? "The recipes are the same." : "There is one run only."));
-  draw(found);
   fill(main, h("div", {class: "title"}, h("h1", {}, `${ids.length} run${ids.length > 1 ? "s" : ""} compared`)), panel.element, tables);
+  reveal();
+  try { draw(await ask("api/compare", {run: ids}, {signal})); }
+  catch (error) { panel.close(); throw error; }
   const reread = () => ask("api/compare", {run: ids}).then(draw, () => {});
   const on = {
     again: () => { reread(); panel.reread(); },
@@ -38,7 +38,7 @@ export async function compareView(main) {
     points: body => panel.take(body),
     reset: () => panel.reread(),
   };
-  return {title: "Compare", exported: {run: ids}, live: {runs: ids, on}, keys, close: () => panel.close()};
+  return {title: "Compare", exported: {run: ids}, live: {runs: ids, on, after: panel.ready}, keys, close: () => panel.close()};
 }
 
 /** Return ids without what they all begin and end with, where that leaves something to tell them by. */

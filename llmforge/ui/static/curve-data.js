@@ -2,13 +2,15 @@
 
 import { DERIVED } from "./metric-groups.js";
 
+const AXES = ["step", "tokens", "time"]; // an answer has steps, and the axis that was asked for
+
 /** Add to a run's series those that are worked out from others. */
 export function withDerived(series) {
   for (const [name, {from, apply}] of Object.entries(DERIVED)) {
     const base = series[from];
     if (!base || series[name]) continue;
     series[name] = {
-      ...base, step: [...base.step], tokens: [...base.tokens], time: [...base.time],
+      ...base, ...Object.fromEntries(AXES.filter(axis => base[axis]).map(axis => [axis, [...base[axis]]])),
       value: base.value.map(value => value === null ? null : apply(value)), mean: base.mean?.map(apply),
     };
   }
@@ -27,7 +29,7 @@ export function append(series, name, points) {
       known.not_finite.count++;
       return;
     }
-    for (const key of ["step", "tokens", "time", "value"]) known[key].push(points[key][index]);
+    for (const key of [...AXES, "value"]) known[key]?.push(points[key][index]);
     known.mean?.push(points.value[index]);
     added++;
   });
@@ -55,8 +57,31 @@ export function smoothed({value, mean = value}, share) {
  */
 export function joined(lines) {
   if (!lines.length) return [[]];
-  if (lines.every(line => line.x === lines[0].x)) return [lines[0].x, ...lines.map(line => line.y)];
-  return uPlot.join(lines.map(line => [line.x, line.y]));
+  const tables = []; // a curve and its smoothed line have the same x: they are joined as one
+  for (const {x, y} of lines) {
+    if (tables.at(-1)?.[0] === x) tables.at(-1).push(y);
+    else tables.push([x, y]);
+  }
+  return tables.length === 1 ? tables[0] : merged(tables);
+}
+
+/** What uPlot.join does, for tables [x, y, …] in ascending order of x: it takes a fraction of the time. */
+function merged(tables) {
+  const all = new Float64Array(tables.reduce((sum, [x]) => sum + x.length, 0));
+  let end = 0;
+  for (const [x] of tables) { all.set(x, end); end += x.length; }
+  all.sort();
+  const xs = all.filter((x, index) => !index || x !== all[index - 1]);
+  const columns = tables.flatMap(([x, ...ys]) => {
+    const found = ys.map(() => new Array(xs.length).fill(undefined));
+    let place = 0;
+    x.forEach((value, index) => {
+      while (xs[place] < value) place++;
+      found.forEach((column, row) => { column[place] = ys[row][index]; });
+    });
+    return found;
+  });
+  return [Array.from(xs), ...columns];
 }
 
 /** Return the step that belongs to a place on an axis, by the points of a curve. */

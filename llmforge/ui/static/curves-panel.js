@@ -3,24 +3,27 @@
 import { ask, runPath, snapshot } from "./api.js";
 import { chart } from "./chart.js";
 import { append, stepAt, withDerived } from "./curve-data.js";
-import { fill, h, notify, oncePerFrame } from "./dom.js";
-import { chartsOf, DERIVED, MAIN_METRICS, neededFor, shownAtFirst } from "./metric-groups.js";
+import { at, fill, h, notify, oncePerFrame } from "./dom.js";
+import { chartsOf, DERIVED, expectedFor, neededFor, shownAtFirst } from "./metric-groups.js";
 import { note, place } from "./router.js";
+import { rows } from "./store.js";
 
-const POINTS = 800; // of a curve: about as many as a chart has pixels
 const TOO_MANY = 400; // points that arrived before the server is asked to thin them
+const CHART_WIDTH = 428; // the least one of several in a row has, with the gap: see .charts
+const BESIDE = 100; // of which the gap, the borders and the axis take
 
-/** Ask for the main curves of a run; while the answer comes, other things of it can be read. */
-export function mainCurves(id) {
-  if (place().query.get("zoom")) return null;
-  const answer = ask(runPath(id, "curves"), {metric: MAIN_METRICS, points: POINTS});
-  answer.catch(() => {}); // whoever waits for it is told
-  return answer;
+let width = 1248; // of the view; asking for it while a view is built would lay the page out
+new ResizeObserver(entries => { width = entries.at(-1).contentRect.width; }).observe(at("main"));
+
+/** Return how many points of a curve to ask for: as many as its chart has pixels. */
+function pointsOf(isLarge) {
+  const inRow = isLarge ? 1 : Math.max(1, Math.floor(width / CHART_WIDTH));
+  return Math.round(Math.min(2000, Math.max(400, devicePixelRatio * (width / inRow - BESIDE))));
 }
 
 /**
- * Return the panel for `runs`: {id, label, metrics (names), early (answer of `mainCurves`)}. It
- * keeps its choices in the address.
+ * Return the panel for `runs`: {id, label}. It asks for their curves at once, shows the frames of
+ * the charts that the table of runs lets it expect, and keeps its choices in the address.
  */
 export function curvesPanel(runs) {
   const {query} = place();
@@ -29,9 +32,8 @@ export function curvesPanel(runs) {
     log: new Set((query.get("log") ?? "").split(",").filter(Boolean)),
     smoothing: Number(query.get("smooth") ?? 2) / 100 || 0,
   };
-  const charts = chartsOf([...new Set(runs.flatMap(run => run.metrics))]);
-  let shown = query.get("charts")?.split(",") ?? shownAtFirst(charts);
-  if (!shown.length) shown = charts.slice(0, 4).map(item => item.key);
+  let charts = [], shown = [], picked = query.get("charts")?.split(",") ?? null;
+  const metrics = new Set(); // names of what the runs have, once an answer told
   let zoom = (query.get("zoom") ?? "").split(":").map(Number);
   if (zoom.length !== 2 || !(zoom[1] > zoom[0])) zoom = null;
   const data = new Map(runs.map(run => [run.id, {}]));
@@ -39,17 +41,17 @@ export function curvesPanel(runs) {
   let arrived = 0, asking = null;
 
   const grid = h("div", {class: "charts"});
+  const menu = h("div"), none = h("p", {class: "faint", hidden: true}, "No metrics yet.");
   const problem = h("p", {class: "problem", role: "alert"});
   const reset = h("button", {type: "button", onclick: () => setZoom(null, null)}, "Reset zoom");
-  const element = h("div", {}, bar(), problem, grid);
+  const element = h("div", {}, bar(), problem, none, grid);
 
   function bar() {
     const axis = h("select", {onchange: event => {
       choice.axis = event.target.value;
       note({x: choice.axis === "step" ? "" : choice.axis, zoom: ""});
-      const wasZoomed = zoom;
       zoom = null;
-      if (wasZoomed) read(); else redraw();
+      read();
     }}, Object.entries({step: "steps", tokens: "tokens", time: "time trained"}).map(([value, text]) =>
       h("option", {value, selected: value === choice.axis}, text)));
     const smoothing = h("input", {type: "range", min: 0, max: 20, step: 1, value: 100 * choice.smoothing,
@@ -64,18 +66,34 @@ export function curvesPanel(runs) {
       redraw();
     }});
     return h("div", {class: "bar"}, h("label", {}, "By ", axis), h("label", {}, log, "Log scale"),
-      h("label", {}, "Smoothing ", smoothing), reset, h("span", {class: "grow"}), chooser());
+      h("label", {}, "Smoothing ", smoothing), reset, h("span", {class: "grow"}),
+      h("details", {class: "menu"}, h("summary", {class: "button"}, "Charts"), menu));
   }
 
-  function chooser() {
-    const box = h("div", {}, charts.map(item => h("label", {}, h("input", {
+  function fillMenu() {
+    fill(menu, charts.map(item => h("label", {}, h("input", {
       type: "checkbox", checked: shown.includes(item.key), onchange: event => {
-        shown = event.target.checked ? [...shown, item.key] : shown.filter(key => key !== item.key);
+        picked = shown = event.target.checked ? [...shown, item.key] : shown.filter(key => key !== item.key);
         note({charts: shown.join(",")});
         arrange();
         read();
       }}), " ", item.title)));
-    return h("details", {class: "menu"}, h("summary", {class: "button"}, "Charts"), box);
+  }
+
+  /** Take the names of the metrics that there are. */
+  function lay(names) {
+    charts = chartsOf(names);
+    shown = picked ?? shownAtFirst(charts);
+    if (!shown.length) shown = charts.slice(0, 4).map(item => item.key);
+    fillMenu();
+    arrange();
+  }
+
+  /** Take names that an answer told of; those known already cost nothing. */
+  function learn(names) {
+    const before = metrics.size;
+    for (const name of names) metrics.add(name);
+    if (metrics.size > before) lay([...metrics]);
   }
 
   const chosen = () => charts.filter(item => shown.includes(item.key));
@@ -83,9 +101,11 @@ export function curvesPanel(runs) {
   function arrange() {
     for (const [key, item] of drawn) if (!shown.includes(key)) { item.close(); drawn.delete(key); }
     for (const item of chosen()) if (!drawn.has(item.key)) drawn.set(item.key, chart({
-      title: item.title, sync: "curves", onZoom: setZoom,
+      title: item.title, sync: "curves", onZoom: setZoom, onSize: read,
     }));
-    fill(grid, chosen().map(item => drawn.get(item.key).element));
+    const elements = chosen().map(item => drawn.get(item.key).element);
+    if (elements.some((item, index) => item !== grid.children[index]) || grid.children.length > elements.length)
+      fill(grid, elements);
   }
 
   function setZoom(from, to) {
@@ -95,30 +115,34 @@ export function curvesPanel(runs) {
     read();
   }
 
-  /** Ask for the points of what is in sight. */
+  /** Ask for the points of what is shown, or, at first, of what is expected to be. */
   async function read() {
     asking?.abort();
-    const mine = asking = new AbortController();
-    const needed = neededFor(chosen());
+    const {signal} = asking = new AbortController();
+    const isKnown = metrics.size > 0;
+    const needed = isKnown ? neededFor(chosen()) : expectedFor(picked);
     if (!needed.length) return;
     // A stretch of tokens or time says which steps it is only once the whole curve is known.
-    const isBlind = zoom && choice.axis !== "step" && !Object.keys(data.get(runs[0].id)).length;
+    const isBlind = zoom && choice.axis !== "step" && [...data.values()].every(series => !Object.keys(series).length);
+    const points = pointsOf([...drawn.values()].some(item => item.isLarge()));
     try {
-      await Promise.all(runs.map(async run => {
+      const names = await Promise.all(runs.map(async run => {
         const stretch = zoom && !isBlind ? steps(run.id) : {};
-        const isEarly = run.early && needed.every(name => MAIN_METRICS.includes(name));
-        const found = await (isEarly ? run.early
-          : ask(runPath(run.id, "curves"), {metric: needed, points: POINTS, ...stretch}, {signal: mine.signal}));
-        run.early = null;
-        if (mine.signal.aborted) return;
+        const query = {metric: needed, points, along: choice.axis, ...stretch};
+        const found = await ask(runPath(run.id, "curves"), query, {signal});
+        signal.throwIfAborted();
         data.set(run.id, withDerived(found.series));
         if (found.damaged) notify(`${run.label}: ${found.damaged} damaged rows are left out`, "problem");
+        return found.metrics;
       }));
-      if (mine.signal.aborted) return;
+      signal.throwIfAborted();
       problem.textContent = "";
       arrived = 0;
-      redraw();
-      if (isBlind && !snapshot) await read();
+      learn(names.flat());
+      none.hidden = metrics.size > 0;
+      redrawNow();
+      const isPart = neededFor(chosen()).some(name => !needed.includes(name));
+      if (((isBlind && metrics.size) || (!isKnown && isPart)) && !snapshot) await read();
     } catch (error) {
       if (error.name !== "AbortError") problem.textContent = error.message;
     }
@@ -126,17 +150,23 @@ export function curvesPanel(runs) {
 
   /** The stretch of steps that a zoom means for one run, with a margin so that lines leave the edge. */
   function steps(id) {
-    const all = Object.values(data.get(id)).filter(series => series.step.length > 1);
+    const all = Object.values(data.get(id)).filter(series => series[choice.axis]?.length > 1);
     if (choice.axis === "step" || !all.length) return widened(zoom[0], zoom[1]);
     const longest = all.reduce((a, b) => a.step.at(-1) - a.step[0] > b.step.at(-1) - b.step[0] ? a : b);
     return widened(stepAt(longest, choice.axis, zoom[0]), stepAt(longest, choice.axis, zoom[1]));
   }
 
-  const redraw = oncePerFrame(() => {
+  /** Measure all charts first, then draw them: by turns, the page would be laid out for each. */
+  function redrawNow() {
     reset.disabled = !zoom;
     const [from, to] = zoom ?? bounds();
-    for (const item of chosen()) drawn.get(item.key)?.draw(linesOf(item), {...choice, log: choice.log.has("all"), from, to});
-  });
+    const items = chosen().map(item => [drawn.get(item.key), linesOf(item)]);
+    for (const [item, lines] of items) item.take(lines, {...choice, log: choice.log.has("all"), from, to});
+    const boxes = items.map(([item]) => item.measure());
+    items.forEach(([item], index) => item.draw(boxes[index]));
+  }
+
+  const redraw = oncePerFrame(redrawNow);
 
   /** All charts have the same ends, so that what is above each other belongs together. */
   function bounds() {
@@ -158,16 +188,21 @@ export function curvesPanel(runs) {
     })));
   }
 
-  arrange();
-  read();
+  const expected = new Set(expectedFor(picked));
+  lay([...new Set(runs.flatMap(run => Object.keys(rows.get(run.id)?.metrics ?? {})))].filter(name => expected.has(name)));
+  reset.disabled = !zoom;
+  const ready = read();
   return {
     element,
+    /** Is kept once the curves were drawn for the first time. */
+    ready,
     /** Ask for everything again, as after rows were taken back. */
     reread: read,
     /** Take points that a run has more. */
     take({run, series}) {
       const known = data.get(run);
       if (!known) return;
+      learn(Object.keys(series));
       for (const [name, points] of Object.entries(series)) {
         if (!known[name] && !neededFor(chosen()).includes(name)) continue;
         arrived += append(known, name, points);

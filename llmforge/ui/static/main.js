@@ -15,15 +15,16 @@ import { startTheme } from "./theme.js";
 const VIEWS = {runs: runsView, run: runView, compare: compareView, sweeps: sweepsView, sweep: sweepView};
 const NONE = {title: "", keys: {}, close: () => {}};
 const main = at("main");
-let view = NONE, number = 0;
+let view = NONE, number = 0, leave = new AbortController();
 
 async function show() {
   const {name, id} = place();
   const mine = ++number;
+  leave.abort(); // what a view still waits for nobody needs any more
+  const {signal} = leave = new AbortController();
   hush();
   view.close();
   view = NONE;
-  main.className = "";
   at("export").hidden = true;
   for (const link of document.querySelectorAll("[data-view]")) {
     const isHere = link.dataset.view === name || link.dataset.view === `${name}s`;
@@ -31,21 +32,31 @@ async function show() {
     else link.removeAttribute("aria-current");
   }
   const box = h("div", {class: "view"});
-  const slow = setTimeout(() => fill(main, h("p", {class: "faint", role: "status"}, "Reading…")), 300);
+  const put = content => { main.className = ""; fill(main, content); };
+  const slow = setTimeout(() => put(h("p", {class: "faint", role: "status"}, "Reading…")), 300);
+  /** For a view that can show its frame while the rest of it is still asked for. */
+  const reveal = () => {
+    if (mine !== number || box.isConnected) return;
+    clearTimeout(slow);
+    put(box);
+    main.scrollTop = 0;
+  };
   try {
-    const made = await (VIEWS[name] ?? unknownView)(name === "runs" ? main : box, id);
+    const made = await (VIEWS[name] ?? unknownView)(name === "runs" ? main : box, id, {reveal, signal});
     if (mine !== number) { made.close(); return; }
     view = made;
-    if (name !== "runs") fill(main, box);
-    listen(view.live?.runs ?? [], view.live?.on ?? {});
+    if (name !== "runs") reveal();
+    // The stream reads what the view reads: it comes after what is waited for.
+    Promise.resolve(view.live?.after).then(() => {
+      if (mine === number) listen(made.live?.runs ?? [], made.live?.on ?? {});
+    });
     document.title = view.title ? `${view.title} · forge` : "forge ui";
     at("export").hidden = !view.exported || Boolean(snapshot);
   } catch (error) {
-    if (mine === number) fill(main, h("p", {class: "problem", role: "alert"}, error.message));
+    if (mine === number) put(h("p", {class: "problem", role: "alert"}, error.message));
   } finally {
     clearTimeout(slow);
   }
-  main.scrollTop = 0;
 }
 
 async function unknownView(box) {

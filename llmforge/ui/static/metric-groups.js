@@ -29,8 +29,10 @@ export function shownAtFirst(charts) {
   return charts.filter(chart => main.has(chart.key)).map(chart => chart.key);
 }
 
-/** The metrics of the main charts, which can be asked for before it is known what a run has. */
-export const MAIN_METRICS = [...new Set(MAIN.flatMap(chart => chart.names).map(name => DERIVED[name]?.from ?? name))];
+/** Return the metrics to ask for before it is known which a run has: of these charts, or the main ones. */
+export function expectedFor(keys) {
+  return neededFor(keys ? keys.map(key => MAIN.find(chart => chart.key === key) ?? {names: [key]}) : MAIN);
+}
 
 /** Return the metrics to ask the server for, so that these charts can be drawn. */
 export function neededFor(charts) {

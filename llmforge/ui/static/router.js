@@ -28,7 +28,8 @@ export function note(changes) {
     for (const item of [value].flat()) if (item) query.append(key, item);
   }
   const text = query.size ? `?${query}` : "";
-  history.replaceState(null, "", `#/${name}${id ? `/${encodeURIComponent(id)}` : ""}${text}`);
+  const hash = `#/${name}${id ? `/${encodeURIComponent(id)}` : ""}${text}`;
+  if (hash !== location.hash) history.replaceState(null, "", hash);
 }
 
 function decoded(part) {

@@ -3,7 +3,7 @@
 import { ask, runPath } from "./api.js";
 import { drawCheckpoints } from "./checkpoints-tab.js";
 import { stateMark } from "./columns.js";
-import { curvesPanel, mainCurves } from "./curves-panel.js";
+import { curvesPanel } from "./curves-panel.js";
 import { fill, h } from "./dom.js";
 import { factsOf } from "./facts.js";
 import { duration, number } from "./format.js";
@@ -14,27 +14,21 @@ import { choose, chosen, rows } from "./store.js";
 import { tabs } from "./tabs.js";
 
 /** Show a run in `main`; returns what the page may ask of the view. */
-export async function runView(main, id) {
-  let early = (place().query.get("tab") ?? "curves") === "curves" ? mainCurves(id) : null;
-  let run = await ask(runPath(id));
+export async function runView(main, id, {reveal, signal}) {
+  let run = rows.get(id), isWhole = false; // the table's row is enough for a beginning
   let panel = null, moreLog = null;
-  const title = h("div", {class: "title"}), tiles = h("dl", {class: "tiles"});
+  const title = h("div", {class: "title"}), tiles = h("dl", {class: "tiles"}), problems = h("div");
 
   const guarded = draw => box => {
     draw(box, id).catch(error => fill(box, h("p", {class: "problem", role: "alert"}, error.message)));
   };
   const items = [
     {key: "curves", title: "Curves", draw: box => {
-      if (!run.metrics.length) {
-        fill(box, h("p", {class: "faint"}, "No metrics yet."));
-        return null;
-      }
-      panel = curvesPanel([{id, label: id, metrics: run.metrics, early}]);
-      early = null;
+      panel = curvesPanel([{id, label: id}]);
       fill(box, panel.element);
       return () => { panel?.close(); panel = null; };
     }},
-    {key: "facts", title: "Facts", draw: box => { fill(box, factsOf(run)); }},
+    {key: "facts", title: "Facts", draw: box => { if (isWhole) fill(box, factsOf(run)); }},
     {key: "checkpoints", title: "Checkpoints", draw: guarded(drawCheckpoints)},
     {key: "samples", title: "Samples", draw: guarded(drawSamples)},
     {key: "tests", title: "Tests", draw: guarded(drawTests)},
@@ -46,7 +40,7 @@ export async function runView(main, id) {
   ];
 
   function drawHead() {
-    const {last_timing: timing = {}} = run;
+    const timing = run.last_timing ?? {};
     const isRunning = run.state === "running";
     fill(title, h("h1", {}, run.name && run.name !== id ? [run.name, " ", h("span", {class: "faint mono"}, id)] : id), stateMark(run.state),
       h("span", {class: "faint"}, isRunning ? "" : run.why), h("button", {type: "button", onclick: () => {
@@ -63,21 +57,29 @@ export async function runView(main, id) {
     }).filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   }
 
-  async function reread() {
-    const before = run.metrics.length;
-    run = await ask(runPath(id));
+  async function reread(options) {
+    run = await ask(runPath(id), {}, options);
+    isWhole = true;
     drawHead();
-    if (strip.current() === "facts" || (strip.current() === "curves" && !before && run.metrics.length)) strip.show(strip.current());
+    fill(problems, (run.problems ?? []).map(text => h("p", {class: "problem"}, text)));
+    if (strip?.current() === "facts") strip.show("facts");
   }
 
+  let strip = null;
+  if (!run) await reread({signal});
+  strip = tabs(items, place().query.get("tab") ?? "curves", key => note({tab: key === "curves" ? "" : key}));
   drawHead();
-  const strip = tabs(items, place().query.get("tab") ?? "curves", key => note({tab: key === "curves" ? "" : key}));
-  fill(main, title, tiles, (run.problems ?? []).map(text => h("p", {class: "problem"}, text)), strip.element);
+  fill(main, title, tiles, problems, strip.element);
+  reveal();
+  if (!isWhole) {
+    try { await reread({signal}); }
+    catch (error) { strip.close(); throw error; }
+  }
 
   const on = {
     again: () => { reread(); panel?.reread(); moreLog?.(); },
     rows: changed => { if (changed.has(id)) reread(); },
-    points: body => { if (panel) panel.take(body); else if (strip.current() === "curves") reread(); },
+    points: body => panel?.take(body),
     reset: () => { reread(); panel?.reread(); },
     log: () => moreLog?.(),
     files: ({changed}) => {
@@ -95,7 +97,7 @@ export async function runView(main, id) {
   return {
     title: id,
     exported: {run: [id]},
-    live: {runs: [id], on},
+    live: {runs: [id], on, after: panel?.ready},
     keys: {
       j: () => neighbour(1), k: () => neighbour(-1), x: () => { choose(id); drawHead(); },
       c: () => go("compare", "", {run: [...new Set([...chosen, id])]}), Escape: () => go("runs"),

@@ -3,6 +3,7 @@
 import { available, column, defaults, RUN, sorted } from "./columns.js";
 import { fill, h, oncePerFrame } from "./dom.js";
 import { matcher } from "./filter.js";
+import { foresee, foreseen } from "./foresight.js";
 import { number } from "./format.js";
 import { ask } from "./api.js";
 import { address, go, note, place } from "./router.js";
@@ -75,7 +76,7 @@ export function runsView(main) {
 
   function drawHead() {
     shown = columns.map(column);
-    const widths = [RUN, ...shown].map(item => item === RUN && innerWidth < 640 ? 190 : item.width);
+    const widths = [RUN, ...shown].map(item => item === RUN && innerWidth < 640 ? 140 : item.width);
     table.style.width = `${widths.reduce((sum, width) => sum + width)}px`;
     fill(group, widths.map(width => {
       const col = h("col");
@@ -105,10 +106,14 @@ export function runsView(main) {
   function drawRow(row, index) {
     const box = h("input", {
       type: "checkbox", checked: chosen.has(row.id), "aria-label": `Select ${row.id}`, "data-focus": `box ${row.id}`,
-      onclick: event => { event.stopPropagation(); choose(row.id, event.target.checked); },
+      onclick: event => {
+        event.stopPropagation();
+        choose(row.id, event.target.checked);
+        if (event.target.checked) foresee(row.id);
+      },
     });
     const name = h("td", {class: "name", title: row.name && row.name !== row.id ? `${row.id}\n${row.name}` : row.id},
-      box, " ", h("a", {href: address("run", row.id), "data-focus": `link ${row.id}`}, row.id));
+      box, " ", h("a", {href: address("run", row.id), "data-focus": `link ${row.id}`, ...foreseen(row.id)}, row.id));
     return h("tr", {
       class: index === active ? "active" : null, "aria-rowindex": index + 2,
       onclick: event => { if (!event.target.closest("a, input")) setActive(index); },
@@ -163,7 +168,11 @@ export function runsView(main) {
       "/": () => { search.focus(); search.select(); },
       j: () => setActive(active + 1),
       k: () => setActive(active - 1),
-      x: () => { if (list[active]) choose(list[active].id); },
+      x: () => {
+        if (!list[active]) return;
+        choose(list[active].id);
+        foresee(list[active].id);
+      },
       c: compare,
       Enter: () => { if (list[active]) go("run", list[active].id); },
       Escape: () => {

@@ -12,9 +12,13 @@ export function whenColoursChange(act) {
   return () => changed.delete(act);
 }
 
-/** Return a colour of the style sheet by its name there. */
+const colours = new Map();
+
+/** Return a colour of the style sheet by its name there; asking the browser would lay the page out. */
 export function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  if (!colours.has(name))
+    colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+  return colours.get(name);
 }
 
 /** The number of colours for lines, `--line-0` and so on. */
@@ -52,5 +56,6 @@ function show(name) {
 }
 
 function tell() {
+  colours.clear();
   for (const act of changed) act();
 }
