@@ -148,7 +148,8 @@ def _way(operation: str, rows: Tensor, weight: Tensor) -> str:
     if not _is_choice(rows):
         return PLAIN
     outputs, inputs = weight.shape
-    if rows.numel() >= _FEW * rows.shape[-1]:
+    # what traces sizes must not have them compared
+    if type(rows) is Tensor and rows.numel() >= _FEW * rows.shape[-1]:
         chosen = chosen_kernel(linear_name(operation, outputs, inputs))
         if chosen is not None:
             return chosen
