@@ -11,7 +11,7 @@ from pathlib import Path
 from llmforge.checkpoint import Checkpoint, list_checkpoints, open_checkpoint, resolve
 from llmforge.checkpoint.manifest import MANIFEST
 from llmforge.errors import UsageError
-from llmforge.rundir import RunDirectory, find_run
+from llmforge.rundir import RunDirectory, find_run, has_record
 
 _POINTERS = ("best", "last")
 
@@ -38,7 +38,7 @@ def locate(address: str, *, root: Path, say: Callable[[str], None] = lambda _: N
 
         if is_tracked(address):
             return locate_tracked(name, which, root=root, say=say)
-    if Path(name).name == name and RunDirectory(root / name).record.exists():
+    if Path(name).name == name and has_record(RunDirectory(root / name)):
         return _of_run(RunDirectory(root / name), which)
     path = Path(address).expanduser()
     if (path / MANIFEST).exists():

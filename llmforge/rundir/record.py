@@ -145,6 +145,7 @@ class Recorder:
         self._directory = directory
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self._due = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="forge-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -171,14 +172,23 @@ class Recorder:
         if text not in self.record.notices:
             self.update(notices=[*self.record.notices, text])
 
+    def beat_soon(self) -> None:
+        """Have the heartbeat's thread write the record now: what is in it outlives a kill."""
+        self._due.set()
+
     def stop(self) -> None:
         """End the heartbeat; the record stays as it was last written."""
         self._stopped.set()
+        self._due.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _beat(self) -> None:
-        while not self._stopped.wait(HEARTBEAT_SECONDS):
+        while True:
+            self._due.wait(HEARTBEAT_SECONDS)
+            if self._stopped.is_set():
+                return
+            self._due.clear()
             try:
                 self.update(durable=False)
             except OSError:

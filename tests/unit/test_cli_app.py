@@ -55,3 +55,13 @@ def test_version_is_printed() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.exit_code == 0
     assert result.stdout.startswith("llmforge ")
+
+
+def test_usage_has_one_pair_of_brackets_around_an_argument() -> None:
+    for command in ("runs show", "runs delete", "runs tag", "ui export", "checkpoints compare"):
+        shown = CliRunner().invoke(app, [*command.split(), "--help"]).stdout
+        usage = next(line for line in shown.splitlines() if "Usage" in line)
+        assert "[[" not in usage.replace("[OPTIONS]", "")
+        assert "......" not in usage
+        assert "...]..." not in usage
+        assert "...}..." not in usage

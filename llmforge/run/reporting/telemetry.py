@@ -163,6 +163,7 @@ class Telemetry:
             metric = self._recipe.early_stopping.metric
             best = {"metric": metric, "value": event.values[metric], "step": event.step}
             self._recorder.record.metrics = {**self._recorder.record.metrics, "best": best}
+            self._recorder.beat_soon()
         with self._in_order:
             self._journal.append(event)
         self._notify(event.hook, event=event)
