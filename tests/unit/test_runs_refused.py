@@ -110,6 +110,5 @@ def test_a_defect_keeps_its_traceback() -> None:
     assert as_refusal(OSError(errno.ENOSPC, "No space left on device")) is None  # of which file?
     full = as_refusal(OSError(errno.ENOSPC, "No space left on device", "/disk/x"))
     assert full is not None
-    assert (
-        str(full) == "/disk/x: No space left on device\n  free some space, or choose another disk"
-    )
+    assert full.message == "/disk/x: No space left on device"
+    assert full.remedy == "free some space, or choose another disk"
