@@ -159,12 +159,16 @@ app.command()(export)
 def _set_pin(address: str, root: Path | None, *, pinned: bool) -> None:
     from llmforge import checkpoint
     from llmforge.errors import CheckpointError
+    from llmforge.rundir.atomic import write_remedy
 
     found = _located(address, root)
     try:
         (checkpoint.pin if pinned else checkpoint.unpin)(found.path)
     except OSError as error:
-        raise CheckpointError(f"{found.path} cannot be written: {error.strerror}") from error
+        raise CheckpointError(
+            f"{found.path} cannot be written: {error.strerror}",
+            remedy=write_remedy(error, str(found.path)),
+        ) from error
     echo(f"{found.path} {'stays until it is unpinned' if pinned else 'is not pinned'}")
 
 

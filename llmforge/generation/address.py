@@ -33,6 +33,8 @@ def locate(address: str, *, root: Path, say: Callable[[str], None] = lambda _: N
     if not address.strip():
         raise UsageError("the address of the checkpoint is empty", remedy="give a run or a path")
     name, _, which = _split(address)
+    if not name:
+        raise UsageError(f"{address} names no run", remedy=f"write RUN{address}")
     if ":" in address and not Path(address).expanduser().exists():
         from llmforge.generation.tracked import is_tracked, locate_tracked
 

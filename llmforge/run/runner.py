@@ -456,6 +456,10 @@ class _Start:
 
     def _record_end(self, state: str, reason: str, metrics: Mapping[str, Any]) -> None:
         record, step, now = self._recorder.record, self._recorder.step, time.time()
+        level = logging.ERROR if state == "failed" else logging.INFO
+        took = duration(now - self._began)
+        # For the log file: on the screen it is said with what to do next.
+        log.log(level, "%s after %s: %s", state, took, reason, extra={"screen": False})
         self._recorder.update(
             state=state,
             exit_reason=reason,
@@ -469,7 +473,6 @@ class _Start:
             ),
             metrics=dict(metrics) or record.metrics,
         )
-        log.debug("%s after %s: %s", state, duration(now - self._began), reason)
 
     # 5. Close: the record, the trackers, the other ranks ---------------------------------------
 

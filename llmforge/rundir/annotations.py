@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmforge.errors import RunError
-from llmforge.rundir.atomic import write_json
+from llmforge.rundir.atomic import write_json, write_remedy
 from llmforge.rundir.changes import mark_changed
 from llmforge.rundir.layout import RunDirectory
 
@@ -86,6 +86,6 @@ def write_annotations(directory: RunDirectory, annotations: Annotations) -> None
     except OSError as error:
         raise RunError(
             f"{directory.annotations} cannot be written: {error.strerror}",
-            remedy=f"make {directory.path} writable",
+            remedy=write_remedy(error, str(directory.path)),
         ) from error
     mark_changed(directory.root, directory.id)

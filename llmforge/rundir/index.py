@@ -13,6 +13,7 @@ from typing import Any
 from llmforge.errors import RunError, UsageError
 from llmforge.run_root import root_option
 from llmforge.rundir.annotations import Annotations, read_annotations
+from llmforge.rundir.atomic import write_remedy
 from llmforge.rundir.completion import Completion, load_completion, read_completion
 from llmforge.rundir.last_row import last_row
 from llmforge.rundir.layout import ARCHIVE, RunDirectory, archive_path, completion_path
@@ -179,7 +180,7 @@ def clear_run(root: Path, run_id: str) -> Path | None:
         except OSError as error:
             raise RunError(
                 f"run {run_id} cannot be moved to {aside}: {error.strerror}",
-                remedy=f"make {root} and what is in it writable",
+                remedy=write_remedy(error, f"{root} and what is in it"),
             ) from error
         return aside
 
@@ -306,7 +307,9 @@ def _described(directories: list[RunDirectory]) -> Iterator[str]:
     keys = [entry.record.identity.get("keys", {}) for entry in entries]
     known = [item for item in keys if item]  # a damaged record has none, and differs in nothing
     names = sorted({name for item in known for name in item})
-    differing = [name for name in names if len({repr(item.get(name)) for item in known}) > 1]
+    values_of = {name: len({repr(item.get(name)) for item in known}) for name in names}
+    # What tells most of them apart comes first.
+    differing = sorted((name for name in names if values_of[name] > 1), key=lambda n: -values_of[n])
     for entry, item in zip(entries, keys, strict=True):
         started = entry.record.started
         when = f"{datetime.fromtimestamp(started):%Y-%m-%d %H:%M}" if started else ""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmforge.errors import RunError
-from llmforge.rundir.atomic import sync_directory, write_bytes
+from llmforge.rundir.atomic import sync_directory, write_bytes, write_remedy
 from llmforge.rundir.changes import mark_changed
 from llmforge.rundir.layout import ARCHIVE, RunDirectory, completion_path
 from llmforge.rundir.lock import RunLock
@@ -60,7 +60,7 @@ def delete_run(directory: RunDirectory) -> Path:
         except OSError as error:
             raise RunError(
                 f"run {directory.id} cannot be moved to {target}: {error.strerror}",
-                remedy=f"make {root} and what is in it writable",
+                remedy=write_remedy(error, f"{root} and what is in it"),
             ) from error
     return target
 
@@ -166,7 +166,7 @@ def _content(path: Path) -> bytes | None:
 def _not_moved_back(root: Path, item: DeletedRun, error: OSError) -> RunError:
     return RunError(
         f"run {item.run_id} cannot be moved back: {error.strerror}",
-        remedy=f"make {root} and what is in it writable",
+        remedy=write_remedy(error, f"{root} and what is in it"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -32,7 +33,7 @@ from llmforge.rundir import (
     read_record,
     write_record,
 )
-from llmforge.rundir.atomic import write_bytes, write_json, write_text
+from llmforge.rundir.atomic import write_bytes, write_json, write_remedy, write_text
 from llmforge.rundir.last_row import last_row
 from llmforge.rundir.layout import lock_path
 
@@ -422,3 +423,24 @@ def test_a_beat_that_is_due_is_written_at_once(tmp_path: Path) -> None:
         time.sleep(0.01)
     assert read_record(directory).step == 5
     recorder.stop()
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.ENOSPC, "free some space there"), (errno.EACCES, "make x writable")]
+)
+def test_a_full_disk_is_not_taken_for_a_permission(number: int, says: str) -> None:
+    assert write_remedy(OSError(number, "no"), "x") == says
+
+
+def test_what_tells_runs_apart_comes_first(tmp_path: Path) -> None:
+    same = {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}
+    for number in range(3):
+        keys = {**same, "z.lr": float(number)} if number else {"z.lr": 0.0}
+        make_run(tmp_path, f"x-{number}", identity={"hash": "a", "keys": keys})
+    with pytest.raises(UsageError) as caught:
+        find_run(tmp_path, "x")
+    assert [line.split()[4] for line in caught.value.message.splitlines()[1:]] == [
+        "z.lr=0.0,",
+        "z.lr=1.0,",
+        "z.lr=2.0,",
+    ]

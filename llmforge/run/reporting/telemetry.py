@@ -283,7 +283,7 @@ class Telemetry:
                     where,
                     self._directory.id,
                 )
-            else:
+            elif self._announced:  # else there was nothing to deliver, nor to look at
                 log.info("%s%s", text, where)
 
     def _report_messages(self, target: str, pending: int) -> None:
