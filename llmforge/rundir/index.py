@@ -19,6 +19,7 @@ from llmforge.rundir.last_row import last_row
 from llmforge.rundir.layout import ARCHIVE, RunDirectory, archive_path, completion_path
 from llmforge.rundir.lock import RunLock
 from llmforge.rundir.record import RunRecord, current_state, read_record
+from llmforge.rundir.trash import deleted_runs
 
 _COMPARED = 1000
 """Names that a mistyped one is compared with at most: each takes a part of a millisecond."""
@@ -124,6 +125,7 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
         here = {directory.id for directory in matches}
         lost = [name for name in _completed(root, text) if name not in here]
         matches += [RunDirectory(root / name) for name in lost]
+    _refuse_another(root, text, matches)
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -132,6 +134,32 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
             remedy="give more of the id",
         )
     raise _no_run(root, text, _names(root))
+
+
+def _refuse_another(root: Path, text: str, matches: list[RunDirectory]) -> None:
+    """Refuse to take the beginning of an id for what is the whole id of a run that was here.
+
+    Who deletes or prunes a run twice must not lose another one whose id begins like it.
+
+    Raises:
+        RunError: a run of exactly this id was deleted or cleared.
+    """
+    if not text:
+        return
+    others = ", ".join(f"'{directory.id}'" for directory in matches[:_DESCRIBED])
+    more = f"; {others} begin{'s' if len(matches) == 1 else ''} with it, too" if matches else ""
+    if any(item.run_id == text for item in deleted_runs(root)):
+        raise RunError(
+            f"run '{text}' was deleted{more}",
+            remedy=f"'forge runs restore {text}{root_option(root)}' brings it back"
+            + ("; give more of the id for another one" if matches else ""),
+        )
+    if matches and next_attempt(root, text) > 1:
+        raise RunError(
+            f"run '{text}' was cleared{more}",
+            remedy=f"give more of the id; {archive_path(root, text, next_attempt(root, text) - 1)} "
+            "is the cleared one",
+        )
 
 
 def has_record(directory: RunDirectory) -> bool:

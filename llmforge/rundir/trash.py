@@ -42,13 +42,15 @@ def delete_run(directory: RunDirectory) -> Path:
 
     Raises:
         RunLockedError: the run is being trained.
-        RunError: the disk does not let it be moved.
+        RunError: another command was faster, or the disk does not let it be moved.
     """
     cleared = directory.root.name == ARCHIVE
     root = directory.root.parent if cleared else directory.root
     completion = completion_path(root, directory.id)
     target = root / TRASH / f"{directory.id}{_MARK}{time.time_ns() // 1_000_000}"
     with RunLock(root, directory.id):
+        if not directory.path.exists() and (cleared or not completion.exists()):
+            raise RunError(f"run {directory.id} is gone already")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             # One rename moves everything, so that a kill in between leaves a run.

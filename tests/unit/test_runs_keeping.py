@@ -21,12 +21,13 @@ from llmforge.rundir import (
     RunLock,
     clear_run,
     entry_of,
+    find_run,
     read_completion,
     read_record,
     write_record,
 )
 from llmforge.rundir.layout import completion_path
-from llmforge.rundir.trash import deleted_runs, remove_deleted
+from llmforge.rundir.trash import delete_run, deleted_runs, remove_deleted
 
 Forge = Callable[..., Result]
 
@@ -355,3 +356,45 @@ def test_a_cleared_run_that_was_deleted_comes_back_as_a_cleared_one(
     assert (aside / "run.json").exists()
     assert json.loads(forge("list", "--json").stdout) == []
     assert json.loads(forge("list", "--archived", "--json").stdout)[0]["id"] == aside.name
+
+
+@pytest.mark.parametrize("gone", ["delete", "clear"])
+def test_a_run_that_is_gone_is_not_another_one_that_begins_like_it(
+    gone: str, root: Path, forge: Forge
+) -> None:
+    make_run(root, "run")
+    other = make_run(root, "run2")
+    forge(gone, "run", "--yes")
+    for command in (("delete", "run", "--yes"), ("clear", "run", "--yes"), ("show", "run")):
+        with pytest.raises(RunError, match=rf"run 'run' was {gone[:5]}.*'run2' begins with it"):
+            forge(*command)
+    assert other.record.exists()
+    assert entry_of(find_run(root, "run2")).directory == other
+    assert find_run(root, "ru") == other
+
+
+def test_a_run_that_is_here_is_not_restored_as_another_one(root: Path, forge: Forge) -> None:
+    make_run(root, "run")
+    make_run(root, "run2")
+    forge("delete", "run2", "--yes")
+    with pytest.raises(RunError, match="run is not deleted"):
+        forge("restore", "run")
+    assert [item.run_id for item in deleted_runs(root)] == ["run2"]
+
+
+def test_a_deleted_run_that_is_looked_for_is_said_to_be_in_the_trash(
+    root: Path, forge: Forge
+) -> None:
+    make_run(root, "run")
+    forge("delete", "run", "--yes")
+    with pytest.raises(RunError, match="was deleted") as caught:
+        forge("show", "run")
+    assert "forge runs restore run" in caught.value.remedy
+
+
+def test_a_run_that_another_command_moved_away_is_not_deleted_as_nothing(root: Path) -> None:
+    directory = make_run(root, "x")
+    delete_run(directory)
+    with pytest.raises(RunError, match="gone already"):
+        delete_run(directory)
+    assert len(deleted_runs(root)) == 1

@@ -72,6 +72,7 @@ def restore(
     from llmforge.cli.render import Column, age_text, print_table
     from llmforge.errors import RunError, UsageError
     from llmforge.insight.summary import iso_time
+    from llmforge.rundir import RunDirectory, has_record
     from llmforge.rundir.trash import deleted_runs, restore_run
 
     place = run_root(root)
@@ -86,6 +87,8 @@ def restore(
             echo("the trash is empty")
         return
     matches = [item for item in found if item.run_id == run]
+    if not matches and has_record(RunDirectory(place / run)):
+        raise RunError(f"run {run} is not deleted: it is in {place / run}")
     matches = matches or [item for item in found if item.run_id.startswith(run)]
     if not matches:
         raise RunError(
