@@ -151,7 +151,7 @@ def _in_quotes(value: object) -> str:
     """Return how a text is written that TOML takes for a number, as a year or an id may be."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
-    return f"a text is in quotes: \"{value}\", on a command line '\"{value}\"'"
+    return f'a text is in quotes: "{value}", on a command line \'"{value}"\''
 
 
 def _table_of(name: str, options: type[BaseModel]) -> type[BaseModel] | None:

@@ -108,7 +108,7 @@ def print_run(console: Console, entry: RunEntry) -> None:
     print_section(console, f"Identity {record.identity.get('hash', '')[:12]}", named)
     print_section(console, "Metrics", _metrics(run, {}))
     resolved = {name: value for name, value in record.resolved.items() if name != "reasons"}
-    print_section(console, "Resolved automatically", _plain(resolved))
+    print_section(console, "Resolved automatically", _plain(_rounded(resolved)))
     reasons = record.resolved.get("reasons", [])
     print_section(console, "Reasons", _numbered(reasons))
     print_section(console, "Fingerprints", _plain(record.fingerprints))
@@ -285,6 +285,15 @@ def _present(values: Mapping[str, str]) -> dict[str, str]:
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:
     return _present({name: plain_value(value) for name, value in values.items()})
+
+
+def _rounded(value: Any) -> Any:
+    """Return what was measured with as many digits as a measurement has."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, Mapping):
+        return {name: _rounded(item) for name, item in value.items()}
+    return value
 
 
 def _numbered(texts: Sequence[str]) -> dict[str, str]:
