@@ -65,7 +65,11 @@ def read_annotations(directory: RunDirectory) -> Annotations:
     """
     try:
         body: dict[str, Any] = json.loads(directory.annotations.read_bytes())
-        return Annotations(**{key: value for key, value in body.items() if key in _FIELDS})
+        said = Annotations(**{key: value for key, value in body.items() if key in _FIELDS})
+        texts = [item for item in (said.name, said.note) if item is not None]
+        if not all(isinstance(item, str) for item in [*texts, *said.added, *said.removed]):
+            raise TypeError("name, note and tags are texts")
+        return said
     except (FileNotFoundError, NotADirectoryError):
         return Annotations()
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ from llmforge.rundir import (
 )
 from llmforge.rundir.atomic import write_bytes, write_json, write_remedy, write_text
 from llmforge.rundir.last_row import last_row
-from llmforge.rundir.layout import lock_path
+from llmforge.rundir.layout import completion_path, lock_path
 
 HOLDER = """
 import sys, time
@@ -444,3 +445,48 @@ def test_what_tells_runs_apart_comes_first(tmp_path: Path) -> None:
         "z.lr=1.0,",
         "z.lr=2.0,",
     ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"step": "x"},
+        {"step": True},
+        {"step": 10**30},
+        {"started": None},
+        {"started": 1e300},
+        {"ended": float("nan")},
+        {"metrics": []},
+        {"metrics": {"best": 3}},
+        {"identity": None},
+        {"tags": "a"},
+        {"state": 3},
+        {"format_version": "1"},
+        {"heartbeat": {"time": "now"}},
+        {"heartbeat": {"time": 1e300}},
+    ],
+)
+def test_a_record_with_a_value_that_makes_no_sense_is_damaged_and_named(
+    wrong: dict[str, object], tmp_path: Path
+) -> None:
+    directory = make_run(tmp_path, "x")
+    make_run(tmp_path, "y")
+    body = json.loads(directory.record.read_bytes()) | wrong
+    directory.record.write_text(json.dumps(body))
+    with pytest.raises(RunError, match=rf"run\.json cannot be read: {next(iter(wrong))}"):
+        read_record(directory)
+    assert [entry.state for entry in list_runs(tmp_path)] == ["unreadable", "completed"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": "x"}, {"ended": None}, {"artifacts": []}, {"final_loss": "low"}]
+)
+def test_a_completion_with_a_value_that_makes_no_sense_is_damaged_and_named(
+    wrong: dict[str, object], tmp_path: Path
+) -> None:
+    complete(make_run(tmp_path, "x"), final_loss=float("nan"))
+    path = completion_path(tmp_path, "x")
+    assert read_completion(tmp_path, "x") is not None
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | wrong))
+    with pytest.raises(RunError, match=rf"x\.json is damaged: {next(iter(wrong))} is "):
+        read_completion(tmp_path, "x")

@@ -398,3 +398,14 @@ def test_a_run_that_another_command_moved_away_is_not_deleted_as_nothing(root: P
     with pytest.raises(RunError, match="gone already"):
         delete_run(directory)
     assert len(deleted_runs(root)) == 1
+
+
+@pytest.mark.parametrize("content", ['{"added": 3}', '{"name": 5}', '{"added": [1]}', "[]"])
+def test_annotations_of_wrong_types_are_damaged_and_hide_no_run(
+    content: str, root: Path, forge: Forge
+) -> None:
+    directory = make_run(root, "x")
+    directory.annotations.write_text(content)
+    assert json.loads(forge("list", "--json").stdout)[0]["id"] == "x"
+    with pytest.raises(RunError, match=r"annotations\.json cannot be read"):
+        forge("tag", "x")
