@@ -97,13 +97,14 @@ def read_record(directory: RunDirectory) -> RunRecord:
         raise _damaged(directory, str(error)) from error
     if not isinstance(body, dict) or "run_id" not in body:
         raise _damaged(directory, "it is no record of a run")
-    if wrong := _wrong(body):
-        raise _damaged(directory, wrong)
-    if body.get("format_version", 0) > FORMAT_VERSION:
+    version = body.get("format_version", 0)
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise RunError(
-            f"{directory.record} has format {body['format_version']}, newer than this llmforge",
+            f"{directory.record} has format {version}, newer than this llmforge",
             remedy="upgrade llmforge",
         )
+    if wrong := _wrong(body):
+        raise _damaged(directory, wrong)
     return RunRecord(**{key: value for key, value in body.items() if key in _FIELDS})
 
 

@@ -490,3 +490,11 @@ def test_a_completion_with_a_value_that_makes_no_sense_is_damaged_and_named(
     path.write_text(json.dumps(json.loads(path.read_bytes()) | wrong))
     with pytest.raises(RunError, match=rf"x\.json is damaged: {next(iter(wrong))} is "):
         read_completion(tmp_path, "x")
+
+
+def test_a_record_of_a_newer_format_is_not_called_damaged(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "x")
+    body = json.loads(directory.record.read_bytes()) | {"format_version": 99, "step": "later"}
+    directory.record.write_text(json.dumps(body))
+    with pytest.raises(RunError, match="has format 99, newer than this llmforge"):
+        read_record(directory)
