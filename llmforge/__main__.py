@@ -16,6 +16,7 @@ from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK
 from llmforge.stop_signals import stop_signals
 from llmforge.streams import drain, protect_streams
 
+_EXIT_CTRL_C = 130
 _TRAINING = frozenset({"train", "sweep", "resume", "clone", "reproduce"})
 """Commands that train, ``forge runs resume`` and its like among them."""
 
@@ -29,7 +30,12 @@ def main() -> None:
     if trains:
         for number in stops:
             signal.signal(number, _stop)
-    from llmforge.cli.app import main as run
+    try:
+        from llmforge.cli.app import main as run
+    except KeyboardInterrupt:  # of a command that trains nothing: a signal of the others ends there
+        sys.stderr.write("forge: stopped\n")
+        drain()
+        os._exit(_EXIT_CTRL_C)
 
     code = EXIT_OK
     try:

@@ -140,7 +140,18 @@ def _problem(
     message = first["msg"][0].lower() + first["msg"][1:]
     if first["msg"].startswith(lead):
         message = "should be " + " or ".join(wanted)
-    return Problem(key=key, message=f"{message}, got {_shown(first['input'])}")
+    return Problem(
+        key=key,
+        message=f"{message}, got {_shown(first['input'])}",
+        remedy=_in_quotes(first["input"]) if first["type"] == "string_type" else "",
+    )
+
+
+def _in_quotes(value: object) -> str:
+    """Return how a text is written that TOML takes for a number, as a year or an id may be."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    return f'a text is in quotes: "{value}", on a command line \'"{value}"\''
 
 
 def _table_of(name: str, options: type[BaseModel]) -> type[BaseModel] | None:

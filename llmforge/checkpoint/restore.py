@@ -146,5 +146,8 @@ def _of_step(directory: Path, which: str | int, known: list[tuple[int, Path]]) -
 
 
 def _others(known: list[tuple[int, Path]], without: Path | None) -> str:
-    steps = [str(step) for step, path in known if path != without]
-    return f"steps there: {', '.join(steps)}" if steps else "there is no other checkpoint"
+    others = [(step, path) for step, path in known if path != without]
+    sound = [str(step) for step, path in others if not verify(path, hashes=False)]
+    if sound:
+        return f"steps there: {', '.join(sound)}"
+    return "all others are damaged, too" if others else "there is no other checkpoint"

@@ -6,11 +6,12 @@ import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from llmforge.cli.refused_files import as_refusal
 from llmforge.errors import EXIT_OK, ForgeError, PeerFailed, PluginError, UsageError
 from llmforge.printable import printable
 from llmforge.progress import show_on
@@ -299,9 +300,12 @@ def main() -> None:
     except ForgeError as error:
         if os.environ.get("FORGE_DEBUG"):
             raise
-        if not (isinstance(error, PeerFailed) and error.shown):
-            print(f"forge: {printable(redact(str(error)))}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(error)
+    except OSError as error:
+        refusal = None if os.environ.get("FORGE_DEBUG") else as_refusal(error)
+        if refusal is None:
+            raise
+        _end(refusal)
     except KeyboardInterrupt:
         print("forge: stopped", file=sys.stderr)
         sys.exit(130)
@@ -309,6 +313,12 @@ def main() -> None:
         sys.exit(EXIT_OK)
     finally:
         redact_tracebacks()  # after typer has set a hook of its own
+
+
+def _end(error: ForgeError) -> NoReturn:
+    if not (isinstance(error, PeerFailed) and error.shown):
+        print(f"forge: {printable(redact(str(error)))}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def _run() -> None:

@@ -246,10 +246,11 @@ def _loss(facts: CheckpointFacts) -> Iterator[tuple[str, str]]:
         ago = "this checkpoint" if not since else f"{since:,} steps before"
         yield "best", f"{best['metric']} {number(best['value'])} at step {best['step']:,} ({ago})"
     if (loss := facts.loss) is not None:
+        logged = "1 logged step" if loss.count == 1 else f"{loss.count} logged steps"
         yield (
             "mean",
             f"{number(loss.mean)} ± {loss.std:.4f}, from {number(loss.low)} to "
-            f"{number(loss.high)} ({loss.count} logged steps, {loss.first_step:,} to "
+            f"{number(loss.high)} ({logged}, {loss.first_step:,} to "
             f"{loss.last_step:,})",
         )
     trend = facts.trend

@@ -59,7 +59,12 @@ def list_saved(
 
 @app.command()
 def show(
-    checkpoint: Address,
+    checkpoint: Annotated[
+        str | None,
+        options.argument(
+            "CHECKPOINT", "RUN, RUN@best, RUN@last, RUN@STEP or a path; absent: the newest run."
+        ),
+    ] = None,
     tensors: Annotated[
         bool, typer.Option("--tensors", help="Read the weights: norm, mean, NaN and infinities.")
     ] = False,
@@ -77,7 +82,7 @@ def show(
     from llmforge.cli.common import console, emit_json
     from llmforge.insight.checkpoint_facts import checkpoint_facts
 
-    found = _located(checkpoint, root)
+    found = _located(checkpoint or run_or_newest(root, None).id, root)
     facts = checkpoint_facts(found)
     statistics = None
     if tensors:
@@ -97,7 +102,7 @@ def show(
 def compare(
     checkpoints: Annotated[
         list[str],
-        options.argument("CHECKPOINT...", "Two or more: RUN, RUN@best, RUN@STEP or a path."),
+        options.argument("CHECKPOINT", "Two or more: RUN, RUN@best, RUN@STEP or a path."),
     ],
     tensors: Annotated[
         bool, typer.Option("--tensors", help="A line for each tensor, not for each layer.")
@@ -154,12 +159,16 @@ app.command()(export)
 def _set_pin(address: str, root: Path | None, *, pinned: bool) -> None:
     from llmforge import checkpoint
     from llmforge.errors import CheckpointError
+    from llmforge.rundir.atomic import write_remedy
 
     found = _located(address, root)
     try:
         (checkpoint.pin if pinned else checkpoint.unpin)(found.path)
     except OSError as error:
-        raise CheckpointError(f"{found.path} cannot be written: {error.strerror}") from error
+        raise CheckpointError(
+            f"{found.path} cannot be written: {error.strerror}",
+            remedy=write_remedy(error, str(found.path)),
+        ) from error
     echo(f"{found.path} {'stays until it is unpinned' if pinned else 'is not pinned'}")
 
 

@@ -23,7 +23,7 @@ def plot(
     run: Annotated[
         str | None,
         options.argument(
-            "[RUN_OR_CHECKPOINT]",
+            "RUN_OR_CHECKPOINT",
             "A run, or RUN@STEP for its curves up to there; absent: the newest run.",
         ),
     ] = None,

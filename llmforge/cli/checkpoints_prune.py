@@ -169,6 +169,7 @@ def _delete(directory: RunDirectory, doomed: Sequence[CheckpointInfo]) -> None:
     """
     from llmforge.checkpoint.publish import delete, refresh_pointers
     from llmforge.errors import CheckpointError
+    from llmforge.rundir.atomic import write_remedy
 
     for number, info in enumerate(doomed):
         try:
@@ -176,7 +177,7 @@ def _delete(directory: RunDirectory, doomed: Sequence[CheckpointInfo]) -> None:
         except OSError as error:
             raise CheckpointError(
                 f"{info.path} cannot be deleted: {error.strerror}; {number} of {len(doomed)} are",
-                remedy=f"make {directory.checkpoints} and what is in it writable",
+                remedy=write_remedy(error, f"{directory.checkpoints} and what is in it"),
             ) from error
     refresh_pointers(directory.checkpoints)
 

@@ -36,7 +36,7 @@ def verify(
     addresses: Annotated[
         list[str] | None,
         options.argument(
-            "[RUN_OR_CHECKPOINT]...",
+            "RUN_OR_CHECKPOINT",
             "Runs, or checkpoints as RUN@best, RUN@last, RUN@STEP or a path; absent: the newest "
             "run.",
         ),

@@ -23,7 +23,7 @@ _WIDTH = max(map(len, _STYLES))
 
 RecipeOrNone = Annotated[
     str | None,
-    options.argument("[RECIPE]", "A recipe to check, too; its needs decide what is a problem."),
+    options.argument("RECIPE", "A recipe to check, too; its needs decide what is a problem."),
 ]
 NoTraining = Annotated[
     bool, typer.Option("--no-training", help="Do not train a tiny model, which takes seconds.")

@@ -39,7 +39,7 @@ def argument(metavar: str, help: str) -> Any:
 Recipe = Annotated[str, argument("RECIPE", "A recipe file, or the name of a shipped recipe.")]
 Run = Annotated[str, argument("RUN", "A run id, or the beginning of one.")]
 RunOrNewest = Annotated[
-    str | None, argument("[RUN]", "A run id, or the beginning of one; absent: the newest run.")
+    str | None, argument("RUN", "A run id, or the beginning of one; absent: the newest run.")
 ]
 Checkpoint = Annotated[
     str, argument("RUN_OR_CHECKPOINT", "RUN, RUN@best, RUN@last, RUN@STEP or a path.")

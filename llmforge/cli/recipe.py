@@ -17,7 +17,7 @@ app = typer.Typer(help="Check, show and copy recipes.", no_args_is_help=True)
 
 @app.command()
 def check(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names.")],
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Files or names.")],
     profile: options.Profile = None,
     assignments: options.Assignments = None,
 ) -> None:
@@ -128,7 +128,7 @@ def list_recipes(as_json: options.AsJson = False) -> None:
 def copy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")],
     destination: Annotated[
-        Path, typer.Argument(metavar="[DEST]", help="A folder or a file.", show_default=False)
+        Path, typer.Argument(metavar="DEST", help="A folder or a file.", show_default=False)
     ] = Path(),
     force: options.Force = False,
 ) -> None:

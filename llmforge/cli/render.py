@@ -27,6 +27,9 @@ STATE_STYLES: Mapping[str, str] = {
 METRIC_DIGITS: Mapping[str, int] = {"epoch": 2, "val/perplexity": 2, "grad_norm": 3}
 
 _DAY = 86400.0
+_GAP = 2
+_FOLDED = (20, 12, 8)
+"""Characters a line has at least of a value that is broken over lines: the first that fits."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,31 @@ def print_table(
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for column in columns:
+    least = _least_width(columns, rows, console.width - indent)
+    headers = [column.header.replace("/", "\n") for column in columns]
+    most = max(header.count("\n") for header in headers)
+    for index, (column, header) in enumerate(zip(columns, headers, strict=True)):
         table.add_column(
-            column.header.replace("/", "\n"),
-            vertical="bottom",
+            "\n" * (most - header.count("\n")) + header,
             justify="right" if column.right else "left",
             no_wrap=not column.fold,
+            min_width=_min_width(column, index, rows, least),
             overflow="fold" if column.fold else "ellipsis",
         )
     for row in rows:
         cells = zip(columns, row, strict=True)
         table.add_row(*(Text(value, style=column.styles.get(value, "")) for column, value in cells))
     console.print(Padding(table, (0, 0, 0, indent)) if indent else table)
+
+
+def fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> int:
+    """Return how many of the first columns fit on a terminal, at least two."""
+    needed = -_GAP
+    for count, column in enumerate(columns):
+        needed += _GAP + _width(column, count, rows, _FOLDED[0])
+        if needed > width and count >= 2:
+            return count
+    return len(columns)
 
 
 def print_section(console: Console, title: str, values: Mapping[str, str]) -> None:
@@ -90,6 +106,33 @@ def print_section(console: Console, title: str, values: Mapping[str, str]) -> No
     for label, value in values.items():
         text = Text.assemble((f"  {label:<{width}}  ", "dim"), (value, STATE_STYLES.get(value, "")))
         console.print(text, soft_wrap=True)
+
+
+def _least_width(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
+) -> int | None:
+    """Return how wide columns may stay whose values are broken over lines; None: any width."""
+    gaps = _GAP * (len(columns) - 1)
+    for least in _FOLDED:
+        needed = sum(_width(column, place, rows, least) for place, column in enumerate(columns))
+        if needed + gaps <= width:
+            return least
+    return None
+
+
+def _min_width(
+    column: Column, place: int, rows: Sequence[Sequence[str]], least: int | None
+) -> int | None:
+    """Return how wide a column stays; the first, which says what a row is about, never vanishes."""
+    if least is None:
+        least = None if place else _FOLDED[-1]
+    return _width(column, place, rows, least) if column.fold and least else None
+
+
+def _width(column: Column, place: int, rows: Sequence[Sequence[str]], least: int) -> int:
+    """Return the width of a column on the narrowest terminal that it fits on."""
+    longest = max(len(text) for text in (*column.header.split("/"), *(row[place] for row in rows)))
+    return min(longest, least) if column.fold else longest
 
 
 def number(value: object, *, digits: int = 4) -> str:

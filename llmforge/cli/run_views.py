@@ -27,10 +27,10 @@ from llmforge.insight.inventory import (
     pending_of,
     viewers_of,
 )
-from llmforge.insight.metrics import last_row
 from llmforge.insight.summary import RunSummary, summarize
 from llmforge.rundir import RunEntry, completion_of
 from llmforge.rundir.deployments import read_deployments
+from llmforge.rundir.last_row import last_row
 from llmforge.rundir.next_command import next_command, why_ended
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def print_run(console: Console, entry: RunEntry) -> None:
     print_section(console, "Metrics", _metrics(run, {}))
     apart = ("reasons", "kernels")
     resolved = {name: value for name, value in record.resolved.items() if name not in apart}
-    print_section(console, "Resolved automatically", _plain(resolved))
+    print_section(console, "Resolved automatically", _plain(_rounded(resolved)))
     print_section(console, "Kernels", _kernels(record.resolved.get("kernels", {})))
     reasons = record.resolved.get("reasons", [])
     print_section(console, "Reasons", _numbered(reasons))
@@ -173,16 +173,25 @@ def _title(console: Console, run: RunSummary) -> None:
 def _overview(run: RunSummary) -> Iterator[tuple[str, str]]:
     record = run.entry.record
     yield "why", why_ended(run.entry)
+    yield "name", "" if record.name == run.id else record.name
+    yield "note", run.entry.note
     yield "progress", _progress(run)
     yield "started", _started(run)
     yield "ended", date_text(run.ended or 0.0)
     yield "took", duration_text(run.duration)
     yield "heartbeat", _heartbeat(run.entry, process=True)
-    yield "attempt", f"{record.attempt}, started {_times(record.restarts)}"
+    if not run.entry.problem:
+        yield "attempt", f"{record.attempt}, started {_times(record.restarts)}"
     yield "profile", record.profile or ""
     yield "tags", ", ".join(record.tags)
-    yield "directory", f"{run.entry.directory.path}{' (gone)' if run.entry.gone else ''}"
+    yield "directory", f"{run.entry.directory.path}{_lost(run.entry)}"
     yield "next", next_command(run.entry)
+
+
+def _lost(entry: RunEntry) -> str:
+    if not entry.gone:
+        return ""
+    return " (holds no run.json)" if entry.directory.path.exists() else " (gone)"
 
 
 def _provenance(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -228,6 +237,8 @@ def _metrics(run: RunSummary, row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _progress(run: RunSummary) -> str:
+    if run.entry.problem:
+        return ""
     if not run.total_steps:
         return f"{run.step:,} steps"
     share = min(1.0, run.step / run.total_steps)
@@ -289,6 +300,15 @@ def _kernels(kept: Mapping[str, Any]) -> dict[str, str]:
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:
     return _present({name: plain_value(value) for name, value in values.items()})
+
+
+def _rounded(value: Any) -> Any:
+    """Return what was measured with as many digits as a measurement has."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, Mapping):
+        return {name: _rounded(item) for name, item in value.items()}
+    return value
 
 
 def _numbered(texts: Sequence[str]) -> dict[str, str]:

@@ -37,7 +37,7 @@ Name = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep id, or the b
 NameOrNewest = Annotated[
     str | None,
     typer.Argument(
-        metavar="[SWEEP]", help="A sweep id, or the beginning of one; absent: the newest sweep."
+        metavar="SWEEP", help="A sweep id, or the beginning of one; absent: the newest sweep."
     ),
 ]
 Workers = Annotated[

@@ -34,7 +34,7 @@ TokenEnv = Annotated[
 NoOpen = Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")]
 ManyRuns = Annotated[
     list[str] | None,
-    options.argument("[RUN]...", "Run ids, or the beginnings of some; several are compared."),
+    options.argument("RUN", "Run ids, or the beginnings of some; several are compared."),
 ]
 OfSweep = Annotated[
     str | None, options.option("--sweep", metavar="SWEEP", help="A sweep with its trials.")

@@ -23,7 +23,7 @@ from llmforge.generation import locate
 from llmforge.interfaces import DeployedFile, ModelFolder
 from llmforge.recipe import Recipe, load_recipe
 from llmforge.recipe.run_identity import identity, run_id
-from llmforge.rundir import RunDirectory
+from llmforge.rundir import RunDirectory, has_record
 
 Say = Callable[[str], None]
 
@@ -101,7 +101,7 @@ def find_source(
         ForgeError: there is no such run or checkpoint, or it is damaged.
     """
     path = Path(address).expanduser()
-    is_run = path.name == address and RunDirectory(root / address).record.exists()
+    is_run = path.name == address and has_record(RunDirectory(root / address))
     if not is_run and (path / MARK).is_file():
         return _of_folder(path.absolute(), choices)
     if not is_run and "/" in address and not path.exists() and "@" not in path.name:

@@ -11,7 +11,7 @@ from pathlib import Path
 from llmforge.checkpoint import Checkpoint, list_checkpoints, open_checkpoint, resolve
 from llmforge.checkpoint.manifest import MANIFEST
 from llmforge.errors import UsageError
-from llmforge.rundir import RunDirectory, find_run
+from llmforge.rundir import RunDirectory, find_run, has_record
 
 _POINTERS = ("best", "last")
 
@@ -33,12 +33,14 @@ def locate(address: str, *, root: Path, say: Callable[[str], None] = lambda _: N
     if not address.strip():
         raise UsageError("the address of the checkpoint is empty", remedy="give a run or a path")
     name, _, which = _split(address)
+    if not name:
+        raise UsageError(f"{address} names no run", remedy=f"write RUN{address}")
     if ":" in address and not Path(address).expanduser().exists():
         from llmforge.generation.tracked import is_tracked, locate_tracked
 
         if is_tracked(address):
             return locate_tracked(name, which, root=root, say=say)
-    if Path(name).name == name and RunDirectory(root / name).record.exists():
+    if Path(name).name == name and has_record(RunDirectory(root / name)):
         return _of_run(RunDirectory(root / name), which)
     path = Path(address).expanduser()
     if (path / MANIFEST).exists():

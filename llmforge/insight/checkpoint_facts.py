@@ -12,9 +12,10 @@ from llmforge.errors import CheckpointError
 from llmforge.insight.inventory import CheckpointInfo, checkpoints_of, look_at
 from llmforge.insight.loss_trend import LossStatistics, Trend, loss_statistics, loss_trend
 from llmforge.insight.metric_window import rows_up_to
-from llmforge.insight.metrics import Row, last_row
+from llmforge.insight.metrics import Row
 from llmforge.insight.tensor_statistics import WeightSummary, summarize_weights
 from llmforge.rundir import RunDirectory, RunEntry, entry_of
+from llmforge.rundir.last_row import last_row
 from llmforge.rundir.layout import run_of
 
 _ROWS = 400

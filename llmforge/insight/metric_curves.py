@@ -56,7 +56,7 @@ def read_curve(
 
 def metric_names(directory: RunDirectory) -> list[str]:
     """Return the metrics that the last rows of a run have."""
-    from llmforge.insight.metrics import last_row
+    from llmforge.rundir.last_row import last_row
 
     rows = last_row(directory.metrics) | last_row(directory.timing)
     return [name for name in rows if name not in ("step", "time")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,8 +14,6 @@ Row = dict[str, Any]
 
 EPOCH_END = "train/loss_epoch"
 """Only the row that ends an epoch has it."""
-
-_TAIL_BYTES = 65536
 
 
 def metric_rows(path: Path) -> list[Row]:
@@ -58,22 +55,3 @@ def write_csv(rows: Sequence[Row], file: TextIO) -> None:
     writer = csv.DictWriter(file, fieldnames=columns(rows), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-
-
-def last_row(path: Path) -> Row:
-    """Return the last complete row, reading only the end of the file; empty when there is none."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
-            lines = file.read().splitlines(keepends=True)
-    except FileNotFoundError:
-        return {}
-    for line in reversed(lines):
-        if line.endswith(b"\n"):
-            try:
-                row: Row = json.loads(line)
-            except ValueError:
-                return {}
-            return row
-    return {}

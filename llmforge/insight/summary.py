@@ -50,6 +50,7 @@ class RunSummary:
         record = self.entry.record
         return {
             "id": self.id,
+            "name": record.name,
             "state": self.state,
             "step": self.step,
             "total_steps": self.total_steps,
@@ -61,6 +62,7 @@ class RunSummary:
             "attempt": record.attempt,
             "profile": record.profile,
             "tags": record.tags,
+            "note": self.entry.note,
             "exit_reason": self.entry.problem or record.exit_reason,
             "metrics": record.metrics,
             "directory": str(self.entry.directory.path),

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmforge.errors import ForgeError, RunError
 from llmforge.insight.inventory import checkpoints_of
-from llmforge.rundir import RunDirectory, RunRecord, completion_of, read_record
+from llmforge.rundir import RunDirectory, RunRecord, completion_of, current_state, read_record
 from llmforge.rundir.annotations import read_annotations
 from llmforge.rundir.record import FINISHED
 
@@ -53,7 +53,7 @@ def _checked(name: str, found: Iterator[str]) -> Check:
 
 
 def _record(directory: RunDirectory, record: RunRecord) -> Iterator[str]:
-    yield f"{record.state}, step {record.step:,}"
+    yield f"{current_state(directory, record)}, step {record.step:,}"
     if record.run_id != directory.id and not directory.id.startswith(f"{record.run_id}.attempt-"):
         yield f"!run.json is that of {record.run_id}"
     if record.ended is not None and record.ended < record.started and record.state in FINISHED:
@@ -83,8 +83,11 @@ def _metrics(directory: RunDirectory, record: RunRecord) -> Iterator[str]:
     count, last, newest = 0, -1, dict[str, Any]()
     try:
         file = directory.metrics.open("rb")
-    except OSError:
+    except FileNotFoundError:
         yield "no rows" if not record.step else "!metrics.jsonl is not there"
+        return
+    except OSError as error:
+        yield f"!metrics.jsonl cannot be read: {error.strerror}"
         return
     with file:
         for number, line in enumerate(file, start=1):
@@ -124,7 +127,8 @@ def _checkpoints(directory: RunDirectory, record: RunRecord) -> Iterator[str]:
     for info in found:
         if info.problem:
             yield f"!step {info.step:,}: {info.problem}"
-        if info.step > record.step:
+        # The record of a run that was killed is as old as its last heartbeat.
+        if info.step > record.step and record.state != "running":
             yield f"!step {info.step:,} is past step {record.step:,} of run.json"
 
 

@@ -16,12 +16,12 @@ from llmforge.insight.inventory import (
     checkpoints_of,
     tracker_names,
 )
-from llmforge.insight.metrics import last_row
 from llmforge.monitor.appended_lines import CountedLines, last_lines
 from llmforge.monitor.metrics import TRAIN_LOSS, VAL_LOSS, Metrics
 from llmforge.monitor.snapshot import Best, CheckpointAge, Happening, Points, Snapshot, Upload
 from llmforge.recipe.schema import RunTable
-from llmforge.rundir import RunDirectory, RunEntry, entry_of
+from llmforge.rundir import RunDirectory, RunEntry, entry_of, has_record
+from llmforge.rundir.last_row import last_row
 from llmforge.rundir.next_command import next_command, why_ended
 from llmforge.rundir.uploads import UploadRecord, read_uploads
 
@@ -83,7 +83,7 @@ class RunFollower:
     def look(self) -> Snapshot:
         """Return how the run stands now."""
         now = time.time()
-        if not self.directory.record.exists():
+        if not has_record(self.directory):
             snapshot = self._absent(now)
         else:
             entry = self._entry()
@@ -115,9 +115,6 @@ class RunFollower:
         if float(timing.get("time", 0.0)) < record.started:
             timing = {}  # of an earlier start
         beat = record.heartbeat.get("time")
-        step = record.step
-        if timing.get("time", 0.0) > float(beat or 0.0):
-            step = max(step, int(timing["step"]))
         last, best = self._newest_checkpoints()
         stamp = system if float(system.get("time", 0.0)) >= record.started else {}
         return Snapshot(
@@ -129,7 +126,7 @@ class RunFollower:
             next_command=self._next_command(entry),
             attempt=record.attempt,
             starts=record.restarts,
-            step=step,
+            step=record.step,
             total_steps=record.total_steps,
             epoch=_number(values.get("epoch")),
             taken=now,

@@ -38,7 +38,7 @@ from llmforge.run.reporting.upload_status import grace_seconds
 from llmforge.run.setup.checkpoint_writer import delete_uploaded, open_writer
 from llmforge.run.setup.preflight import require_ready
 from llmforge.run.setup.resume_from_storage import BroughtBack
-from llmforge.run.setup.run_record import disk_errors_told, open_record
+from llmforge.run.setup.run_record import disk_errors_told, open_record, require_trace_ahead
 from llmforge.run.setup.training_setup import TrainingSetup, set_up
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.training.loop_outputs import LoopOutputs
@@ -113,6 +113,7 @@ def start_run(
     """
     with disk_errors_told(plan), RunLock(plan.root, plan.run_id):
         directory = plan.directory
+        require_trace_ahead(plan, resume=resume)
         record = open_record(plan, attempt=None if found is None else found.attempt)
         directory.path.mkdir(parents=True, exist_ok=True)
         write_text(directory.recipe, to_toml(plan.recipe.tables))
@@ -455,6 +456,10 @@ class _Start:
 
     def _record_end(self, state: str, reason: str, metrics: Mapping[str, Any]) -> None:
         record, step, now = self._recorder.record, self._recorder.step, time.time()
+        level = logging.ERROR if state == "failed" else logging.INFO
+        took = duration(now - self._began)
+        # For the log file: on the screen it is said with what to do next.
+        log.log(level, "%s after %s: %s", state, took, reason, extra={"screen": False})
         self._recorder.update(
             state=state,
             exit_reason=reason,
@@ -468,7 +473,6 @@ class _Start:
             ),
             metrics=dict(metrics) or record.metrics,
         )
-        log.debug("%s after %s: %s", state, duration(now - self._began), reason)
 
     # 5. Close: the record, the trackers, the other ranks ---------------------------------------
 

@@ -50,6 +50,14 @@ class TraceRange:
                 f"{OPTION} {self}: this start ends with step {stop_at} (train.stop_at)",
                 remedy=f"give steps up to {stop_at}, or a later stop_at",
             )
+        self.require_not_taken(taken)
+
+    def require_not_taken(self, taken: int) -> None:
+        """Refuse a range whose last step is among the first ``taken`` ones.
+
+        Raises:
+            UsageError: it is.
+        """
         if self.last <= taken:
             raise UsageError(
                 f"{OPTION} {self}: these steps were taken already, the next one is {taken + 1}",

@@ -12,6 +12,7 @@ from llmforge.rundir.index import (
     completion_of,
     entry_of,
     find_run,
+    has_record,
     list_runs,
     next_attempt,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "current_state",
     "entry_of",
     "find_run",
+    "has_record",
     "is_locked",
     "list_runs",
     "next_attempt",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmforge.errors import RunError
-from llmforge.rundir.atomic import write_json
+from llmforge.rundir.atomic import write_json, write_remedy
 from llmforge.rundir.changes import mark_changed
 from llmforge.rundir.layout import RunDirectory
 
@@ -65,7 +65,11 @@ def read_annotations(directory: RunDirectory) -> Annotations:
     """
     try:
         body: dict[str, Any] = json.loads(directory.annotations.read_bytes())
-        return Annotations(**{key: value for key, value in body.items() if key in _FIELDS})
+        said = Annotations(**{key: value for key, value in body.items() if key in _FIELDS})
+        texts = [item for item in (said.name, said.note) if item is not None]
+        if not all(isinstance(item, str) for item in [*texts, *said.added, *said.removed]):
+            raise TypeError("name, note and tags are texts")
+        return said
     except (FileNotFoundError, NotADirectoryError):
         return Annotations()
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -86,6 +90,6 @@ def write_annotations(directory: RunDirectory, annotations: Annotations) -> None
     except OSError as error:
         raise RunError(
             f"{directory.annotations} cannot be written: {error.strerror}",
-            remedy=f"make {directory.path} writable",
+            remedy=write_remedy(error, str(directory.path)),
         ) from error
     mark_changed(directory.root, directory.id)

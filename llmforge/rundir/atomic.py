@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def write_remedy(error: OSError, place: str) -> str:
+    """Return what to do when ``place`` could not be written: a full disk is not a permission."""
+    return "free some space there" if error.errno in DISK_FULL else f"make {place} writable"
+
+
 """Error numbers of a disk, a quota or a limit that takes no more."""
 
 

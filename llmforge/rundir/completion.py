@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from llmforge.errors import RunError
 from llmforge.run_root import root_option
 from llmforge.rundir.atomic import sync_directory, write_json
 from llmforge.rundir.layout import completion_path
+from llmforge.rundir.stored_values import wrong_value
 
 FORMAT_VERSION = 1
 
@@ -41,6 +43,16 @@ class Completion:
     epochs: float = 0.0
     keys: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+
+_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("run_id", "identity", "state", "reason", "directory", "next_command"), str),
+    **dict.fromkeys(("attempt", "steps", "format_version"), int),
+    **dict.fromkeys(("started", "ended", "epochs"), int | float),
+    **dict.fromkeys(("artifacts", "keys"), dict),
+    **dict.fromkeys(("final_loss", "best_loss"), int | float | None),
+    "best_step": int | None,
+}
 
 
 def read_completion(root: Path, run_id: str) -> Completion | None:
@@ -84,9 +96,12 @@ def decode_completion(content: bytes) -> Completion:
     try:
         body: dict[str, Any] = json.loads(content)
         known = {item.name for item in dataclasses.fields(Completion)}
-        return Completion(**{key: value for key, value in body.items() if key in known})
+        found = Completion(**{key: value for key, value in body.items() if key in known})
     except (TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error
+    if wrong := wrong_value(body, _KINDS, any_number=("final_loss", "best_loss")):
+        raise ValueError(wrong)
+    return found
 
 
 def write_completion(root: Path, completion: Completion) -> None:

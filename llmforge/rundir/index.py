@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from llmforge.errors import RunError, UsageError
 from llmforge.run_root import root_option
 from llmforge.rundir.annotations import Annotations, read_annotations
+from llmforge.rundir.atomic import write_remedy
 from llmforge.rundir.completion import Completion, load_completion, read_completion
+from llmforge.rundir.last_row import last_row
 from llmforge.rundir.layout import ARCHIVE, RunDirectory, archive_path, completion_path
 from llmforge.rundir.lock import RunLock
 from llmforge.rundir.record import RunRecord, current_state, read_record
+from llmforge.rundir.trash import deleted_runs
 
 _COMPARED = 1000
 """Names that a mistyped one is compared with at most: each takes a part of a millisecond."""
@@ -50,7 +54,7 @@ def run_directories(root: Path, *, archived: bool = False) -> Iterator[RunDirect
     base = root / ARCHIVE if archived else root
     for name in _names(base):
         directory = RunDirectory(base / name)
-        if directory.record.exists():
+        if has_record(directory):
             yield directory
 
 
@@ -75,11 +79,14 @@ def entry_of(directory: RunDirectory) -> RunEntry:
         record = read_record(directory)
     except RunError as error:
         return _entry_without_record(directory, error)
+    state = current_state(directory, record)
+    if record.state == "running":
+        _bring_up_to_date(directory, record)
     said = _said(directory)
     if said is not None:
         record.name, record.tags = said.name or record.name, said.tags(record.tags)
     note = (said.note if said is not None else None) or ""
-    return RunEntry(directory, record, current_state(directory, record), note=note)
+    return RunEntry(directory, record, state, note=note)
 
 
 def completion_of(directory: RunDirectory) -> Completion | None:
@@ -108,16 +115,17 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
         UsageError: several do; the message lists them with dates and differing keys.
     """
     for exact in (RunDirectory(root / text), RunDirectory(root / ARCHIVE / text)):
-        if text and exact.record.exists():
+        if text and has_record(exact):
             return exact
-    if gone and text and completion_path(root, text).exists():
+    if gone and text and _exists(completion_path(root, text)):
         return RunDirectory(root / text)
     near = [RunDirectory(root / name) for name in _names(root, text)]
-    matches = [directory for directory in near if directory.record.exists()]
+    matches = [directory for directory in near if has_record(directory)]
     if gone:
         here = {directory.id for directory in matches}
         lost = [name for name in _completed(root, text) if name not in here]
         matches += [RunDirectory(root / name) for name in lost]
+    _refuse_another(root, text, matches)
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -126,6 +134,46 @@ def find_run(root: Path, text: str, *, gone: bool = False) -> RunDirectory:
             remedy="give more of the id",
         )
     raise _no_run(root, text, _names(root))
+
+
+def _refuse_another(root: Path, text: str, matches: list[RunDirectory]) -> None:
+    """Refuse to take the beginning of an id for what is the whole id of a run that was here.
+
+    Who deletes or prunes a run twice must not lose another one whose id begins like it.
+
+    Raises:
+        RunError: a run of exactly this id was deleted or cleared.
+    """
+    if not text:
+        return
+    others = ", ".join(f"'{directory.id}'" for directory in matches[:_DESCRIBED])
+    more = f"; {others} begin{'s' if len(matches) == 1 else ''} with it, too" if matches else ""
+    if any(item.run_id == text for item in deleted_runs(root)):
+        raise RunError(
+            f"run '{text}' was deleted{more}",
+            remedy=f"'forge runs restore {text}{root_option(root)}' brings it back"
+            + ("; give more of the id for another one" if matches else ""),
+        )
+    if matches and next_attempt(root, text) > 1:
+        raise RunError(
+            f"run '{text}' was cleared{more}",
+            remedy=f"give more of the id; {archive_path(root, text, next_attempt(root, text) - 1)} "
+            "is the cleared one",
+        )
+
+
+def has_record(directory: RunDirectory) -> bool:
+    """Return whether a directory has a ``run.json``, or does not let this user see if it has one.
+
+    The second is a run as well, so that reading it says what is to be made readable.
+    """
+    try:
+        directory.record.stat()
+    except PermissionError:
+        return _exists(directory.path)
+    except (OSError, ValueError):  # not there, too long a name, a NUL in it
+        return False
+    return True
 
 
 def next_attempt(root: Path, run_id: str) -> int:
@@ -160,9 +208,33 @@ def clear_run(root: Path, run_id: str) -> Path | None:
         except OSError as error:
             raise RunError(
                 f"run {run_id} cannot be moved to {aside}: {error.strerror}",
-                remedy=f"make {root} and what is in it writable",
+                remedy=write_remedy(error, f"{root} and what is in it"),
             ) from error
         return aside
+
+
+def _bring_up_to_date(directory: RunDirectory, record: RunRecord) -> None:
+    """Take from the newest rows what a record lacks that is as old as the run's last heartbeat.
+
+    Of a run that was killed it stays that old.
+    """
+    try:
+        values, timing = last_row(directory.metrics), last_row(directory.timing)
+    except OSError:  # whoever reads all of it says so
+        return
+    moment = timing.get("time")
+    if isinstance(moment, int | float) and moment > record.heartbeat.get("time", moment):
+        record.heartbeat = {**record.heartbeat, "time": moment}
+        record.step = max(record.step, _step(timing))
+    if _step(values) >= _step(record.metrics):
+        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        record.metrics = {**record.metrics, **numbers}
+        record.step = max(record.step, _step(values))
+
+
+def _step(row: Mapping[str, Any]) -> int:
+    step = row.get("step")
+    return step if isinstance(step, int) else 0
 
 
 def _said(directory: RunDirectory) -> Annotations | None:
@@ -191,7 +263,12 @@ def _names(base: Path, start: str = "") -> list[str]:
 
 
 def _is_run(directory: RunDirectory) -> bool:
-    return directory.record.exists() or completion_path(directory.root, directory.id).exists()
+    return has_record(directory) or _exists(completion_path(directory.root, directory.id))
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a path is there; one that cannot be looked at is not, and raises nothing."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises where it may not look
 
 
 def _completed(root: Path, start: str = "") -> list[str]:
@@ -201,7 +278,7 @@ def _completed(root: Path, start: str = "") -> list[str]:
 
 def _entry_without_record(directory: RunDirectory, error: RunError) -> RunEntry:
     try:
-        completion = None if directory.record.exists() else completion_of(directory)
+        completion = None if has_record(directory) else completion_of(directory)
     except RunError as damaged:
         error, completion = damaged, None
     if completion is None:
@@ -228,9 +305,10 @@ def _record_from(completion: Completion) -> RunRecord:
 
 def _no_run(root: Path, text: str, names: list[str]) -> RunError:
     near = _nearest(text, names)
-    if completion_path(root, text).exists():
+    if text and _exists(completion_path(root, text)):
+        lost = "holds no run.json" if _exists(root / text) else "is gone"
         return RunError(
-            f"run '{text}' is completed, but its directory {root / text} is gone",
+            f"run '{text}' is completed, but its directory {root / text} {lost}",
             remedy=f"'forge runs clear {text}{root_option(root)}' lets it train again",
         )
     return RunError(
@@ -255,12 +333,17 @@ def _nearest(text: str, names: list[str]) -> str | None:
 def _described(directories: list[RunDirectory]) -> Iterator[str]:
     entries = [entry_of(directory) for directory in directories[:_DESCRIBED]]
     keys = [entry.record.identity.get("keys", {}) for entry in entries]
-    names = sorted({name for item in keys for name in item})
-    differing = [name for name in names if len({repr(item.get(name)) for item in keys}) > 1]
+    known = [item for item in keys if item]  # a damaged record has none, and differs in nothing
+    names = sorted({name for item in known for name in item})
+    values_of = {name: len({repr(item.get(name)) for item in known}) for name in names}
+    # What tells most of them apart comes first.
+    differing = sorted((name for name in names if values_of[name] > 1), key=lambda n: -values_of[n])
     for entry, item in zip(entries, keys, strict=True):
-        when = datetime.fromtimestamp(entry.record.started).strftime("%Y-%m-%d %H:%M")
+        started = entry.record.started
+        when = f"{datetime.fromtimestamp(started):%Y-%m-%d %H:%M}" if started else ""
         values = ", ".join(f"{name}={item.get(name, 'default')}" for name in differing[:4])
-        yield f"    {entry.directory.id}  {when}  {entry.state}  {values}".rstrip()
+        shown = (entry.directory.id, when, entry.state, values if item else "")
+        yield "    " + "  ".join(part for part in shown if part)
     if len(directories) > _DESCRIBED:
         yield f"    and {len(directories) - _DESCRIBED:,} more"
 

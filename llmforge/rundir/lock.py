@@ -13,7 +13,7 @@ from typing import Any
 
 from llmforge.errors import RunError, RunLockedError
 from llmforge.file_lock import lock_file
-from llmforge.rundir.atomic import OPEN_FLAGS
+from llmforge.rundir.atomic import OPEN_FLAGS, write_remedy
 from llmforge.rundir.layout import lock_path
 
 _ATTEMPTS = 5
@@ -68,8 +68,8 @@ class RunLock:
         except OSError as error:
             raise RunError(
                 f"the lock {self._path} cannot be written: {error.strerror}",
-                remedy="make the directory of all runs writable, or choose another one with "
-                "run.root or FORGE_RUN_ROOT",
+                remedy=f"{write_remedy(error, 'the directory of all runs')}, or choose another one "
+                "with run.root or FORGE_RUN_ROOT",
             ) from error
 
     def __exit__(

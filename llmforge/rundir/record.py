@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from llmforge.rundir.atomic import write_json
 from llmforge.rundir.changes import mark_changed
 from llmforge.rundir.layout import RunDirectory
 from llmforge.rundir.lock import is_locked
+from llmforge.rundir.stored_values import in_range, wrong_value
 
 FORMAT_VERSION = 1
 HEARTBEAT_SECONDS = 5.0
@@ -64,6 +66,16 @@ class RunRecord:
 
 
 _FIELDS = frozenset(item.name for item in dataclasses.fields(RunRecord))
+_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("run_id", "name", "state", "exit_reason"), str),
+    **dict.fromkeys(("attempt", "restarts", "step", "total_steps", "format_version"), int),
+    **dict.fromkeys(("created", "started"), int | float),
+    **dict.fromkeys(("identity", "metrics", "heartbeat", "provenance", "resolved"), dict),
+    **dict.fromkeys(("fingerprints", "goodput"), dict),
+    **dict.fromkeys(("tags", "notices"), list),
+    "profile": str | None,
+    "ended": int | float | None,
+}
 
 
 def read_record(directory: RunDirectory) -> RunRecord:
@@ -85,12 +97,28 @@ def read_record(directory: RunDirectory) -> RunRecord:
         raise _damaged(directory, str(error)) from error
     if not isinstance(body, dict) or "run_id" not in body:
         raise _damaged(directory, "it is no record of a run")
-    if body.get("format_version", 0) > FORMAT_VERSION:
+    version = body.get("format_version", 0)
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise RunError(
-            f"{directory.record} has format {body['format_version']}, newer than this llmforge",
+            f"{directory.record} has format {version}, newer than this llmforge",
             remedy="upgrade llmforge",
         )
+    if wrong := _wrong(body):
+        raise _damaged(directory, wrong)
     return RunRecord(**{key: value for key, value in body.items() if key in _FIELDS})
+
+
+def _wrong(body: Mapping[str, Any]) -> str:
+    """Return what is not as this program writes it, as after an edit by hand; empty if nothing."""
+    if found := wrong_value(body, _KINDS):
+        return found
+    moment = body.get("heartbeat", {}).get("time", 0.0)
+    if not in_range(moment):
+        return f"heartbeat.time is {moment!r:.60}"
+    best = body.get("metrics", {}).get("best") or {}
+    if not isinstance(best, dict) or not isinstance(best.get("step", 0), int | None):
+        return f"metrics.best is {best!r:.60}"
+    return ""
 
 
 def _damaged(directory: RunDirectory, why: str) -> RunError:
@@ -145,6 +173,7 @@ class Recorder:
         self._directory = directory
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self._due = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="forge-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -171,14 +200,23 @@ class Recorder:
         if text not in self.record.notices:
             self.update(notices=[*self.record.notices, text])
 
+    def beat_soon(self) -> None:
+        """Have the heartbeat's thread write the record now: what is in it outlives a kill."""
+        self._due.set()
+
     def stop(self) -> None:
         """End the heartbeat; the record stays as it was last written."""
         self._stopped.set()
+        self._due.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _beat(self) -> None:
-        while not self._stopped.wait(HEARTBEAT_SECONDS):
+        while True:
+            self._due.wait(HEARTBEAT_SECONDS)
+            if self._stopped.is_set():
+                return
+            self._due.clear()
             try:
                 self.update(durable=False)
             except OSError:

@@ -88,9 +88,11 @@ def run_server(
     async def serve() -> None:
         loops.append(asyncio.get_running_loop())
         started(engine, measurements)
-        await Server(config, stop, lambda: engine.unfinished > 0).serve(sockets=[bound])
+        await server.serve(sockets=[bound])
 
-    asyncio.run(serve())
+    server = Server(config, stop, lambda: engine.unfinished > 0)
+    with server.capture_signals():  # already while it starts, which asyncio would break off
+        asyncio.run(serve())
     note("stopped")
 
 

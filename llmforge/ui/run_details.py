@@ -18,11 +18,12 @@ from llmforge.insight.inventory import (
     tracker_names,
     viewers_of,
 )
-from llmforge.insight.metrics import last_row, metric_rows
+from llmforge.insight.metrics import metric_rows
 from llmforge.insight.summary import summarize
 from llmforge.redaction import redact, redact_values
 from llmforge.rundir import RunEntry, completion_of
 from llmforge.rundir.deployments import read_deployments
+from llmforge.rundir.last_row import last_row
 from llmforge.rundir.next_command import next_command, why_ended
 from llmforge.rundir.uploads import read_kept, read_uploads
 

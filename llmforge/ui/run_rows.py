@@ -13,7 +13,7 @@ from llmforge.errors import RunError
 from llmforge.insight.runs_index import RunsTable, runs_table
 from llmforge.insight.runs_index.database import database_path
 from llmforge.redaction import redact
-from llmforge.rundir import RunDirectory, RunEntry, entry_of
+from llmforge.rundir import RunDirectory, RunEntry, entry_of, has_record
 
 Row = dict[str, Any]
 
@@ -62,7 +62,7 @@ def find_entry(root: Path, run_id: str) -> RunEntry:
     if not run_id or run_id.startswith(".") or set(run_id) & set("/\\\0"):
         raise RunError(f"'{run_id[:100]}' is no id of a run")
     entry = entry_of(RunDirectory(root / run_id))
-    if entry.state == "unreadable" and not entry.directory.record.exists():
+    if entry.state == "unreadable" and not has_record(entry.directory):
         raise RunError(f"no run '{run_id[:200]}' in {root}")
     return entry
 

@@ -39,36 +39,41 @@ def run_server(
         ready: is called once requests are accepted.
     """
 
-    async def serve() -> None:
-        loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        app = Guard(
-            build_app(answers, stop=stop),
-            names=served_names(host, allowed_hosts),
-            any_address=host in EVERY_ADDRESS,
-            api_key=token,
-            limits=Limits(max_body=_BODY_BYTES),
-            answered=lambda *_: None,
-            open_paths=("/static",),
-            command="forge ui",
-        )
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=2,
-        )
+    stop, loops = asyncio.Event(), list[asyncio.AbstractEventLoop]()
 
-        def end_streams() -> None:
+    def end_streams() -> None:
+        for loop in loops:
             loop.call_soon_threadsafe(stop.set)
 
+    app = Guard(
+        build_app(answers, stop=stop),
+        names=served_names(host, allowed_hosts),
+        any_address=host in EVERY_ADDRESS,
+        api_key=token,
+        limits=Limits(max_body=_BODY_BYTES),
+        answered=lambda *_: None,
+        open_paths=("/static",),
+        command="forge ui",
+    )
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=2,
+    )
+    server = Server(config, end_streams)
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
         threading.Thread(target=answers.warm, daemon=True).start()
         bound.listen()  # a browser that is quicker than the server waits
         ready()
-        await Server(config, end_streams).serve(sockets=[bound])
+        await server.serve(sockets=[bound])
 
-    asyncio.run(serve())
+    with server.capture_signals():  # already while it starts, which asyncio would break off
+        asyncio.run(serve())

@@ -67,8 +67,10 @@ def test_steps_of_a_resumed_run_are_counted_from_its_start(
     halfway: Workplace, tmp_path: Path
 ) -> None:
     workplace = halfway.copy(tmp_path / "resumed")
+    before = workplace.run.record.read_bytes()
     refused = workplace.train_here("--trace-steps", "10:15", expect=2)
     assert "these steps were taken already, the next one is 32" in refused
+    assert workplace.run.record.read_bytes() == before, "refused before anything was touched"
     output = workplace.train_here("--trace-steps", "30:33", "--set", "train.stop_at=36")
     assert "steps to 31 were taken already: tracing 32:33" in output
     assert figures(workplace, "32-33")["steps"] == [32, 33]

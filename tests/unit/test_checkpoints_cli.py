@@ -91,3 +91,10 @@ def test_checkpoints_that_may_not_be_read_are_named(
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(CheckpointError, match=r"checkpoints cannot be read: Permission denied"):
         forge("list", "run")
+
+
+def test_show_takes_the_newest_run_and_says_which(run: RunDirectory) -> None:
+    result = forge("show")
+    assert result.stdout == forge("show", "run-1").stdout
+    assert "no run was named: taking the newest, run-1" in result.stderr
+    assert forge("show", "--json").stdout == forge("show", "run-1", "--json").stdout

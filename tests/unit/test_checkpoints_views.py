@@ -157,6 +157,19 @@ def test_a_damaged_checkpoint_is_refused_with_the_others(run: RunDirectory) -> N
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing") as caught:
         forge("show", "run-1@2")
     assert caught.value.remedy == "steps there: 1, 3"
+    (run.checkpoints / "step-00000001" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        forge("show", "run-1@2")
+    assert caught.value.remedy == "steps there: 3"
+    (run.checkpoints / "step-00000003" / "trainer.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        forge("show", "run-1@2")
+    assert caught.value.remedy == "all others are damaged, too"
+
+
+def test_an_address_without_a_run_is_refused(run: RunDirectory) -> None:
+    with pytest.raises(UsageError, match="@best names no run"):
+        forge("show", "@best")
 
 
 def test_plot_draws_plain_text_where_nobody_watches(run: RunDirectory) -> None:

@@ -55,3 +55,32 @@ def test_version_is_printed() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.exit_code == 0
     assert result.stdout.startswith("llmforge ")
+
+
+def test_usage_has_one_pair_of_brackets_around_an_argument() -> None:
+    for command in ("runs show", "runs delete", "runs tag", "ui export", "checkpoints compare"):
+        shown = CliRunner().invoke(app, [*command.split(), "--help"]).stdout
+        usage = next(line for line in shown.splitlines() if "Usage" in line)
+        assert "[[" not in usage.replace("[OPTIONS]", "")
+        assert "......" not in usage
+        assert "...]..." not in usage
+        assert "...}..." not in usage
+
+
+def test_ctrl_c_before_a_command_is_imported_leaves_no_traceback() -> None:
+    script = (
+        "import builtins, sys\n"
+        "real = builtins.__import__\n"
+        "def stopped(name, *rest, **more):\n"
+        "    if name == 'llmforge.cli.app':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return real(name, *rest, **more)\n"
+        "builtins.__import__ = stopped\n"
+        "sys.argv = ['forge', 'runs', 'list']\n"
+        "from llmforge.__main__ import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (130, "forge: stopped\n")

@@ -135,7 +135,10 @@ def test_the_chunked_loss_can_be_traced_for_batches_of_any_length() -> None:
     hidden, weight = torch.randn(48, 8), torch.randn(50, 8)
     targets = torch.randint(50, (48,))
     logits, scored = hidden @ weight.t(), targets != IGNORE_INDEX
-    part = _cross_entropy._log_probs_and_gradient_
+
+    def part(logits: torch.Tensor, targets: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+        return _cross_entropy._log_probs_and_gradient_(logits, targets, scored, 0.0)
+
     traced = make_fx(part, tracing_mode="symbolic")(logits.clone(), targets, scored)
     torch.testing.assert_close(
         traced(logits.clone(), targets, scored),

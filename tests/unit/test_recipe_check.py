@@ -98,6 +98,17 @@ def test_problems_of_a_profile_come_in_the_order_of_its_lines(parts: Path) -> No
     assert caught.value.problems[1].where == "profile p (r.toml:101)"
 
 
+@pytest.mark.parametrize(
+    ("written", "remedy"), [("2024", "on a command line '\"2024\"'"), ("nan", '"nan"'), ("[1]", "")]
+)
+def test_a_text_that_toml_takes_for_a_number_is_answered_with_its_quotes(
+    written: str, remedy: str, parts: Path
+) -> None:
+    found = problem(parts, "", f"run.id={written}")
+    assert found.key == "run.id"
+    assert (remedy in found.remedy) if remedy else not found.remedy
+
+
 def test_options_of_unselected_components_are_checked(parts: Path) -> None:
     found = problem(parts, "[optimizer.other]\ndampin = 3\n")
     assert (found.key, found.remedy) == ("optimizer.other.dampin", "did you mean 'damping'?")

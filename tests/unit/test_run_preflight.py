@@ -61,7 +61,12 @@ def test_it_is_told_before_data_are_opened_and_kept_as_the_reason(
     assert message in str(caught.value)
     assert opened == []
     assert not (tmp_path / "cache").exists()
-    assert message in read_record(RunDirectory(tmp_path / "runs" / "r")).exit_reason
+    directory = RunDirectory(tmp_path / "runs" / "r")
+    assert message in read_record(directory).exit_reason
+    (said,) = (
+        line for line in directory.path.joinpath("log.txt").open() if " ERROR failed " in line
+    )
+    assert message in said
 
 
 def test_what_to_start_from_is_looked_for_before_data_are_opened(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from run_parts import complete, make_run
+from run_parts import complete, make_run, write_rows
 
 from llmforge.errors import RunError, RunLockedError, UsageError
 from llmforge.rundir import (
@@ -32,8 +34,9 @@ from llmforge.rundir import (
     read_record,
     write_record,
 )
-from llmforge.rundir.atomic import write_bytes, write_json, write_text
-from llmforge.rundir.layout import lock_path
+from llmforge.rundir.atomic import write_bytes, write_json, write_remedy, write_text
+from llmforge.rundir.last_row import last_row
+from llmforge.rundir.layout import completion_path, lock_path
 
 HOLDER = """
 import sys, time
@@ -361,3 +364,137 @@ def test_a_beginning_of_a_run_and_of_one_that_is_gone_is_of_both(tmp_path: Path)
     assert find_run(tmp_path, "b").id == "b-2"
     with pytest.raises(UsageError, match="'b' matches 2 runs"):  # as it may be to be deleted
         find_run(tmp_path, "b", gone=True)
+
+
+def test_an_unreadable_run_among_several_that_are_meant_has_no_facts(tmp_path: Path) -> None:
+    make_run(tmp_path, "x-1", identity={"hash": "a", "keys": {"lr": 1.0}})
+    make_run(tmp_path, "x-2", identity={"hash": "b", "keys": {"lr": 2.0}})
+    make_run(tmp_path, "x-3").record.write_text("{")
+    with pytest.raises(UsageError) as caught:
+        find_run(tmp_path, "x")
+    first, second, third = caught.value.message.splitlines()[1:]
+    assert (first.split()[-1], second.split()[-1]) == ("lr=1.0", "lr=2.0")
+    assert third.split() == ["x-3", "unreadable"]
+
+
+def test_a_completed_run_without_its_record_is_not_called_gone(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "x")
+    complete(directory)
+    directory.record.unlink()
+    with pytest.raises(RunError, match=r"its directory .*x holds no run\.json"):
+        find_run(tmp_path, "x")
+
+
+def test_a_killed_run_is_as_far_as_its_rows_and_not_as_its_last_heartbeat(tmp_path: Path) -> None:
+    metrics = {"step": 40, "train/loss": 3.0, "best": {"metric": "val/loss", "value": 1.0}}
+    directory = make_run(
+        tmp_path, "x", state="running", ended=None, step=42, total_steps=600, metrics=metrics
+    )
+    beat = read_record(directory).heartbeat["time"]
+    write_rows(directory.metrics, [{"step": 40, "train/loss": 3.0}, {"step": 50, "train/loss": 2}])
+    write_rows(directory.timing, [{"step": 53, "time": beat + 3}])
+    entry = entry_of(directory)
+    assert (entry.state, entry.record.step) == ("crashed", 53)
+    assert entry.record.metrics == {**metrics, "step": 50, "train/loss": 2}
+    assert entry.record.heartbeat["time"] == beat + 3
+    write_rows(directory.timing, [{"step": 99, "time": beat - 3}])  # of the start before this one
+    assert entry_of(directory).record.step == 50
+
+
+def test_the_rows_of_a_run_that_ended_do_not_change_its_record(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "x", step=600)
+    write_rows(directory.metrics, [{"step": 700, "train/loss": 1.0}])
+    assert entry_of(directory).record.step == 600
+
+
+def test_a_damaged_last_row_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step" \n[]\n\xff\xfe\n{"step": 9')
+    assert last_row(path) == {"step": 1}
+
+
+def test_a_beat_that_is_due_is_written_at_once(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    recorder = Recorder(directory, RunRecord("x"))
+    recorder.start()
+    recorder.step = 5
+    recorder.beat_soon()
+    deadline = time.monotonic() + 3  # a heartbeat takes longer
+    while read_record(directory).step != 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert read_record(directory).step == 5
+    recorder.stop()
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.ENOSPC, "free some space there"), (errno.EACCES, "make x writable")]
+)
+def test_a_full_disk_is_not_taken_for_a_permission(number: int, says: str) -> None:
+    assert write_remedy(OSError(number, "no"), "x") == says
+
+
+def test_what_tells_runs_apart_comes_first(tmp_path: Path) -> None:
+    same = {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}
+    for number in range(3):
+        keys = {**same, "z.lr": float(number)} if number else {"z.lr": 0.0}
+        make_run(tmp_path, f"x-{number}", identity={"hash": "a", "keys": keys})
+    with pytest.raises(UsageError) as caught:
+        find_run(tmp_path, "x")
+    assert [line.split()[4] for line in caught.value.message.splitlines()[1:]] == [
+        "z.lr=0.0,",
+        "z.lr=1.0,",
+        "z.lr=2.0,",
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"step": "x"},
+        {"step": True},
+        {"step": 10**30},
+        {"started": None},
+        {"started": 1e300},
+        {"ended": float("nan")},
+        {"metrics": []},
+        {"metrics": {"best": 3}},
+        {"identity": None},
+        {"tags": "a"},
+        {"state": 3},
+        {"format_version": "1"},
+        {"heartbeat": {"time": "now"}},
+        {"heartbeat": {"time": 1e300}},
+    ],
+)
+def test_a_record_with_a_value_that_makes_no_sense_is_damaged_and_named(
+    wrong: dict[str, object], tmp_path: Path
+) -> None:
+    directory = make_run(tmp_path, "x")
+    make_run(tmp_path, "y")
+    body = json.loads(directory.record.read_bytes()) | wrong
+    directory.record.write_text(json.dumps(body))
+    with pytest.raises(RunError, match=rf"run\.json cannot be read: {next(iter(wrong))}"):
+        read_record(directory)
+    assert [entry.state for entry in list_runs(tmp_path)] == ["unreadable", "completed"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": "x"}, {"ended": None}, {"artifacts": []}, {"final_loss": "low"}]
+)
+def test_a_completion_with_a_value_that_makes_no_sense_is_damaged_and_named(
+    wrong: dict[str, object], tmp_path: Path
+) -> None:
+    complete(make_run(tmp_path, "x"), final_loss=float("nan"))
+    path = completion_path(tmp_path, "x")
+    assert read_completion(tmp_path, "x") is not None
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | wrong))
+    with pytest.raises(RunError, match=rf"x\.json is damaged: {next(iter(wrong))} is "):
+        read_completion(tmp_path, "x")
+
+
+def test_a_record_of_a_newer_format_is_not_called_damaged(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "x")
+    body = json.loads(directory.record.read_bytes()) | {"format_version": 99, "step": "later"}
+    directory.record.write_text(json.dumps(body))
+    with pytest.raises(RunError, match="has format 99, newer than this llmforge"):
+        read_record(directory)

@@ -161,6 +161,49 @@ def test_the_list_of_default_ids_fits_100_columns(root: Path) -> None:
     assert "…" not in screen.getvalue()
 
 
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_id_stays_on_a_narrow_terminal(chosen: bool, root: Path) -> None:
+    make_run(root, "single_bs16_cw128_lr1e-03-a1b2c3")
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=60, color_system=None)
+    print_rows(console, runs_table(root, columns=SHOWN), chosen=chosen)
+    assert "single_b" in screen.getvalue()
+    left_out = "too narrow for started, took"
+    assert (left_out in screen.getvalue()) is not chosen
+    if not chosen:
+        assert "3.4000" in screen.getvalue()
+        assert "single_bs16_cw128_lr  " in screen.getvalue()
+
+
+def test_a_long_note_does_not_fill_the_terminal(root: Path, forge: Forge) -> None:
+    make_run(root, "x")
+    forge("note", "x", "word " * 400)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
+    print_rows(console, runs_table(root, columns=["id", "note"]))
+    assert len(screen.getvalue().splitlines()) < 5
+    assert "word " * 400 in forge("list", "--columns", "id,note", "--csv").stdout
+
+
+def test_names_of_columns_are_json_when_asked_for(root: Path, forge: Forge) -> None:
+    make_run(root, "x")
+    names = json.loads(forge("list", "--columns", "help", "--json").stdout)
+    assert "id" in names["of every run"]
+    assert "val/loss" in names["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [(("--json", "--csv"), "give one of them"), (("--sort", "-val/loss"), "val/loss --reverse")],
+)
+def test_what_a_list_cannot_be_is_refused_with_a_remedy(
+    options: tuple[str, ...], says: str, root: Path, forge: Forge
+) -> None:
+    make_run(root, "x")
+    with pytest.raises(UsageError, match=says):
+        forge("list", *options)
+
+
 def test_piped_text_is_never_cut(root: Path, forge: Forge) -> None:
     run_id = "a-very-long-name-" * 7
     make_run(root, run_id)
@@ -469,7 +512,7 @@ def test_metrics_per_epoch_are_the_last_values_of_each(root: Path, forge: Forge)
 def test_damaged_metrics_are_an_error_with_the_file(root: Path, forge: Forge) -> None:
     directory = make_run(root, "x")
     directory.metrics.write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
-    with pytest.raises(RunError, match=r"metrics\.jsonl has a damaged row"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl has a damaged row: line 2: "):
         forge("metrics", "x")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,15 @@ from llmforge.insight.explain import differences
 from llmforge.rundir import (
     RunDirectory,
     RunLock,
+    clear_run,
     entry_of,
+    find_run,
     read_completion,
     read_record,
     write_record,
 )
-from llmforge.rundir.trash import deleted_runs
+from llmforge.rundir.layout import completion_path
+from llmforge.rundir.trash import delete_run, deleted_runs, remove_deleted
 
 Forge = Callable[..., Result]
 
@@ -269,3 +273,139 @@ def test_files_that_disagree_are_found(root: Path, forge: Forge) -> None:
     assert wrong_parts(forge) == ["recipe", "checkpoints"]
     (directory.annotations).write_text("[")
     assert wrong_parts(forge) == ["recipe", "checkpoints", "annotations"]
+
+
+def test_a_killed_run_is_not_at_fault_for_being_further_than_its_heartbeat(
+    root: Path, forge: Forge
+) -> None:
+    directory = make_run(root, "x", state="running", ended=None, step=3, metrics={})
+    directory.checkpoints.mkdir()
+    save(directory.checkpoints, 5)
+    assert wrong_parts(forge) == ["recipe", "metrics"]  # there are none
+    write_record(directory, dataclasses.replace(read_record(directory), state="failed"))
+    assert "checkpoints" in wrong_parts(forge)
+
+
+def test_what_people_said_of_a_run_is_shown_with_it(root: Path, forge: Forge) -> None:
+    make_run(root, "x")
+    forge("rename", "x", "the second")
+    forge("note", "x", "looks good")
+    shown = forge("show", "x").stdout
+    assert "name       the second" in shown
+    assert "note       looks good" in shown
+    told = json.loads(forge("show", "x", "--json").stdout)
+    assert (told["name"], told["note"]) == ("the second", "looks good")
+
+
+@pytest.mark.parametrize("name", ["a" * 201, "two\nlines", "\x1b[31m"])
+def test_a_name_that_no_table_can_show_is_refused(name: str, root: Path, forge: Forge) -> None:
+    make_run(root, "x")
+    with pytest.raises(UsageError, match="one line of at most 200"):
+        forge("rename", "x", name)
+
+
+def test_an_unreadable_run_is_shown_without_made_up_progress(root: Path, forge: Forge) -> None:
+    make_run(root, "x").record.write_text("{")
+    shown = forge("show", "x").stdout
+    assert "unreadable" in shown
+    assert "steps" not in shown
+    assert "attempt" not in shown
+
+
+def test_a_restore_that_was_killed_is_repeated(root: Path, forge: Forge) -> None:
+    directory = make_run(root, "x")
+    complete(directory)
+    forge("delete", "x", "--yes")
+    (item,) = deleted_runs(root)
+    completion = completion_path(root, "x")
+    completion.write_bytes(item.directory.completion.read_bytes())  # and then it was killed
+    forge("restore", "x")
+    assert directory.record.exists()
+    assert completion.exists()
+
+
+def test_what_gc_was_deleting_when_it_was_killed_is_not_restored(root: Path, forge: Forge) -> None:
+    make_run(root, "x")
+    make_run(root, "y")
+    forge("delete", "x", "y", "--yes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_deleted(deleted_runs(root)[0])
+    (left,) = deleted_runs(root)
+    with pytest.raises(RunError, match="no run"):
+        forge("restore", "x" if left.run_id == "y" else "y")
+    forge("gc", "--older-than", "0s", "--yes")
+    assert list((root / ".trash").iterdir()) == []
+
+
+def killed(path: Path) -> None:
+    """Delete one file, and be killed."""
+    next(item for item in Path(path).iterdir() if item.is_file()).unlink()
+    raise KeyboardInterrupt
+
+
+def test_a_cleared_run_that_was_deleted_comes_back_as_a_cleared_one(
+    root: Path, forge: Forge
+) -> None:
+    complete(make_run(root, "x"))
+    aside = clear_run(root, "x")
+    assert aside is not None
+    forge("delete", aside.name, "--yes")
+    forge("restore", aside.name)
+    assert (aside / "run.json").exists()
+    assert json.loads(forge("list", "--json").stdout) == []
+    assert json.loads(forge("list", "--archived", "--json").stdout)[0]["id"] == aside.name
+
+
+@pytest.mark.parametrize("gone", ["delete", "clear"])
+def test_a_run_that_is_gone_is_not_another_one_that_begins_like_it(
+    gone: str, root: Path, forge: Forge
+) -> None:
+    make_run(root, "run")
+    other = make_run(root, "run2")
+    forge(gone, "run", "--yes")
+    for command in (("delete", "run", "--yes"), ("clear", "run", "--yes"), ("show", "run")):
+        with pytest.raises(RunError, match=rf"run 'run' was {gone[:5]}.*'run2' begins with it"):
+            forge(*command)
+    assert other.record.exists()
+    assert entry_of(find_run(root, "run2")).directory == other
+    assert find_run(root, "ru") == other
+
+
+def test_a_run_that_is_here_is_not_restored_as_another_one(root: Path, forge: Forge) -> None:
+    make_run(root, "run")
+    make_run(root, "run2")
+    forge("delete", "run2", "--yes")
+    with pytest.raises(RunError, match="run is not deleted"):
+        forge("restore", "run")
+    assert [item.run_id for item in deleted_runs(root)] == ["run2"]
+
+
+def test_a_deleted_run_that_is_looked_for_is_said_to_be_in_the_trash(
+    root: Path, forge: Forge
+) -> None:
+    make_run(root, "run")
+    forge("delete", "run", "--yes")
+    with pytest.raises(RunError, match="was deleted") as caught:
+        forge("show", "run")
+    assert "forge runs restore run" in caught.value.remedy
+
+
+def test_a_run_that_another_command_moved_away_is_not_deleted_as_nothing(root: Path) -> None:
+    directory = make_run(root, "x")
+    delete_run(directory)
+    with pytest.raises(RunError, match="gone already"):
+        delete_run(directory)
+    assert len(deleted_runs(root)) == 1
+
+
+@pytest.mark.parametrize("content", ['{"added": 3}', '{"name": 5}', '{"added": [1]}', "[]"])
+def test_annotations_of_wrong_types_are_damaged_and_hide_no_run(
+    content: str, root: Path, forge: Forge
+) -> None:
+    directory = make_run(root, "x")
+    directory.annotations.write_text(content)
+    assert json.loads(forge("list", "--json").stdout)[0]["id"] == "x"
+    with pytest.raises(RunError, match=r"annotations\.json cannot be read"):
+        forge("tag", "x")

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
+from checkpoint_drafts import save
 
 from llmforge.errors import UsageError
 from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.reporting.step_times import step_times, table_lines
+from llmforge.run.setup.run_record import require_trace_ahead
 from llmforge.run.trace_range import TraceRange, parse_range
 from llmforge.run.training.step_trace import ProfiledSteps, StepTracer, open_tracer
+from llmforge.rundir import RunDirectory
 from llmforge.testing import run_context
+
+if TYPE_CHECKING:
+    from llmforge.run.plan import Plan
 
 CPU = torch.device("cpu")
 
@@ -101,3 +109,19 @@ def test_only_the_leader_traces(tmp_path: Path) -> None:
         for rank in (0, 1)
     }
     assert found == {0: ProfiledSteps, 1: StepTracer}
+
+
+def test_the_newest_sound_checkpoint_says_which_steps_were_taken(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "x")
+    directory.checkpoints.mkdir(parents=True)
+    four, _ = save(directory.checkpoints, 4, 8)
+    plan = cast("Plan", SimpleNamespace(directory=directory, trace=TraceRange(5, 7)))
+    with pytest.raises(UsageError, match="the next one is 9"):
+        require_trace_ahead(plan, resume=None)
+    require_trace_ahead(plan, resume=four.path)
+    for file in (directory.checkpoints / "step-00000008").glob("*.safetensors"):
+        file.write_bytes(b"damaged")  # so that training goes back to step 4
+    require_trace_ahead(plan, resume=None)
+    plan = cast("Plan", SimpleNamespace(directory=directory, trace=TraceRange(2, 4)))
+    with pytest.raises(UsageError, match="the next one is 5"):
+        require_trace_ahead(plan, resume=None)

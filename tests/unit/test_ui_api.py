@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from ui_runs import add_samples, make_run
 from llmforge.rundir import RunDirectory
 from llmforge.serve.guard import Guard, served_names
 from llmforge.serve.limits import Limits
+from llmforge.serve.listening import bound_socket
 from llmforge.ui.answers import Answers
 from llmforge.ui.app import HEADERS, build_app
 from llmforge.ui.live_changes import Follower, event_lines
+from llmforge.ui.server import run_server
 from llmforge.ui.snapshot import as_page, key_of
 
 ORIGIN = "http://127.0.0.1:8321"
@@ -280,3 +283,19 @@ def test_an_exported_page_carries_its_answers_and_no_foreign_markup(answers: Ans
     assert key_of("api/runs/{}/curves", "b") in page
     assert "default-src 'none'" in page
     assert '"root":""' in page  # who gets the page need not know where the runs were
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_starts_ends_it_without_an_error(
+    number: signal.Signals, answers: Answers, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bound_socket("127.0.0.1", 0) as bound:
+        run_server(
+            answers,
+            bound=bound,
+            host="127.0.0.1",
+            allowed_hosts=(),
+            token=None,
+            ready=lambda: signal.raise_signal(number),
+        )
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

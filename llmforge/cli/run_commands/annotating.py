@@ -10,12 +10,13 @@ from llmforge.cli.common import echo, emit_json, run_root
 from llmforge.rundir import RunDirectory, find_run, read_record
 from llmforge.rundir.annotations import read_annotations, write_annotations
 
+_LONGEST_NAME = 200
 _TAG_HELP = "+TAG adds a tag, -TAG takes it off; none: print the tags."
 
 
 def tag(
     run: options.Run,
-    changes: Annotated[list[str] | None, options.argument("[+TAG | -TAG]...", _TAG_HELP)] = None,
+    changes: Annotated[list[str] | None, options.argument("+TAG|-TAG", _TAG_HELP)] = None,
     as_json: options.AsJson = False,
     root: options.Root = None,
 ) -> None:
@@ -56,7 +57,7 @@ def note(
     run: options.Run,
     text: Annotated[
         str | None,
-        options.argument("[TEXT]", "The note; '' removes it, absent: print it."),
+        options.argument("TEXT", "The note; '' removes it, absent: print it."),
     ] = None,
     root: options.Root = None,
 ) -> None:
@@ -83,13 +84,19 @@ def rename(
 
     from llmforge.errors import UsageError
 
-    if not name.strip():
+    name = name.strip()
+    if not name:
         raise UsageError("a name needs at least one letter")
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise UsageError(
+            f"a name is one line of at most {_LONGEST_NAME} characters",
+            remedy="'forge runs note' takes longer texts",
+        )
     directory = _own(root, run)
     before = read_annotations(directory).name or read_record(directory).name
-    said = dataclasses.replace(read_annotations(directory), name=name.strip())
+    said = dataclasses.replace(read_annotations(directory), name=name)
     write_annotations(directory, said)
-    echo(f"{directory.id} is now called '{name.strip()}', before '{before}'")
+    echo(f"{directory.id} is now called '{name}', before '{before}'")
 
 
 def _own(root: Path | None, run: str) -> RunDirectory:

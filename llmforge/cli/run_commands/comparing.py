@@ -41,7 +41,7 @@ def diff(
 
 
 def compare(
-    runs: Annotated[list[str], options.argument("RUN...", "Two runs or more.")],
+    runs: Annotated[list[str], options.argument("RUN", "Two runs or more.")],
     baseline: Annotated[
         str | None,
         options.option("--baseline", metavar="RUN", help="Compare with this one, else the first."),

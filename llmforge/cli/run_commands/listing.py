@@ -99,6 +99,15 @@ def list_(
     root: options.Root = None,
 ) -> None:
     """List runs, the newest first."""
+    from llmforge.errors import UsageError
+
+    if as_json + as_csv + as_markdown > 1:
+        raise UsageError("--json, --csv and --md are three forms of one list: give one of them")
+    if sort.startswith("-"):
+        raise UsageError(
+            f"--sort {sort}: no run has a name that begins with '-'",
+            remedy=f"--sort {sort[1:]} --reverse",
+        )
     if storage is not None:
         from llmforge.cli.runs_storage import print_stored
 
@@ -114,7 +123,7 @@ def list_(
     names = None if columns is None else [name.strip() for name in columns.split(",")]
     with RunsTable(run_root(root), thorough=refresh, archived=archived) as table:
         if names == ["help"]:
-            _print_names(table)
+            _print_names(table, as_json=as_json)
             return
         numbers = table.select(
             where=where or "",
@@ -132,23 +141,29 @@ def list_(
         elif as_markdown:
             echo(row_views.as_markdown(table.rows(shown, names or row_views.SHOWN)))
         elif shown:
-            row_views.print_rows(out, table.rows(shown, names or row_views.SHOWN))
+            row_views.print_rows(
+                out, table.rows(shown, names or row_views.SHOWN), chosen=names is not None
+            )
         else:
             out.print(_none_text(run_root(root), filtered=bool(where or states or tags or since)))
     if for_people and len(shown) < len(numbers) and out.is_terminal:
         out.print(f"\n{len(numbers) - len(shown):,} more; --limit 0 shows all", style="dim")
 
 
-def _print_names(table: RunsTable) -> None:
+def _print_names(table: RunsTable, *, as_json: bool) -> None:
     from llmforge.insight.runs_index.columns import FIXED
 
-    found = table.columns
+    columns = table.columns
+    found = {
+        "of every run": list(FIXED),
+        "metrics": list(columns.metrics),
+        "recipe": list(columns.recipe),
+    }
+    if as_json:
+        emit_json(found)
+        return
     out = console()
-    for title, names in (
-        ("of every run", list(FIXED)),
-        ("metrics", found.metrics),
-        ("recipe", found.recipe),
-    ):
+    for title, names in found.items():
         out.print(title, style="bold")
         for name in names:
             out.print(f"  {name}", highlight=False)

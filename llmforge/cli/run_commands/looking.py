@@ -37,7 +37,7 @@ def show(
 
 def status(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run id, or the beginning of one.")
+        str | None, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")
     ] = None,
     as_json: options.AsJson = False,
     root: options.Root = None,

@@ -20,7 +20,7 @@ _DOTS_PER_COLUMN = 4
 
 Runs = Annotated[
     list[str] | None,
-    options.argument("[RUN]...", "Run ids, or beginnings of them; absent: the newest run."),
+    options.argument("RUN", "Run ids, or beginnings of them; absent: the newest run."),
 ]
 Metric = Annotated[
     str | None,

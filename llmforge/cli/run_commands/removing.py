@@ -23,10 +23,10 @@ def clear(
 ) -> None:
     """Set a run and its completion aside, so that the same recipe trains afresh."""
     from llmforge.errors import RunError, RunLockedError, UsageError
-    from llmforge.rundir import RunDirectory, clear_run, entry_of, next_attempt
+    from llmforge.rundir import RunDirectory, clear_run, entry_of, has_record, next_attempt
 
     directory = _clearable(run_root(root), run)
-    state = entry_of(directory).state if directory.record.exists() else "not readable"
+    state = entry_of(directory).state if has_record(directory) else "not readable"
     if state == "running":
         raise RunLockedError(
             f"run {directory.id} is being trained",
@@ -57,11 +57,11 @@ def clear(
 def _clearable(root: Path, text: str) -> RunDirectory:
     """Return the run to clear; a directory of exactly this name need not hold a record."""
     from llmforge.errors import UsageError
-    from llmforge.rundir import RunDirectory, find_run
+    from llmforge.rundir import RunDirectory, find_run, has_record
     from llmforge.rundir.layout import ARCHIVE
 
     exact = RunDirectory(root / text)
-    known = exact.checkpoints.is_dir() or exact.record.exists()
+    known = has_record(exact) or exact.checkpoints.is_dir()
     found = exact if known else find_run(root, text, gone=True)
     if found.root.name == ARCHIVE:
         raise UsageError(f"{found.id} is cleared already and is in {found.path}")

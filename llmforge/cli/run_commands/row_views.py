@@ -13,6 +13,7 @@ from llmforge.cli.render import (
     age_text,
     date_text,
     duration_text,
+    fitting,
     number,
     perplexity_text,
     plain_value,
@@ -39,6 +40,8 @@ _HEADERS = {"id": "run", "duration": "took"}
 _LEFT = frozenset(
     {"id", "name", "state", "profile", "tags", "note", "host", "exit_reason", "directory"}
 )
+_LONGEST_CELL = 100
+"""Characters of a name or a note on a terminal; pipes and files have all of it."""
 _JSON_NAMES = {"loss": "best_loss", "duration": "duration_seconds"}
 _JSON_ORDER = (
     *("id", "name", "state", "step", "total_steps", "best_loss", "perplexity", "started", "ended"),
@@ -47,8 +50,14 @@ _JSON_ORDER = (
 )
 
 
-def print_rows(console: Console, rows: Sequence[Row]) -> None:
-    """Print rows as a table, with the columns they have."""
+def print_rows(console: Console, rows: Sequence[Row], *, chosen: bool = True) -> None:
+    """Print rows as a table, with the columns they have.
+
+    Args:
+        console: where to.
+        rows: the rows.
+        chosen: somebody asked for these columns; else the last ones give way on a narrow terminal.
+    """
     rows = _steps_joined(rows)
     names = list(rows[0])
     ages = console.is_terminal
@@ -61,9 +70,12 @@ def print_rows(console: Console, rows: Sequence[Row]) -> None:
         )
         for name in names
     ]
-    print_table(
-        console, columns, [[_text(name, row[name], ages=ages) for name in names] for row in rows]
-    )
+    lines = [[_text(name, row[name], ages=ages) for name in names] for row in rows]
+    shown = len(columns) if chosen or not ages else fitting(columns, lines, console.width)
+    print_table(console, columns[:shown], [line[:shown] for line in lines])
+    if shown < len(columns):
+        left_out = ", ".join(column.header for column in columns[shown:])
+        console.print(f"too narrow for {left_out}", style="dim")
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
@@ -138,6 +150,8 @@ def _text(name: str, value: Any, *, ages: bool) -> str:
         return duration_text(value)
     if name == "perplexity":
         return perplexity_text(value)
+    if ages and isinstance(value, str) and len(value) > _LONGEST_CELL:
+        return f"{value[: _LONGEST_CELL - 1]}…"
     if isinstance(value, float) and "/" not in name and name not in ("loss", "best_value"):
         return f"{value:.6g}"  # values of a recipe as people write them
     if isinstance(value, float):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ OlderThan = Annotated[
 
 
 def delete(
-    runs: Annotated[list[str], options.argument("RUN...", "Run ids, or beginnings of them.")],
+    runs: Annotated[list[str], options.argument("RUN", "Run ids, or beginnings of them.")],
     yes: Yes = False,
     root: options.Root = None,
 ) -> None:
@@ -61,7 +63,7 @@ def delete(
 def restore(
     run: Annotated[
         str | None,
-        options.argument("[RUN]", "A deleted run, or the beginning of its id; absent: list them."),
+        options.argument("RUN", "A deleted run, or the beginning of its id; absent: list them."),
     ] = None,
     as_json: options.AsJson = False,
     root: options.Root = None,
@@ -70,6 +72,7 @@ def restore(
     from llmforge.cli.render import Column, age_text, print_table
     from llmforge.errors import RunError, UsageError
     from llmforge.insight.summary import iso_time
+    from llmforge.rundir import RunDirectory, has_record
     from llmforge.rundir.trash import deleted_runs, restore_run
 
     place = run_root(root)
@@ -84,6 +87,8 @@ def restore(
             echo("the trash is empty")
         return
     matches = [item for item in found if item.run_id == run]
+    if not matches and has_record(RunDirectory(place / run)):
+        raise RunError(f"run {run} is not deleted: it is in {place / run}")
     matches = matches or [item for item in found if item.run_id.startswith(run)]
     if not matches:
         raise RunError(
@@ -170,8 +175,13 @@ def _steps(steps: Sequence[int]) -> str:
 
 
 def _size(path: Path) -> int:
-    """Return how many bytes the files below ``path`` have."""
-    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+    """Return how many bytes the files below ``path`` have; some may be gone meanwhile."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(folder) / name).lstat().st_size
+    return total
 
 
 def _count(number: int, what: str = "run") -> str:

@@ -15,7 +15,7 @@ def verify(
     run: Annotated[
         str | None,
         options.argument(
-            "[RUN_OR_CERTIFICATE]",
+            "RUN_OR_CERTIFICATE",
             "A run id, or the beginning of one; absent: the newest run. Or a certificate of "
             "'forge prove-resume'.",
         ),

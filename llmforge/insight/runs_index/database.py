@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmforge.rundir.changes import INDEX
 
-VERSION = 1
+VERSION = 2
 """Of the schema; an index of another one is built again."""
 
 FILE = "runs.sqlite3"

@@ -60,15 +60,31 @@ class LossHistory:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the complete rows of a file of JSON rows; a missing file has none."""
+    """Yield the complete rows of a file of JSON rows; a missing file has none.
+
+    Raises:
+        ValueError: a row is damaged; the message has its line.
+    """
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     with file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if line.endswith(b"\n"):
-                yield json.loads(line)
+                yield _row(line, number)
+
+
+def _row(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        row: object = json.loads(line.rstrip())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}: {error.msg}, column {error.colno}") from error
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number}: it is no row of values")
+    return row
 
 
 def cut_rows(path: Path, *, from_step: int) -> None:

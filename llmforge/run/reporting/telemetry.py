@@ -163,6 +163,7 @@ class Telemetry:
             metric = self._recipe.early_stopping.metric
             best = {"metric": metric, "value": event.values[metric], "step": event.step}
             self._recorder.record.metrics = {**self._recorder.record.metrics, "best": best}
+            self._recorder.beat_soon()
         with self._in_order:
             self._journal.append(event)
         self._notify(event.hook, event=event)
@@ -282,7 +283,7 @@ class Telemetry:
                     where,
                     self._directory.id,
                 )
-            else:
+            elif self._announced:  # else there was nothing to deliver, nor to look at
                 log.info("%s%s", text, where)
 
     def _report_messages(self, target: str, pending: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from llmforge.checkpoint.format import open_checkpoint, step_directories, verify
 from llmforge.errors import RunError
 from llmforge.plugins import entries
 from llmforge.recipe import Recipe
@@ -69,6 +70,28 @@ def open_record(plan: Plan, *, attempt: int | None = None) -> RunRecord:
     record.profile, record.tags = plan.recipe.profile, list(plan.recipe.run.tags)
     record.provenance = {**provenance(_distributions(plan)), "seed": plan.recipe.run.seed}
     return record
+
+
+def require_trace_ahead(plan: Plan, *, resume: Path | None) -> None:
+    """Refuse to trace steps that were taken already, before the run's record says that it failed.
+
+    Args:
+        plan: the run.
+        resume: the checkpoint to go back to; None: the newest that is sound.
+
+    Raises:
+        UsageError: all steps to trace were taken before the checkpoint.
+        CheckpointError: a checkpoint may not be read.
+    """
+    if plan.trace is None:
+        return
+    saved = step_directories(plan.directory.checkpoints) if resume is None else []
+    for step, path in reversed(saved):
+        # A damaged one is gone back behind; a range that lies ahead needs no hashing to be so.
+        if step >= plan.trace.last and not verify(path):
+            plan.trace.require_not_taken(step)
+    if resume is not None:
+        plan.trace.require_not_taken(open_checkpoint(resume).step)
 
 
 @contextlib.contextmanager
