@@ -234,7 +234,8 @@ def open_data(manager: pluggy.PluginManager, run: RunContext) -> AnyData:
         return data
     if isinstance(data, ExampleData):
         return LimitedExamples(data, max_documents=limit)
-    return LimitedData(data, max_documents=limit)
+    limited = LimitedParts if hasattr(data, "iter_parts") else LimitedData
+    return limited(data, max_documents=limit)
 
 
 def run_tokenizer(
@@ -386,6 +387,23 @@ class LimitedData:
         """Yield documents as the wrapped data does, at most ``max_documents`` of ``train``."""
         documents: Iterator[str] = self._data.iter_text(split)
         return itertools.islice(documents, self._max) if split == "train" else documents
+
+
+class LimitedParts(LimitedData):
+    """Text whose documents may be longer than memory, cut as :class:`LimitedData` is."""
+
+    def iter_parts(self, split: str) -> Iterator[tuple[str, bool]]:
+        """Yield parts of documents as the wrapped data does."""
+        parts: Iterator[tuple[str, bool]] = self._data.iter_parts(split)
+        return _first(parts, self._max) if split == "train" else parts
+
+
+def _first(parts: Iterator[tuple[str, bool]], documents: int) -> Iterator[tuple[str, bool]]:
+    for text, ends in parts:
+        yield text, ends
+        documents -= ends
+        if documents == 0:
+            return
 
 
 class LimitedExamples(LimitedData):
