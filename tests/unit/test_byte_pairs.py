@@ -138,12 +138,10 @@ def swap_merges(body) -> None:
 
 
 def make_a_token_twice(body) -> None:
-    merges = body["model"]["merges"]
-    token = next("".join(pair) for pair in merges if len("".join(pair)) == 3)
-    other = next(pair for pair in merges if "".join(pair) == token)
-    left = [token[0], token[1:]] if other[0] == token[:2] else [token[:2], token[2:]]
-    body["model"]["vocab"].setdefault("".join(left[0]), 9999)
-    merges.append(left)
+    vocabulary = body["model"]["vocab"]
+    last = max(vocabulary.values())
+    vocabulary |= {"qx": last + 1, "xz": last + 2, "qxz": last + 3}
+    body["model"]["merges"] += [["q", "x"], ["x", "z"], ["qx", "z"], ["q", "xz"]]
 
 
 def lose_a_byte(body) -> None:
