@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +114,7 @@ class _Writer:
         place: where that text ends.
     """
 
-    def __init__(self, file: IO[bytes], journal: IO[bytes], *, itemsize: int) -> None:
+    def __init__(self, file: BinaryIO, journal: BinaryIO, *, itemsize: int) -> None:
         self._file = file
         self._journal = journal
         self._whole = hashlib.sha256()
@@ -195,7 +195,7 @@ class _Writer:
         )
 
 
-def _hash(file: IO[bytes], size: int, whole: Any) -> str:
+def _hash(file: BinaryIO, size: int, whole: Any) -> str:
     """Return the hash of the next ``size`` bytes, which ``whole`` is updated with too."""
     digest = hashlib.sha256()
     while size and (block := file.read(min(size, _HASH_BLOCK))):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, trainers
+
 from llmforge_plugins.tokenizers import _fast
 from llmforge_plugins.tokenizers._byte_pairs import byte_pair_encoder
 from llmforge_plugins.tokenizers._fast import FastTokenizer
-from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, trainers
 
 SAMPLE = Path(_fast.__file__).parents[1] / "data" / "sample" / "train.txt"
 QWEN2 = (

@@ -113,9 +113,7 @@ prepare(Path({cache!r}), data=Text(wait_after={wait_after}))
 
 def kill_after(cache: Path, characters: int, *, finished: int) -> Path:
     """Kill a real process that has read so much; return the folder it leaves."""
-    code = CHILD.format(
-        tests=str(Path(__file__).parent), cache=str(cache), wait_after=characters
-    )
+    code = CHILD.format(tests=str(Path(__file__).parent), cache=str(cache), wait_after=characters)
     process = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
     try:
         while True:
