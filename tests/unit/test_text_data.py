@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 from llmforge.errors import DataError
 from llmforge.interfaces import RunContext
 from llmforge.recipe.schema import TrainTable
+from llmforge_plugins.data import _text
 from llmforge_plugins.data._documents import (
     cut_before,
     document_parts,
@@ -295,3 +298,22 @@ def test_secrets_in_a_url_are_not_shown(run):
 def test_an_unknown_scheme_says_what_to_install_or_check(run):
     with pytest.raises(DataError, match="nothing://x"):
         build(run, train="nothing://x")
+
+
+@pytest.mark.parametrize("document", ["file", "<|>"])
+def test_a_file_that_looks_the_same_is_not_read_again(run, document, monkeypatch):
+    write(a="one<|>two\n" * 20)
+    long_ago = time.time() - 60
+    os.utime("a.txt", (long_ago, long_ago))
+    first = build(run, train="a.txt", document=document)
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the file is read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_text, "scan_text", read)
+        patch.setattr(_text, "read_blocks", read)
+        again = build(run, train="a.txt", document=document)
+    assert (again.fingerprint, again.characters) == (first.fingerprint, first.characters)
+    write(a="one<|>two\n" * 19 + "other")
+    assert build(run, train="a.txt", document=document).fingerprint != first.fingerprint
