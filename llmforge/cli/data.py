@@ -25,6 +25,9 @@ def prepare(
     profile: options.Profile = None,
     assignments: options.Assignments = None,
     samples: options.Samples = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash all of what is in the cache already.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Download and tokenise the data of RECIPE, so that training starts at once."""
@@ -37,7 +40,9 @@ def prepare(
         recipe, profile=profile, assignments=assignments, samples=samples
     )
     loaded = load_recipe(recipe, profile=profile, overrides=overrides)
-    report = prepare_ahead(loaded, notice=lambda text: echo(f"notice: {text}", err=True))
+    report = prepare_ahead(
+        loaded, notice=lambda text: echo(f"notice: {text}", err=True), verify=verify
+    )
     if as_json:
         emit_json(report)
         return

@@ -2,15 +2,19 @@
 
 An entry appears by one rename, so that a reader never sees half of it; a lock lets one process
 build while others wait. Its ``meta.json`` says which files it has, with sizes and hashes: one that
-is damaged is built again.
+is damaged is built again. Files are hashed once and then only looked at: ``checked.json`` says what
+size and times they had, so that an entry of any size opens at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +27,15 @@ from llmforge.errors import DataError
 from llmforge.file_lock import build_lock
 from llmforge.interfaces import Progress
 from llmforge.progress import track
+from llmforge.rundir.atomic import write_json
+
+FINISHED = ".finished.jsonl"
+"""What the names of files end with that say how much of a resumable build is finished."""
 
 _META = "meta.json"
+_CHECKED = "checked.json"
+_UNCERTAIN_NS = 2_000_000_000
+"""A file written so shortly ago may change again without a new time."""
 _HASH_BLOCK = 1 << 24
 
 Meta = Mapping[str, Any]
@@ -50,6 +61,8 @@ def cached(
     files: Callable[[Meta], Mapping[str, StoredFile]],
     notice: Callable[[str], None],
     check_stop: Callable[[], None],
+    resumable: bool = False,
+    verify: bool = False,
 ) -> Meta:
     """Return the metadata of an entry whose files are all sound, building it where needed.
 
@@ -62,19 +75,24 @@ def cached(
         files: the files that metadata promises.
         notice: told when the entry was damaged, or another process is waited for.
         check_stop: called every few megabytes; what it raises ends the work cleanly.
+        resumable: ``build`` is given the directory of a build that did not end, if it left a file
+            whose name ends with :data:`FINISHED`, and continues it.
+        verify: hash every file, also one that looks as it did when it was hashed last.
 
     Raises:
         DataError: the cache cannot be read or written.
     """
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
+        if verify:
+            (entry / _CHECKED).unlink(missing_ok=True)
         found = _read(entry, fingerprint, files, _silent, check_stop)
         if found is not None:
             return found
         with build_lock(entry.with_suffix(".lock"), notice=notice, check_stop=check_stop):
             found = _read(entry, fingerprint, files, notice, check_stop)
             if found is None:
-                _build(entry, fingerprint, build)
+                _build(entry, fingerprint, build, resumable=resumable)
                 found = _verified(entry, fingerprint, files, check_stop)
     except OSError as error:
         raise DataError(
@@ -122,14 +140,40 @@ def _verified(
         if meta["fingerprint"] != fingerprint:
             raise DamagedEntry(f"{_META} belongs to another entry")
         expected = files(meta)
-        with track(
-            "checking the token cache", total=sum(f.size for f in expected.values())
-        ) as task:
-            for name, file in expected.items():
-                _verify(entry / name, file, check_stop, moved=task.advance)
+        known = _checked(entry)
+        if any(known.get(name) != _look(entry / name) for name in expected):
+            with track(
+                "checking the token cache", total=sum(f.size for f in expected.values())
+            ) as task:
+                looks = {name: _look(entry / name) for name in expected}
+                for name, file in expected.items():
+                    _verify(entry / name, file, check_stop, moved=task.advance)
+            _remember(entry, looks)
     except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
         raise DamagedEntry(f"{type(error).__name__}: {error}") from error
     return meta
+
+
+def _look(path: Path) -> list[int]:
+    """Return what changes when a file is written to, copied or put back."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _checked(entry: Path) -> Mapping[str, Any]:
+    """Return how the files looked that were found sound."""
+    try:
+        body = json.loads((entry / _CHECKED).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _remember(entry: Path, looks: Mapping[str, list[int]]) -> None:
+    certain = time.time_ns() - _UNCERTAIN_NS
+    if all(modified < certain for _, modified, _ in looks.values()):
+        with contextlib.suppress(OSError):  # a cache that is only read is hashed every time
+            write_json(entry / _CHECKED, looks, durable=False)
 
 
 def _verify(
@@ -148,20 +192,37 @@ def _verify(
         raise DamagedEntry(f"{path.name} does not hold what was written")
 
 
-def _build(entry: Path, fingerprint: str, build: Callable[[Path], Meta]) -> None:
+def _build(
+    entry: Path, fingerprint: str, build: Callable[[Path], Meta], *, resumable: bool
+) -> None:
     """Write the entry beside its place and rename it there. The caller holds the lock."""
     prefix = f".{fingerprint}-"
+    partial = entry.parent / f"{prefix}partial"
     for leftover in entry.parent.glob(f"{prefix}*"):  # of builds that were killed
-        shutil.rmtree(leftover)
-    work = Path(tempfile.mkdtemp(prefix=prefix, dir=entry.parent))
+        if not resumable or leftover != partial:
+            shutil.rmtree(leftover)
+    if resumable:
+        partial.mkdir(mode=0o700, exist_ok=True)
+    work = partial if resumable else Path(tempfile.mkdtemp(prefix=prefix, dir=entry.parent))
     try:
         meta = {"fingerprint": fingerprint, **build(work)}
+        for path in work.glob(f"*{FINISHED}"):
+            path.unlink()
+        _date_back(work)
         (work / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         if entry.exists():  # damaged; those who have it mapped keep what they have
             shutil.rmtree(entry)
         work.rename(entry)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if not any(path.stat().st_size for path in work.glob(f"*{FINISHED}")):
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _date_back(directory: Path) -> None:
+    """Give files an older time, so that whatever is written to them later shows."""
+    before = time.time_ns() - 2 * _UNCERTAIN_NS
+    for path in directory.iterdir():
+        os.utime(path, ns=(before, before))
 
 
 def mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

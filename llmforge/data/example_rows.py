@@ -154,6 +154,7 @@ def prepare_examples(
     check_stop: Callable[[], None],
     objective: Objective | None = None,
     packed: bool = False,
+    verify: bool = False,
 ) -> dict[str, ExampleSplit]:
     """Return every split of ``data`` as rows, from the cache or made now.
 
@@ -167,6 +168,7 @@ def prepare_examples(
         objective: what makes rows of examples; next-token prediction when absent.
         packed: put several rows into one of ``context`` inputs. Which ones takes a second for a
             million rows and is not kept.
+        verify: read and hash all of the cache, also where its files look as they did.
 
     Raises:
         DataError: an example cannot be laid out, nothing of a split is learned, or the cache cannot
@@ -212,6 +214,7 @@ def prepare_examples(
         files=_files,
         notice=notice,
         check_stop=check_stop,
+        verify=verify,
     )
     written = hashlib.sha256(laid_out_by.encode()).hexdigest()
     found = {

@@ -3,25 +3,23 @@
 An entry is a directory ``<cache>/tokens/<fingerprint>/`` with one ``<split>.bin`` per split
 (little-endian unsigned integers, an end-of-text token after each document) and ``meta.json``. It
 appears by one rename, so that a reader sees it whole or not at all; a lock lets one process build
-while others wait.
+while others wait. What a killed process finished is kept beside it for the next.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmforge.data.cache_entry import Meta, StoredFile, cached, mapped
 from llmforge.data.shards import TokenSplit, shard_splits
+from llmforge.data.tokenising import tokenise_split
 from llmforge.interfaces import Data, TokenData, Tokenizer, TokenShard
-from llmforge.progress import track
 
 FORMAT_VERSION = 1
 
@@ -54,12 +52,13 @@ def prepare_tokens(
     cache: Path,
     notice: Callable[[str], None],
     check_stop: Callable[[], None],
+    verify: bool = False,
 ) -> dict[str, TokenSplit]:
     """Return every split of ``data`` as tokens, from the cache or tokenised now.
 
     Data that is tokens already is checked and stays where it is. What is tokenised is safe for
-    several processes at once and after a kill at any instant: a damaged entry is detected by size
-    and hash and built again.
+    several processes at once and after a kill at any instant: what is finished is kept and
+    continued, and a damaged entry is detected and built again.
 
     Args:
         data: text, or tokens.
@@ -67,6 +66,7 @@ def prepare_tokens(
         cache: root of the cache; entries are in ``tokens`` below it.
         notice: told when an entry was damaged, or another process is waited for.
         check_stop: called every few megabytes; what it raises ends the work cleanly.
+        verify: read and hash all of an entry, also where its files look as they did.
 
     Raises:
         DataError: the cache cannot be written, a document cannot be read, or the data's tokens
@@ -82,11 +82,21 @@ def prepare_tokens(
             "format_version": FORMAT_VERSION,
             "data": data.fingerprint,
             "tokenizer": tokenizer.fingerprint,
-            "splits": {
-                split: asdict(_write_split(data, tokenizer, split, directory, check_stop))
-                for split in data.splits
-            },
+            "splits": {split: asdict(write(split, directory)) for split in data.splits},
         }
+
+    def write(split: str, directory: Path) -> _SplitMeta:
+        dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        written = tokenise_split(
+            data,
+            tokenizer,
+            split,
+            directory,
+            dtype=dtype,
+            notice=notice,
+            check_stop=check_stop,
+        )
+        return _SplitMeta(dtype=dtype.str, **asdict(written))
 
     meta = cached(
         entry,
@@ -97,6 +107,8 @@ def prepare_tokens(
         },
         notice=notice,
         check_stop=check_stop,
+        resumable=True,
+        verify=verify,
     )
     return {name: _map(entry / f"{name}.bin", split) for name, split in _split_metas(meta).items()}
 
@@ -108,102 +120,3 @@ def _split_metas(meta: Meta) -> dict[str, _SplitMeta]:
 def _map(path: Path, meta: _SplitMeta) -> TokenSplit:
     shard = TokenShard(name=path.name, path=path, ids=mapped(path, np.dtype(meta.dtype)))
     return TokenSplit(shards=(shard,), n_bytes=meta.n_bytes, documents=meta.documents)
-
-
-def _write_split(
-    data: Data,
-    tokenizer: Tokenizer,
-    split: str,
-    directory: Path,
-    check_stop: Callable[[], None],
-) -> _SplitMeta:
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-    n_tokens = n_bytes = documents = 0
-    digest = hashlib.sha256()
-    size = getattr(data, "characters", {}).get(split)
-    with (
-        (directory / f"{split}.bin").open("wb") as file,
-        track(f"tokenising {split}", total=size, unit="characters") as task,
-    ):
-        for batch in batches_of_pieces(data.iter_text(split)):
-            check_stop()
-            texts = [piece.text for piece in batch]
-            ends = [piece.ends_document for piece in batch]
-            ids = _concatenate(tokenizer, texts, ends, dtype)
-            block = ids.tobytes()
-            file.write(block)
-            digest.update(block)
-            n_tokens += len(ids)
-            n_bytes += sum(len(text.encode("utf-8")) for text in texts)
-            documents += sum(ends)
-            task.advance(sum(map(len, texts)))
-    return _SplitMeta(
-        n_tokens=n_tokens,
-        n_bytes=n_bytes,
-        documents=documents,
-        dtype=dtype.str,
-        sha256=digest.hexdigest(),
-    )
-
-
-def _concatenate(
-    tokenizer: Tokenizer, texts: list[str], ends: list[bool], dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """Return the ids of ``texts`` in one array, ``eos_id`` after each that ends a document."""
-
-    def parts() -> Iterator[list[int]]:
-        for ids, end in zip(tokenizer.encode_batch(texts), ends, strict=True):
-            yield ids
-            if end and tokenizer.eos_id is not None:
-                yield [tokenizer.eos_id]
-
-    return np.concatenate([np.asarray(ids, dtype=dtype) for ids in parts()])
-
-
-PIECE_CHARACTERS = 1 << 14
-BATCH_CHARACTERS = 1 << 21
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A document, or a part of one that is too long to be encoded at once."""
-
-    text: str
-    ends_document: bool
-
-
-def batches_of_pieces(documents: Iterable[str]) -> Iterator[list[Piece]]:
-    """Yield the documents in batches of about two million characters.
-
-    A document longer than ``PIECE_CHARACTERS`` is cut before a space that follows a letter or
-    digit (where there is none, anywhere), so that a file of gigabytes neither runs on one core nor
-    holds a signal back. Byte-level tokenizers never join across such a place: the tokens are those
-    of the whole document.
-    """
-    batch: list[Piece] = []
-    size = 0
-    for document in documents:
-        for piece in _cut(document):
-            batch.append(piece)
-            size += len(piece.text)
-            if size >= BATCH_CHARACTERS:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _cut(document: str) -> Iterator[Piece]:
-    start = 0
-    while len(document) - start > PIECE_CHARACTERS:
-        end = _boundary(document, start, start + PIECE_CHARACTERS)
-        yield Piece(document[start:end], ends_document=False)
-        start = end
-    yield Piece(document[start:], ends_document=True)
-
-
-def _boundary(document: str, start: int, limit: int) -> int:
-    space = document.rfind(" ", start + 1, limit)
-    while space > start and not document[space - 1].isalnum():
-        space = document.rfind(" ", start + 1, space)
-    return space if space > start else limit

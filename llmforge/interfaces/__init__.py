@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from llmforge.interfaces.run import RunContext, TrackedCheckpoint, TrackedRun
     from llmforge.interfaces.storage import Progress, Storage, public_url
     from llmforge.interfaces.sweep import Dimension, Direction, Point, Space, Sweeper, Tie
-    from llmforge.interfaces.tokenizer import ChatTokenizer, Tokenizer
+    from llmforge.interfaces.tokenizer import ArrayTokenizer, ChatTokenizer, Tokenizer
     from llmforge.matmul_speed import MatmulSpeed
 
 __all__ = [
@@ -93,6 +93,7 @@ __all__ = [
     "REFERENCE",
     "SEQUENCE_LOG_PROBS",
     "Adapter",
+    "ArrayTokenizer",
     "Backend",
     "Batch",
     "Cache",
@@ -167,6 +168,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "Adapter": "llmforge.interfaces.adapter",
+        "ArrayTokenizer": "llmforge.interfaces.tokenizer",
         "Backend": "llmforge.interfaces.backend",
         "Batch": "llmforge.interfaces.model",
         "Cache": "llmforge.interfaces.model",

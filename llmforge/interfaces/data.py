@@ -24,6 +24,9 @@ class Data(Protocol):
     It may have ``characters``, about how long the text of each split is, by its name: with it
     people are shown how long tokenising still takes.
 
+    It may have ``iter_parts(split)``, which yields the same text in parts of any length, each with
+    whether a document ends with it: documents too long for memory are read that way.
+
     It may have a ``resolution``, a JSON-serialisable mapping of what it decided by itself (the
     hub or the bundled sample, say). The core keeps it with the run and gives it back on resume as
     ``run.resolved["data"]``. Of it, ``repository`` (a data set on the hub) and ``language`` (by

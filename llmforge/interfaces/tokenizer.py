@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Tokenizer(Protocol):
@@ -34,6 +37,19 @@ class Tokenizer(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write everything :func:`forge_load_tokenizer` needs as files in ``directory``."""
+        ...
+
+
+@runtime_checkable
+class ArrayTokenizer(Protocol):
+    """A tokenizer that encodes much text without a Python number for every id."""
+
+    def encode_arrays(self, texts: Sequence[str]) -> Sequence[NDArray[Any]]:
+        """Return the ids of each text as an array of whole numbers.
+
+        They are the ids of :meth:`Tokenizer.encode_batch`. Several threads call it at once, one for
+        each core: what lets go of Python's lock uses them all.
+        """
         ...
 
 

@@ -65,6 +65,15 @@ def fine_tuning(size: str) -> list[str]:
     return [speed, memory]
 
 
+def tokenising() -> list[str]:
+    """Return the rates a core of ``forge data prepare`` and of the plain loop, and the memory."""
+    table = result("2026-11-30-tokenising.md").split("```")[1]
+    numbers = rf"({NUMBER}) +{NUMBER} +({NUMBER})"
+    ((rate, memory),) = re.findall(rf"^forge data prepare +4,096 +500 +{numbers} ", table, re.M)
+    plain = only(rf"^tokenizers, encode_batch +4,096 +50 +({NUMBER}) ", table)
+    return [rate, plain, memory]
+
+
 def distributed(row: str) -> str:
     """Return a whole run's ratio to its bare loop."""
     table = result(DISTRIBUTED).split("## Engines alone")[0]
@@ -101,6 +110,7 @@ ROWS: Mapping[str, Callable[[], list[str]]] = {
     "serving eight clients, 6 layers × 384, fp32": lambda: [serving(8)],
     "fine-tuning on instructions, 4 layers × 256, fp32": lambda: fine_tuning("4x256"),
     "fine-tuning on instructions, 6 layers × 384, fp32": lambda: fine_tuning("6x384"),
+    "tokenising 500 MB, vocabulary 4,096": tokenising,
     "DDP, two ranks, whole runs": lambda: [distributed("DDP")],
     "ZeRO 1, 2, 3, whole runs": lambda: [distributed(f"ZeRO-{stage}") for stage in (1, 2, 3)],
     "the step thread's share spent on logging": lambda: [logging_share()],

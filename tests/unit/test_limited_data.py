@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from llmforge.run.setup.build import LimitedData
+from llmforge.run.setup.build import LimitedData, LimitedParts
 
 
 class Letters:
@@ -34,3 +34,14 @@ def test_what_the_data_decided_is_kept() -> None:
     limited = LimitedData(Letters(), max_documents=1)
     assert limited.resolution == {"source": "path"}
     assert limited.labels == ("vowel", "consonant")  # all of them, whichever the first rows have
+
+
+def test_documents_in_parts_are_limited_alike():
+    class Parts(Letters):
+        def iter_parts(self, split):
+            del split
+            return iter([("a", False), ("", True), ("b", True), ("c", True)])
+
+    limited = LimitedParts(Parts(), max_documents=2)
+    assert list(limited.iter_parts("train")) == [("a", False), ("", True), ("b", True)]
+    assert len(list(limited.iter_parts("validation"))) == 4

@@ -289,9 +289,14 @@ def test_tokenising_counts_characters_and_checking_the_cache_bytes(
     recorder: Recorder, tmp_path: Path
 ) -> None:
     data = Sized()
-    for _ in range(2):
+    for again in (False, True):
         splits = prepare_tokens(
-            data, TinyTokenizer(), cache=tmp_path, notice=print, check_stop=lambda: None
+            data,
+            TinyTokenizer(),
+            cache=tmp_path,
+            notice=print,
+            check_stop=lambda: None,
+            verify=again,
         )
     size = sum(2 * split.n_tokens for split in splits.values())
     checked = ("checking the token cache", size, size, "bytes")

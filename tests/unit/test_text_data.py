@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,7 +16,15 @@ from pydantic import ValidationError
 from llmforge.errors import DataError
 from llmforge.interfaces import RunContext
 from llmforge.recipe.schema import TrainTable
-from llmforge_plugins.data._documents import divide, documents
+from llmforge_plugins.data import _text
+from llmforge_plugins.data._documents import (
+    cut_before,
+    document_parts,
+    documents,
+    joined,
+    parts_before,
+    parts_behind,
+)
 from llmforge_plugins.data.text import Text
 
 
@@ -109,15 +120,73 @@ def test_whole_documents_validate_where_there_are_several(run):
     assert 8 <= len(validation) <= 12
 
 
+def divide(texts: list[str], boundary: int, *, size: int) -> list[tuple[str, str]]:
+    """Return (split, document), with the documents read in parts of ``size`` characters."""
+    parts = [
+        (text[start : start + size], start + size >= len(text))
+        for text in texts
+        for start in range(0, len(text), size)
+    ]
+    cut = cut_before(parts, boundary)
+    train = [("train", text) for text in joined(parts_before(parts, cut))]
+    return train + [("validation", text) for text in joined(parts_behind(parts, cut))]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
 @pytest.mark.parametrize("texts", [["abc"], ["a", "b" * 99], ["a" * 99, "b"], ["x"] * 7])
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5, 0.9])
-def test_both_parts_get_something_and_nothing_is_lost(texts, share):
+def test_both_parts_get_something_and_nothing_is_lost(texts, share, size):
     total = sum(map(len, texts))
     boundary = int(total * (1 - share))
-    parts = list(divide(texts, boundary))
+    parts = divide(texts, boundary, size=size)
     assert "".join(text for _, text in parts) == "".join(texts)
     assert any(part == "validation" and text for part, text in parts)
     assert [part for part, _ in parts] == sorted(part for part, _ in parts)
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize(
+    ("texts", "boundary", "train", "validation"),
+    [
+        (["one\n", "two\n", "three\n"], 5, ["one\n", "two\n"], ["three\n"]),
+        (["one\n", "two\n", "three\n"], 8, ["one\n", "two\n"], ["three\n"]),
+        (["one\n", "two\nthree\nfour\n"], 16, ["one\n", "two\nthree\n"], ["four\n"]),
+        (["one\n", "without lines"], 9, ["one\n", "witho"], ["ut lines"]),
+        (["all of it"], 9, ["all of it"], []),
+        (["x"], 0, [], ["x"]),
+    ],
+)
+def test_a_document_across_the_boundary_trains_and_only_the_last_is_cut(
+    texts, boundary, train, validation, size
+):
+    found = divide(texts, boundary, size=size)
+    assert [text for part, text in found if part == "train"] == train
+    assert [text for part, text in found if part == "validation"] == validation
+
+
+@pytest.mark.parametrize("kind", ["file", "<|endoftext|>", "<|>"])
+@pytest.mark.parametrize("size", [1, 3, 1 << 16, 1 << 18])
+def test_documents_longer_than_a_part_are_the_same_whatever_blocks_they_come_in(kind, size):
+    text = "\r\n<|>\n" + "long < text |> " * 12_000 + "<|endoftext|>\nA<|><|>\n<|endoftext|>"
+    blocks = [text[start : start + size] for start in range(0, len(text), size)]
+    parts = list(document_parts(blocks, kind))
+    assert list(joined(parts)) == list(documents([text], kind))
+    assert max(len(part) for part, _ in parts) <= max(size, 1 << 17)
+    if kind != "file":
+        assert list(joined(parts)) == split_by(kind, text)
+
+
+def split_by(delimiter: str, text: str) -> list[str]:
+    """Return what stands between delimiters, without a line break right after one."""
+    first, *others = text.split(delimiter)
+    return [each for each in (first, *(re.sub(r"\A\r?\n", "", other) for other in others)) if each]
+
+
+def test_a_paragraph_longer_than_a_part_stays_one_document():
+    text = ["first\n", "\n", *["a line\n"] * 50_000, "\n", "last\n"]
+    parts = list(document_parts(text, "blank_line"))
+    assert max(len(part) for part, _ in parts) < 1 << 17
+    assert list(joined(parts)) == ["first\n\n", "a line\n" * 50_000 + "\n", "last\n"]
 
 
 def test_the_fingerprint_follows_contents_and_rules(run):
@@ -229,3 +298,22 @@ def test_secrets_in_a_url_are_not_shown(run):
 def test_an_unknown_scheme_says_what_to_install_or_check(run):
     with pytest.raises(DataError, match="nothing://x"):
         build(run, train="nothing://x")
+
+
+@pytest.mark.parametrize("document", ["file", "<|>"])
+def test_a_file_that_looks_the_same_is_not_read_again(run, document, monkeypatch):
+    write(a="one<|>two\n" * 20)
+    long_ago = time.time() - 60
+    os.utime("a.txt", (long_ago, long_ago))
+    first = build(run, train="a.txt", document=document)
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the file is read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_text, "scan_text", read)
+        patch.setattr(_text, "read_blocks", read)
+        again = build(run, train="a.txt", document=document)
+    assert (again.fingerprint, again.characters) == (first.fingerprint, first.characters)
+    write(a="one<|>two\n" * 19 + "other")
+    assert build(run, train="a.txt", document=document).fingerprint != first.fingerprint

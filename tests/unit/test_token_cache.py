@@ -15,11 +15,9 @@ import numpy as np
 import pytest
 
 from llmforge.data import tokens as tokens_module
+from llmforge.data.pieces import BATCH_CHARACTERS, PIECE_CHARACTERS, batches_of_pieces
 from llmforge.data.shards import TokenSplit
 from llmforge.data.tokens import (
-    BATCH_CHARACTERS,
-    PIECE_CHARACTERS,
-    batches_of_pieces,
     prepare_tokens,
     token_fingerprint,
 )

@@ -17,7 +17,7 @@ from threading import Thread
 
 import pytest
 
-from llmforge.data.tokens import batches_of_pieces
+from llmforge.data.pieces import batches_of_pieces
 from llmforge.errors import DataError
 from llmforge.interfaces import RunContext
 from llmforge.recipe.schema import TrainTable

@@ -127,8 +127,9 @@ def prepare_data(
     directory: RunDirectory,
     *,
     check_stop: Callable[[], None],
+    verify: bool = False,
 ) -> PreparedData:
-    """Open the data, make or load the tokenizer, tokenise.
+    """Open the data, make or load the tokenizer, tokenise; ``verify`` hashes what is cached.
 
     Raises:
         DataError: data is missing or too little.
@@ -148,6 +149,7 @@ def prepare_data(
         notice=run.notice,
         check_stop=check_stop,
         packed=packs_examples(data, run, objective),
+        verify=verify,
     )
     if "train" not in splits:
         raise DataError(f"the data has no split named 'train', only {', '.join(splits)}")
@@ -173,6 +175,7 @@ def prepare_splits(
     notice: Callable[[str], None],
     check_stop: Callable[[], None],
     packed: bool,
+    verify: bool = False,
 ) -> Mapping[str, TokenSplit | ExampleSplit]:
     """Return the splits of any data as tokens, or as rows of tokens, which may be ``packed``.
 
@@ -189,8 +192,11 @@ def prepare_splits(
             notice=notice,
             check_stop=check_stop,
             packed=packed,
+            verify=verify,
         )
-    return prepare_tokens(data, tokenizer, cache=cache, notice=notice, check_stop=check_stop)
+    return prepare_tokens(
+        data, tokenizer, cache=cache, notice=notice, check_stop=check_stop, verify=verify
+    )
 
 
 def training_batches(
@@ -234,7 +240,8 @@ def open_data(manager: pluggy.PluginManager, run: RunContext) -> AnyData:
         return data
     if isinstance(data, ExampleData):
         return LimitedExamples(data, max_documents=limit)
-    return LimitedData(data, max_documents=limit)
+    limited = LimitedParts if hasattr(data, "iter_parts") else LimitedData
+    return limited(data, max_documents=limit)
 
 
 def run_tokenizer(
@@ -325,7 +332,7 @@ def with_steps(run: RunContext, *, total_steps: int) -> RunContext:
 
 @contextlib.contextmanager
 def data_ahead(
-    recipe: Recipe, *, notice: Callable[[str], None]
+    recipe: Recipe, *, notice: Callable[[str], None], verify: bool = False
 ) -> Iterator[tuple[RunContext, PreparedData]]:
     """Prepare the data of ``recipe`` without a run.
 
@@ -337,16 +344,23 @@ def data_ahead(
     run = make_plan(recipe).context(resolved={}, notice=notice)
     with tempfile.TemporaryDirectory() as scratch:
         directory = RunDirectory(Path(scratch))
-        yield run, prepare_data(manager, run, directory, check_stop=lambda: None)
+        yield (
+            run,
+            prepare_data(manager, run, directory, check_stop=lambda: None, verify=verify),
+        )
 
 
-def prepare_ahead(recipe: Recipe, *, notice: Callable[[str], None]) -> dict[str, Any]:
+def prepare_ahead(
+    recipe: Recipe, *, notice: Callable[[str], None], verify: bool = False
+) -> dict[str, Any]:
     """Download and tokenise the data of ``recipe`` into the cache; report what lies where.
+
+    With ``verify`` all of what is cached is hashed, not only looked at.
 
     Raises:
         DataError: data is missing or too little.
     """
-    with data_ahead(recipe, notice=notice) as (run, prepared):
+    with data_ahead(recipe, notice=notice, verify=verify) as (run, prepared):
         pass
     return {
         "data": prepared.data.description,
@@ -386,6 +400,23 @@ class LimitedData:
         """Yield documents as the wrapped data does, at most ``max_documents`` of ``train``."""
         documents: Iterator[str] = self._data.iter_text(split)
         return itertools.islice(documents, self._max) if split == "train" else documents
+
+
+class LimitedParts(LimitedData):
+    """Text whose documents may be longer than memory, cut as :class:`LimitedData` is."""
+
+    def iter_parts(self, split: str) -> Iterator[tuple[str, bool]]:
+        """Yield parts of documents as the wrapped data does."""
+        parts: Iterator[tuple[str, bool]] = self._data.iter_parts(split)
+        return _first(parts, self._max) if split == "train" else parts
+
+
+def _first(parts: Iterator[tuple[str, bool]], documents: int) -> Iterator[tuple[str, bool]]:
+    for text, ends in parts:
+        yield text, ends
+        documents -= ends
+        if documents == 0:
+            return
 
 
 class LimitedExamples(LimitedData):

@@ -7,9 +7,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from llmforge.errors import DataError
 from llmforge.interfaces import Progress
@@ -42,12 +44,12 @@ def written_whole(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".part-", dir=target.parent)
     os.close(handle)
-    partial = Path(name)
+    temporary = Path(name)
     try:
-        yield partial
-        partial.replace(target)
+        yield temporary
+        temporary.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def checksum(path: Path, *, cache: Path, moved: Progress = lambda _: None) -> str:
@@ -59,20 +61,44 @@ def checksum(path: Path, *, cache: Path, moved: Progress = lambda _: None) -> st
     Raises:
         DataError: the file cannot be read.
     """
-    name = hashlib.sha256(str(path).encode()).hexdigest()[:32]
+    return str(remembered(path, "sha256", partial(sha256_of, path), cache=cache, moved=moved))
+
+
+def remembered(
+    path: Path,
+    what: str,
+    found_by: Callable[..., Any],
+    *,
+    cache: Path,
+    moved: Progress = lambda _: None,
+) -> Any:
+    """Return what ``found_by`` finds in a file, as JSON has it: asked again when the file changed.
+
+    Args:
+        path: the file.
+        what: names what is found.
+        found_by: reads the file; ``moved`` is given to it.
+        cache: root of the cache.
+        moved: given the bytes as they are through.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    named = str(path) if what == "sha256" else f"{what}:{path}"
+    name = hashlib.sha256(named.encode()).hexdigest()[:32]
     record = cache / "datasets" / "checksums" / f"{name}.json"
     status = path.stat()
     look = {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     known = _read(record)
-    if {key: known.get(key) for key in look} == look:
+    if what in known and {key: known.get(key) for key in look} == look:
         moved(status.st_size)
-        return str(known["sha256"])
+        return known[what]
     started = time.time_ns()
-    sha256 = sha256_of(path, moved=moved)
+    found = found_by(moved=moved)
     if status.st_mtime_ns < started - _UNCERTAIN_NS:
-        with written_whole(record) as partial:
-            partial.write_text(json.dumps({**look, "sha256": sha256}), encoding="utf-8")
-    return sha256
+        with written_whole(record) as temporary:
+            temporary.write_text(json.dumps({**look, what: found}), encoding="utf-8")
+    return found
 
 
 def _read(record: Path) -> dict[str, object]:
@@ -80,4 +106,4 @@ def _read(record: Path) -> dict[str, object]:
         body = json.loads(record.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return body if isinstance(body, dict) and "sha256" in body else {}
+    return body if isinstance(body, dict) else {}

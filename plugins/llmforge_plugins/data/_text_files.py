@@ -54,22 +54,35 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
     Raises:
         DataError: the file cannot be read or is not in that encoding.
     """
-    content, found = _marked(path, encoding, lambda _: None)
-    decoder = codecs.getincrementaldecoder(found)()
     parts: list[str] = []
-    try:
-        for block in content:
-            *lines, rest = decoder.decode(block).split("\n")
-            for line in lines:
+    for block in read_blocks(path, encoding):
+        *lines, rest = block.split("\n")
+        for line in lines:
+            if parts:
                 yield "".join((*parts, line, "\n"))
                 parts = []
-            if rest:
-                parts.append(rest)
-        parts.append(decoder.decode(b"", final=True))
-    except UnicodeDecodeError as error:
-        raise _not_in(path, found, error) from error
+            else:
+                yield f"{line}\n"
+        if rest:
+            parts.append(rest)
     if last := "".join(parts):
         yield last
+
+
+def read_blocks(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the text of a file in blocks of any length; see :func:`read_lines`.
+
+    Raises:
+        DataError: the file cannot be read or is not in that encoding.
+    """
+    content, found = _marked(path, encoding, lambda _: None)
+    decoder = codecs.getincrementaldecoder(found)()
+    try:
+        for block in content:
+            yield decoder.decode(block)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise _not_in(path, found, error) from error
 
 
 def _marked(path: Path, encoding: str, moved: Progress) -> tuple[Iterator[bytes], str]:

@@ -80,10 +80,25 @@ def _train(options: Any, data: Data) -> FastTokenizer:
 
 
 def _pieces(data: Data) -> Iterator[str]:
-    """Yield the training text in pieces that keep all cores busy, even if it is one document."""
-    for text in data.iter_text("train"):
-        for start in range(0, len(text), _PIECE_CHARACTERS):
+    """Yield the training text in pieces that keep all cores busy, even if it is one document.
+
+    They depend on the documents alone, not on the parts these come in: training counts the words
+    of each piece, and a cut makes two words of one.
+    """
+    rest = ""
+    for text, ends in _parts(data):
+        text = rest + text if rest else text
+        whole = len(text) if ends else len(text) - len(text) % _PIECE_CHARACTERS
+        for start in range(0, whole, _PIECE_CHARACTERS):
             yield text[start : start + _PIECE_CHARACTERS]
+        rest = text[whole:]
+
+
+def _parts(data: Any) -> Iterator[tuple[str, bool]]:
+    if hasattr(data, "iter_parts"):
+        yield from data.iter_parts("train")
+    else:
+        yield from ((text, True) for text in data.iter_text("train"))
 
 
 def _store(tokenizer: FastTokenizer, directory: Path) -> None:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
 from llmforge.errors import DataError
 from llmforge_plugins.tokenizers._saved import check_record, read_json, write_record
 
+if TYPE_CHECKING:
+    from llmforge_plugins.tokenizers._byte_pairs import BytePairEncoder
+
 _TYPE = "tokenizers"
+_LITTLE_TEXT = 1 << 22
+"""Characters that are encoded before it pays to prepare for many."""
 
 
 class FastTokenizer:
@@ -44,6 +52,8 @@ class FastTokenizer:
         # The name of a special token in a text is text.
         inner.encode_special_tokens = True
         self._inner = inner
+        self._lock = threading.Lock()
+        self._encoded = 0
         self._content = inner.to_str(pretty=True)
         self._config = {**(config or _CONFIG), "eos_token": end_of_text}
         self.vocab_size: int = max(inner.get_vocab(with_added_tokens=True).values()) + 1
@@ -82,6 +92,26 @@ class FastTokenizer:
         """Return the ids of each text, encoded on all cores and without the text's offsets."""
         encoded = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """Return the ids of each text as an array; once there was much text, with tiktoken.
+
+        Several threads may call it at once; the ids are those of :meth:`encode_batch`.
+        """
+        with self._lock:
+            self._encoded += sum(map(len, texts))
+            much = self._encoded > _LITTLE_TEXT
+            encoder = self._byte_pairs if much else None
+        found = [encoder.encode(text) if encoder else None for text in texts]
+        rest = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+        others = iter(self.encode_batch(rest) if rest else ())
+        return [np.asarray(next(others), np.uint32) if ids is None else ids for ids in found]
+
+    @functools.cached_property
+    def _byte_pairs(self) -> BytePairEncoder | None:
+        from llmforge_plugins.tokenizers._byte_pairs import byte_pair_encoder
+
+        return byte_pair_encoder(self._inner)
 
     def encode_spans(
         self, text: str, *, special: bool

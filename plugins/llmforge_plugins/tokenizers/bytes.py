@@ -6,11 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmforge import Component, RunContext, hookimpl
 from llmforge.interfaces import Data, TokenData, Tokenizer
 from llmforge_plugins.tokenizers._saved import check_record, write_record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _TYPE = "bytes"
 END = "<|endoftext|>"
@@ -64,6 +67,12 @@ class ByteTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the bytes of each text."""
         return [self.encode(text) for text in texts]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[Any]]:
+        """Return the bytes of each text as an array."""
+        import numpy as np
+
+        return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for text in texts]
 
     def encode_spans(
         self, text: str, *, special: bool
