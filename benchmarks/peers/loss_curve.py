@@ -32,6 +32,7 @@ class Race:
         steps: of those that have no recipe of their own.
         every: steps between two looks at the validation loss.
         recipe: of llmforge.
+        profile: of the recipe, if any.
         changes: settings of the recipe to replace.
         threads: of PyTorch; 0 leaves it alone.
     """
@@ -43,6 +44,7 @@ class Race:
     steps: int
     every: int
     recipe: str = ""
+    profile: str | None = None
     changes: tuple[str, ...] = ()
     threads: int = 0
     layers: int = 4

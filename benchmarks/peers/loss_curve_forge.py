@@ -58,10 +58,13 @@ def run(race: Race) -> None:
     curve = Curve()
     with tempfile.TemporaryDirectory(dir=race.folder) as root:
         result = llmforge.train(
-            race.recipe, overrides=settings(race, root=root), reporter=Looks(curve)
+            race.recipe,
+            profile=race.profile,
+            overrides=settings(race, root=root),
+            reporter=Looks(curve),
         )
-        row = next(row for row in reversed(result.run.metrics()) if row.get("tokens"))
-        per_step = row["tokens"] / row["step"]
+        row = next(row for row in reversed(result.run.metrics()) if row.get("tokens_seen"))
+        per_step = row["tokens_seen"] / row["step"]
     for point in curve.points:
         point["tokens"] *= per_step
     curve.report()
@@ -74,7 +77,7 @@ def write_tokens(race: Race) -> None:
     with tempfile.TemporaryDirectory(dir=race.folder) as root:
         changes = [*settings(race, root=root), "train.max_steps=1"]
         result = llmforge.train(race.recipe, overrides=changes)
-        tokenizer = Tokenizer.from_file(str(result.run.directory / "tokenizer" / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(result.run.directory.tokenizer / "tokenizer.json"))
     for name, path in (("train", race.train), ("validation", race.validation)):
         ids = tokenizer.encode(Path(path).read_text(encoding="utf-8")).ids
         np.save(Path(race.folder) / f"{name}.npy", np.array(ids, dtype=np.uint16))
