@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from llmforge.cli.plain_values import take_plain_values
 from llmforge.errors import EXIT_OK, ForgeError, PeerFailed, PluginError, UsageError
 from llmforge.printable import printable
 from llmforge.progress import show_on
@@ -220,6 +221,11 @@ class LazyGroup(TyperGroup):
                 remedy="upgrade or uninstall the package it comes from",
             ) from error
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options before the command, typer's own among them."""
+        take_plain_values(self, ctx)
+        return cast("list[str]", super().parse_args(ctx, args))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command to run.
 
@@ -235,7 +241,8 @@ class LazyGroup(TyperGroup):
                 f"no command '{args[0]}'",
                 remedy=f"did you mean '{near[0]}'?" if near else "'forge --help' lists them",
             )
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if command is None else take_plain_values(command, ctx), rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help without importing any command."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmforge.rundir.changes import INDEX
 
-VERSION = 1
+VERSION = 2
 """Of the schema; an index of another one is built again."""
 
 FILE = "runs.sqlite3"
@@ -36,6 +36,7 @@ CREATE TABLE runs (
 );
 CREATE INDEX runs_by_start ON runs (is_run, started DESC, id);
 CREATE INDEX runs_live ON runs (live) WHERE live;
+CREATE INDEX runs_by_id ON runs (id, folder);
 CREATE TABLE metrics (number INTEGER PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE recipes (number INTEGER PRIMARY KEY, sections BLOB NOT NULL);
 CREATE TABLE sections (hash INTEGER PRIMARY KEY, name TEXT NOT NULL, body TEXT NOT NULL);
