@@ -7,14 +7,11 @@ been started then, and the exit code must say so as it does later: put me in the
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
 
-from llmforge.distributed.launched import end_code, end_process
-from llmforge.errors import EXIT_INTERRUPTED, EXIT_OK
-from llmforge.stop_signals import stop_signals
-from llmforge.streams import drain, protect_streams
+TYPE_CHECKING = False  # that of typing is slow to import
+if TYPE_CHECKING:
+    from types import FrameType
 
 _TRAINING = frozenset({"train", "sweep", "resume", "clone", "reproduce"})
 """Commands that train, ``forge runs resume`` and its like among them."""
@@ -23,6 +20,21 @@ _TRAINING = frozenset({"train", "sweep", "resume", "clone", "reproduce"})
 def main() -> None:
     """Run the command line."""
     _name_files_in_utf8()
+    from llmforge.cli.early.answer import answered
+
+    if (code := answered()) is not None:
+        sys.exit(code)
+    _run()
+
+
+def _run() -> None:
+    import signal
+
+    from llmforge.distributed.launched import end_code, end_process
+    from llmforge.errors import EXIT_OK
+    from llmforge.stop_signals import stop_signals
+    from llmforge.streams import protect_streams
+
     trains = bool(_TRAINING & set(sys.argv[1:]))
     protect_streams(keep_running=trains)
     stops = stop_signals()
@@ -59,6 +71,12 @@ def _name_files_in_utf8() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    import signal
+
+    from llmforge.distributed.launched import end_code
+    from llmforge.errors import EXIT_INTERRUPTED
+    from llmforge.streams import drain
+
     del frame
     name = signal.Signals(number).name
     sys.stderr.write(f"forge: stopped by {name} before anything was started\n")

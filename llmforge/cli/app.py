@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _EXPERIMENTS = "Experiments"
 _PREPARING = "Preparing"
-_PLUGINS = "Commands of plugins"
+PLUGINS_PANEL = "Commands of plugins"
+"""Heads the commands of plugins in the help."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class LazyGroup(TyperGroup):
             return None
         if self._writing_help:
             source = point.dist.name if point.dist else point.value
-            return TyperCommand(cmd_name, help=f"From {source}.", rich_help_panel=_PLUGINS)
+            return TyperCommand(cmd_name, help=f"From {source}.", rich_help_panel=PLUGINS_PANEL)
         try:
             return _as_command(cmd_name, point.load())
         except Exception as error:
@@ -224,7 +225,7 @@ class LazyGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the options before the command, typer's own among them."""
         take_plain_values(self, ctx)
-        return cast("list[str]", super().parse_args(ctx, args))
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command to run.
