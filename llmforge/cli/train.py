@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -179,6 +179,9 @@ def train(
             if done is not None or dry_run:
                 if team.place.is_leader:
                     _say_done(plan) if done is not None else _check(plan, nproc_per_node, nnodes)
+                alone = isinstance(team, Alone) and not launching
+                if done is not None and alone and preset is None and plan.trace is None:
+                    _note_done(plan, source)
                 return
             if launching:
                 from llmforge.distributed.launch import Launch
@@ -272,22 +275,40 @@ def _name_recipes() -> NoReturn:
 
 
 def _say_done(plan: Plan) -> None:
+    from llmforge.cli.early.finished import finished_lines
+
     done = plan.completion()
     assert done is not None
-    when = datetime.fromtimestamp(done.ended).strftime("%Y-%m-%d %H:%M")
-    best = "" if done.best_loss is None else f", best validation loss {done.best_loss:.4f}"
-    root = root_option(plan.root)
-    echo(f"{plan.run_id}: already completed on {when} ({done.reason}{best})")
-    if plan.directory.checkpoints.exists() or plan.recipe.storage.url is None:
-        echo(f"  use it:         {done.next_command}")
-    else:
-        place = "" if plan.directory.recipe.exists() else f" --storage {plan.recipe.storage.url}"
-        echo(f"  fetch it:       forge runs pull {plan.run_id}{place}{root}")
-    if plan.recipe.export.at_end and not plan.directory.export.exists():
-        echo(f"  export it:      forge export {plan.run_id} --to {plan.directory.export}{root}")
-    echo(f"  train it again: forge runs clear {plan.run_id}{root}")
+    for line in finished_lines(_done_note(plan), asdict(done)):
+        echo(line)
     if plan.recipe.storage.url is not None:
         _carry_on_uploads(plan, attempt=done.attempt)
+
+
+def _done_note(plan: Plan) -> dict[str, str]:
+    """Return what is said of a run that is done beside its completion."""
+    root, url = root_option(plan.root), plan.recipe.storage.url
+    place = "" if url is None or plan.directory.recipe.exists() else f" --storage {url}"
+    return {
+        "run_id": plan.run_id,
+        "root": root,
+        "fetch": "" if url is None else f"forge runs pull {plan.run_id}{place}{root}",
+        "checkpoints": str(plan.directory.checkpoints),
+        "export": str(plan.directory.export) if plan.recipe.export.at_end else "",
+    }
+
+
+def _note_done(plan: Plan, source: str) -> None:
+    """Let the same command say so at once next time, unless it has to look at storage."""
+    from llmforge.cli.finished_notes import note_finished
+    from llmforge.distributed.launched import under_launcher
+
+    if (
+        plan.recipe.storage.url is None
+        and plan.recipe.train.extend_to is None
+        and not under_launcher()
+    ):
+        note_finished(source, plan, _done_note(plan))
 
 
 def _carry_on_uploads(plan: Plan, *, attempt: int) -> None:

@@ -22,6 +22,8 @@ def answered() -> int | None:
     text, code = found
     try:
         data = text.encode(sys.stdout.encoding, "replace")
+        if "train" in sys.argv and not _is_taken():
+            return None
         while data:
             data = data[os.write(1, data) :]
     except (OSError, LookupError):
@@ -37,7 +39,17 @@ def _answer(arguments: list[str]) -> tuple[str, int] | None:
         return f"llmforge {__version__}\n", 0
     if arguments in (["--help"], ["-h"]):
         return _help(program)
-    return None
+    from llmforge.cli.early.finished import finished_run
+
+    said = finished_run(arguments)
+    return (said, 0) if said else None
+
+
+def _is_taken() -> bool:
+    """Return whether a line can be written without waiting for a reader, as training must not."""
+    import select
+
+    return bool(select.select([], [1], [], 0)[1])
 
 
 def _completion() -> tuple[str, int] | None:

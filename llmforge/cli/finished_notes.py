@@ -1,0 +1,97 @@
+"""Notes about runs that were found done, for the same command to say so sooner next time.
+
+See :mod:`llmforge.cli.early.finished`, which reads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from llmforge.cli.early import finished
+from llmforge.cli.early.finished import FORMAT, STARTED, content_of, stamp_of
+from llmforge.component import KINDS
+from llmforge.installed import DISTRIBUTION
+from llmforge.plugins import entries
+from llmforge.recipe.files import paths_behind
+from llmforge.run.plan import Plan
+
+_KEPT = 64
+"""Notes that are kept: one is of a command in an environment."""
+
+_SETTLED = 2_000_000_000
+"""Nanoseconds that a file must not have changed for before the process began: clocks are coarse."""
+
+
+def note_finished(source: str, plan: Plan, note: Mapping[str, Any]) -> None:
+    """Leave a note that the run of this command is done, unless something is not certain.
+
+    Args:
+        source: the recipe, as the command names it.
+        plan: of its run.
+        note: what :func:`llmforge.cli.early.finished.finished_lines` takes.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if not finished.asked or os.path.lexists(".env") or _others_imported():
+            return
+        contents = {str(path): content_of(str(path)) for path in paths_behind(source)}
+        stamps = {path: stamp_of(path) for path in _code()}
+        recent = [stamp_of(path) for path in contents]
+        if any(_is_fresh(stamp) for stamp in [*stamps.values(), *recent]):
+            return
+        body = {
+            "format": FORMAT,
+            "identity": plan.identity.hash,
+            "completion": str(plan.root / ".completed" / f"{plan.run_id}.json"),
+            **note,
+            "stamps": stamps,
+            "contents": contents,
+        }
+        _write(Path(finished.asked), json.dumps(body))
+
+
+def _others_imported() -> bool:
+    """Return whether options of another package's component were checked: it may read anything."""
+    return any(
+        entry.distribution != DISTRIBUTION and entry.target.partition(":")[0] in sys.modules
+        for kind in KINDS
+        for entry in entries(kind).values()
+    )
+
+
+def _code() -> Iterator[str]:
+    """Yield the files and folders that decide what is imported, but for Python's own."""
+    yield from sys.path
+    library = sysconfig.get_path("stdlib")
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if path and (not path.startswith(library) or "-packages" in path):
+            yield path
+            yield os.path.dirname(path)  # noqa: PTH120 - of a thousand
+    for distribution in distributions():
+        folder = getattr(distribution, "_path", None)
+        if folder is not None:
+            yield str(folder)
+            yield str(folder / "entry_points.txt")
+
+
+def _is_fresh(stamp: list[int]) -> bool:
+    return bool(stamp) and max(stamp[:2]) > STARTED - _SETTLED
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}")
+    beside.touch(mode=0o600)
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+    notes = sorted(path.parent.iterdir(), key=lambda item: item.stat().st_mtime, reverse=True)
+    for old in notes[_KEPT:]:
+        old.unlink()
