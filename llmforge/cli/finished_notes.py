@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.cli.early import finished
-from llmforge.cli.early.finished import FORMAT, STARTED, content_of, stamp_of
+from llmforge.cli.early.finished import FORMAT, NOTHING, STARTED, content_of, stamp_of
 from llmforge.component import KINDS
+from llmforge.errors import ForgeError
 from llmforge.installed import DISTRIBUTION
 from llmforge.plugins import entries
 from llmforge.recipe.files import paths_behind
 from llmforge.run.plan import Plan
+from llmforge.rundir.layout import completion_path
 
 _KEPT = 64
 """Notes that are kept: one is of a command in an environment."""
@@ -30,31 +33,59 @@ _SETTLED = 2_000_000_000
 """Nanoseconds that a file must not have changed for before the process began: clocks are coarse."""
 
 
-def note_finished(source: str, plan: Plan, note: Mapping[str, Any]) -> None:
-    """Leave a note that the run of this command is done, unless something is not certain.
+SETTINGS = ".env"
+_SETTING = re.compile(
+    r"""\s*((export\s+)?\w+\s*=\s*([^'"\s#$\\]*|'[^'\\]*'|"[^"$\\]*")\s*)?(#.*)?""", re.ASCII
+)
+"""A line of ``.env`` that needs no second look."""
+
+
+def what_decides(source: str) -> Mapping[str, Any] | None:
+    """Return all that decides which run the recipe of this command is; None if it is not certain.
+
+    To be called once the run's plan is made: files that change from then on are others.
 
     Args:
         source: the recipe, as the command names it.
-        plan: of its run.
-        note: what :func:`llmforge.cli.early.finished.finished_lines` takes.
     """
-    with contextlib.suppress(OSError, ValueError):
-        if not finished.asked or os.path.lexists(".env") or _others_imported():
-            return
-        contents = {str(path): content_of(str(path)) for path in paths_behind(source)}
+    if not finished.asked or _others_imported():
+        return None
+    try:
+        paths = [SETTINGS, *map(str, paths_behind(source))]
+        contents = {path: content_of(path) for path in paths}
         stamps = {path: stamp_of(path) for path in _code()}
         recent = [stamp_of(path) for path in contents]
-        if any(_is_fresh(stamp) for stamp in [*stamps.values(), *recent]):
-            return
-        body = {
-            "format": FORMAT,
-            "identity": plan.identity.hash,
-            "completion": str(plan.root / ".completed" / f"{plan.run_id}.json"),
-            **note,
-            "stamps": stamps,
-            "contents": contents,
-        }
+        certain = contents[SETTINGS] == NOTHING or _are_plain(Path(SETTINGS).read_text("utf-8"))
+    except (OSError, ValueError, ForgeError):
+        return None
+    if not certain or any(_is_fresh(stamp) for stamp in [*stamps.values(), *recent]):
+        return None
+    return {"stamps": stamps, "contents": contents}
+
+
+def note_finished(plan: Plan, note: Mapping[str, Any], decisive: Mapping[str, Any]) -> None:
+    """Leave a note that the run of this command is done.
+
+    Args:
+        plan: of its run.
+        note: what :func:`llmforge.cli.early.finished.finished_lines` takes.
+        decisive: what :func:`what_decides` returned.
+    """
+    body = {
+        "format": FORMAT,
+        "identity": plan.identity.hash,
+        "completion": str(completion_path(plan.root, plan.run_id)),
+        **note,
+        **decisive,
+    }
+    with contextlib.suppress(OSError, ValueError):
         _write(Path(finished.asked), json.dumps(body))
+
+
+def _are_plain(settings: str) -> bool:
+    """Return whether reading ``.env`` says nothing, and the note is where it would have it."""
+    lines = settings.splitlines()
+    return "FORGE_CACHE" not in settings and all(map(_SETTING.fullmatch, lines))
 
 
 def _others_imported() -> bool:

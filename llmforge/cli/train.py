@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -153,6 +153,7 @@ def train(
         team = Alone() if launching else join(find_place())
         with team.working(undisturbed=signals.deferred), _stops_told():
             source = recipe or _name_recipes()
+            from llmforge.cli.finished_notes import what_decides
             from llmforge.recipe import load_recipe
             from llmforge.run.plan import make_plan
             from llmforge.run.trace_range import parse_range
@@ -173,15 +174,15 @@ def train(
                 load_recipe(source, profile=profile, overrides=overrides),
                 trace=parse_range(trace_steps),
             )
+            decisive = what_decides(source)
             done = plan.completion() if resume is None else None
             if plan.trace is not None:
                 plan.trace.require_unfinished(done, run_id=plan.run_id)
             if done is not None or dry_run:
                 if team.place.is_leader:
                     _say_done(plan) if done is not None else _check(plan, nproc_per_node, nnodes)
-                alone = isinstance(team, Alone) and not launching
-                if done is not None and alone and preset is None and plan.trace is None:
-                    _note_done(plan, source)
+                if done is not None and not launching:
+                    _note_done(plan, decisive, team, preset=preset)
                 return
             if launching:
                 from llmforge.distributed.launch import Launch
@@ -210,6 +211,8 @@ def train(
                 signals=signals,
                 team=team,
             )
+            if resume is None:
+                _note_done(plan, decisive, team, preset=preset)
 
 
 def _train(
@@ -298,17 +301,25 @@ def _done_note(plan: Plan) -> dict[str, str]:
     }
 
 
-def _note_done(plan: Plan, source: str) -> None:
-    """Let the same command say so at once next time, unless it has to look at storage."""
+def _note_done(
+    plan: Plan, decisive: Mapping[str, Any] | None, team: Team, *, preset: str | None
+) -> None:
+    """Let the same command say at once that the run is done, if it is and no more is to be done."""
     from llmforge.cli.finished_notes import note_finished
+    from llmforge.distributed import Alone
     from llmforge.distributed.launched import under_launcher
 
-    if (
-        plan.recipe.storage.url is None
-        and plan.recipe.train.extend_to is None
-        and not under_launcher()
-    ):
-        note_finished(source, plan, _done_note(plan))
+    looks_further = (
+        plan.recipe.storage.url is not None  # at what is not uploaded yet
+        or plan.recipe.train.extend_to is not None
+        or preset is not None  # at a list of models
+        or plan.trace is not None
+    )
+    alone = isinstance(team, Alone) and not under_launcher()
+    if decisive is None or looks_further or not alone:
+        return
+    if plan.completion() is not None:
+        note_finished(plan, _done_note(plan), decisive)
 
 
 def _carry_on_uploads(plan: Plan, *, attempt: int) -> None:

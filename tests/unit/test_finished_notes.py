@@ -101,6 +101,15 @@ def test_the_second_skip_says_the_same_and_resolves_nothing(place: Place) -> Non
     assert whole[1] == 0
 
 
+def test_a_run_that_was_just_trained_has_a_note(place: Place) -> None:
+    more = ("--set", "train.max_steps=2", "--set", "train.device=cpu", "--quiet")
+    assert place.train(*more)[1:] == (0, "whole")
+    said, code, way = place.train(*more)
+    assert (code, way) == (0, "early")
+    assert "already completed" in said
+    assert place.train(*more, "--resume", "last")[2] == "whole"
+
+
 def test_each_command_has_a_note_of_its_own(place: Place) -> None:
     place.train()
     said, code, way = place.train("--set", "train.max_steps=41", "--dry-run")
@@ -202,6 +211,16 @@ def test_what_may_change_the_recipe_s_meaning_is_looked_at_anew(
     said, code, way = place.train()
     assert (code, way) == (0, "whole")
     assert "already completed" in said
+
+
+def test_settings_are_no_hindrance_unless_something_is_said_of_them(place: Place) -> None:
+    settings = place.path / ".env"
+    settings.write_text("# keys\nexport FORGE_OFFLINE=1\nWANDB_API_KEY='a b'  # mine\n\nX=\n")
+    assert [place.train()[2] for _ in range(2)] == ["whole", "early"]
+    settings.write_text("FORGE_OFFLINE=1\nno setting\n")
+    assert [place.train()[2] for _ in range(2)] == ["whole", "whole"]
+    settings.write_text(f"FORGE_CACHE={place.path}\n")
+    assert [place.train()[2] for _ in range(2)] == ["whole", "whole"]
 
 
 def test_files_that_changed_just_now_are_no_base_of_a_note(place: Place) -> None:

@@ -3,10 +3,10 @@
 Whenever the whole way has found a run done it leaves a note (:mod:`llmforge.cli.finished_notes`) of
 the same command line's run, and of everything that decided which run that is. The note holds as
 long as all of it is the same: command line, working directory, environment, interpreter and search
-path; the content of the recipe's files, and that there is none where one would come before them;
-times, size and inode of every module that was imported, of the folders modules are found in, and of
-every installed package's metadata. The completion itself is read each time, and must be of the
-identity that the note has.
+path; the content of ``.env`` and of the recipe's files, and that there is none where one would come
+before them; times, size and inode of every module that was imported, of the folders modules are
+found in, and of every installed package's metadata. The completion itself is read each time, and
+must be of the identity that the note has.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 FORMAT = 1
+NOTHING = "nothing"
+"""Stands where a file's digest would, of one that is not there."""
+
 STARTED = time.time_ns()
 """When this process began, nearly."""
 
@@ -67,7 +70,7 @@ _REQUIRED = frozenset(
 
 def finished_run(arguments: list[str]) -> str:
     """Return what ``forge train`` says of a run that is done; empty when that is not certain."""
-    if not arguments or arguments[0] != "train" or os.path.lexists(".env"):
+    if not arguments or arguments[0] != "train":
         return ""
     import json
 
@@ -145,7 +148,7 @@ def content_of(path: str) -> str:
         with open(path, "rb") as file:  # noqa: PTH123
             return hashlib.sha256(file.read()).hexdigest()
     except (FileNotFoundError, NotADirectoryError):
-        return "nothing"
+        return NOTHING
     except IsADirectoryError:
         return "a folder"
 
