@@ -161,6 +161,15 @@ def test_of_a_package_that_is_installed_twice_the_first_counts(packages: Path) -
     assert plugin_commands.plugin_commands() == _known(commands()) == {"new": "Forge.Greet"}
 
 
+def test_a_package_of_an_older_form_counts_too(packages: Path) -> None:
+    install(packages, "forge-greet", "[llmforge.commands]\ngreet = a:b\n")
+    info = (packages / "forge_greet-1.0.dist-info").rename(packages / "forge_greet.egg-info")
+    (info / "METADATA").rename(info / "PKG-INFO")
+    assert plugin_commands.plugin_commands() == _known(commands()) == {"greet": "forge-greet"}
+    (info / "PKG-INFO").unlink()
+    assert plugin_commands.plugin_commands() is None
+
+
 def test_two_packages_with_one_command_are_an_error_as_ever(packages: Path) -> None:
     install(packages, "one", "[llmforge.commands]\ngreet = one:app\n")
     install(packages, "two", "[llmforge.commands]\ngreet = two:app\n")

@@ -38,9 +38,10 @@ def plugin_commands() -> dict[str, str] | None:
             seen.add(_distribution(name))
             folder = os.path.join(place, name)  # noqa: PTH118 - pathlib is slow to import
             for command in _commands(folder):
-                if command in found or "FORGE_PLUGINS" in os.environ:
+                package = _name(folder)
+                if command in found or not package or "FORGE_PLUGINS" in os.environ:
                     return None
-                found[command] = _name(folder)
+                found[command] = package
     return found
 
 
@@ -63,7 +64,8 @@ def _commands(folder: str) -> list[str]:
 
 
 def _name(folder: str) -> str:
-    for line in _text(folder, "METADATA").splitlines():
+    text = _text(folder, "METADATA") or _text(folder, "PKG-INFO")
+    for line in text.splitlines():
         if line.lower().startswith("name:"):
             return line[5:].strip()
     return ""
