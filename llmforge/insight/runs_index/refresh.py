@@ -102,7 +102,11 @@ class Refresh:
                 that have no directory are the ones that are known.
         """
         folders = _folders(self._root)
-        known = {as_id(key): folder for key, folder in self._query("SELECT id, folder FROM runs")}
+        known: dict[str, int | None] = dict(
+            self._query("SELECT id, folder FROM runs WHERE id < x''")
+        )
+        for key, folder in self._query("SELECT id, folder FROM runs WHERE id >= x''"):
+            known[as_id(key)] = folder  # a name that is no text: all bytes come after all texts
         changed: dict[str, int | None] = {
             name: inode for name, inode in folders.items() if known.get(name, -1) != inode
         }
