@@ -11,6 +11,7 @@ import sys
 
 TYPE_CHECKING = False  # that of typing is slow to import
 if TYPE_CHECKING:
+    from signal import Signals
     from types import FrameType
 
 _TRAINING = frozenset({"train", "sweep", "resume", "clone", "reproduce"})
@@ -20,14 +21,16 @@ _TRAINING = frozenset({"train", "sweep", "resume", "clone", "reproduce"})
 def main() -> None:
     """Run the command line."""
     _name_files_in_utf8()
+    trains = bool(_TRAINING & set(sys.argv[1:]))
+    mask = _hold_signals() if trains else None
     from llmforge.cli.early.answer import answered
 
     if (code := answered()) is not None:
         sys.exit(code)
-    _run()
+    _run(trains, mask)
 
 
-def _run() -> None:
+def _run(trains: bool, mask: set[Signals | int] | None) -> None:
     import signal
 
     from llmforge.distributed.launched import end_code, end_process
@@ -35,12 +38,13 @@ def _run() -> None:
     from llmforge.stop_signals import stop_signals
     from llmforge.streams import protect_streams
 
-    trains = bool(_TRAINING & set(sys.argv[1:]))
     protect_streams(keep_running=trains)
     stops = stop_signals()
     if trains:
         for number in stops:
             signal.signal(number, _stop)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     from llmforge.cli.app import main as run
 
     code = EXIT_OK
@@ -55,6 +59,20 @@ def _run() -> None:
         for number in stops:
             signal.signal(number, signal.SIG_IGN)
     end_process(end_code(code))
+
+
+def _hold_signals() -> set[Signals | int] | None:
+    """Let those that stop a run wait until there is what handles them; return what waited before.
+
+    There is nothing to return where they cannot wait.
+    """
+    import signal
+
+    from llmforge.stop_signals import stop_signals
+
+    if not hasattr(signal, "pthread_sigmask"):
+        return None
+    return signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
 
 
 def _name_files_in_utf8() -> None:

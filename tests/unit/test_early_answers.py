@@ -132,6 +132,20 @@ def test_help_goes_to_a_full_disk_and_to_a_reader_that_is_gone_as_ever() -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_signal_while_an_answer_is_looked_for_stops_the_training_as_ever() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from llmforge.cli.early import answer\n"
+        "answer.answered = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.argv = ['forge', 'train', 'wikitext_tiny', '--dry-run']\n"
+        "from llmforge.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 75
+    assert done.stderr == "forge: stopped by SIGTERM before anything was started\n"
+
+
 # Commands of plugins -------------------------------------------------------------------------
 
 
