@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from llmforge.cli.early.finished import finished_run
 from llmforge.recipe import load_recipe
 from llmforge.run.plan import make_plan
 from llmforge.rundir import Completion, clear_run, write_completion
@@ -262,6 +263,15 @@ def test_export_at_the_end_is_named_until_it_is_there(place: Place) -> None:
     said, _, way = place.train()
     assert way == "early"
     assert "export it:" not in said
+
+
+def test_in_a_folder_that_is_gone_there_is_no_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert finished_run(["train", "wikitext_tiny"]) == ""
 
 
 def test_a_run_in_storage_is_never_skipped_from_a_note(place: Place) -> None:

@@ -75,8 +75,8 @@ def finished_run(arguments: list[str]) -> str:
     import json
 
     global asked
-    asked = _note_path()
     try:
+        asked = _note_path()
         with open(asked, encoding="utf-8") as file:  # noqa: PTH123 - pathlib is slow to import
             if os.fstat(file.fileno()).st_uid != os.getuid():
                 return ""
