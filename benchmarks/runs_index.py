@@ -270,12 +270,14 @@ def commands(root: Path, count: int) -> list[Command]:
         Command(
             "runs list, the root changed just now",
             ["runs", "list", "--limit", "50"],
+            0.5,
             says=newest,
             before=touch,
         ),
         Command(
             "runs list --where METRIC, TAG, the same",
             ["runs", "list", "--where", where],
+            1.0,
             says="single",
         ),
     ]

@@ -171,7 +171,18 @@ def _type(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-PAGES = {"reference/recipe.md": recipes_page, "reference/cli.md": cli_page}
+def commands_table() -> str:
+    """Return the table of commands that help and completion are answered from."""
+    from commands_table import commands_table
+
+    return commands_table()
+
+
+PAGES = {
+    "reference/recipe.md": recipes_page,
+    "reference/cli.md": cli_page,
+    "../llmforge/cli/early/commands.py": commands_table,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -7,12 +7,11 @@ The public interface is what this module lists in ``__all__``; plugins import no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from llmforge.lazy_exports import lazy_exports
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # that of typing is slow to import
 if TYPE_CHECKING:
     from llmforge.api import RunHandle, TrainResult, generate, load_run, train
     from llmforge.component import Component

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points, requires
+from importlib.metadata import Distribution, EntryPoint, entry_points, requires
 from typing import Any
 
 from llmforge.errors import PluginError
@@ -132,7 +132,13 @@ def _points(group: str) -> Iterable[EntryPoint]:
 def _distribution(point: EntryPoint) -> tuple[str, str]:
     if point.dist is None:
         return "unknown", ""
-    return _normalised(point.dist.name), point.dist.version
+    return _named(point.dist)
+
+
+@lru_cache(maxsize=256)
+def _named(distribution: Distribution) -> tuple[str, str]:
+    metadata = distribution.metadata  # parsed each time it is asked for, which takes milliseconds
+    return _normalised(metadata["Name"]), metadata["Version"]
 
 
 def _normalised(name: str) -> str:

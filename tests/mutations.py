@@ -109,6 +109,13 @@ MUTATIONS = (
         "tests/smoke/test_readers.py::test_a_run_outlives_the_reader_of_its_output",
     ),
     Mutation(
+        "a completed run is skipped from a note only while nothing changed",
+        "llmforge/cli/early/finished.py",
+        " or not _holds(note)",
+        "",
+        "tests/unit/test_finished_notes.py",
+    ),
+    Mutation(
         "what is uploaded is altered on the way and noticed here",
         "llmforge/remote/upload.py",
         "if hash_file(source.path) != source.entry.sha256:",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from llmforge.cli.plain_values import take_plain_values
 from llmforge.cli.refused_files import as_refusal
 from llmforge.errors import EXIT_OK, ForgeError, PeerFailed, PluginError, UsageError
 from llmforge.printable import printable
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 _EXPERIMENTS = "Experiments"
 _PREPARING = "Preparing"
-_PLUGINS = "Commands of plugins"
+PLUGINS_PANEL = "Commands of plugins"
+"""Heads the commands of plugins in the help."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class LazyGroup(TyperGroup):
             return None
         if self._writing_help:
             source = point.dist.name if point.dist else point.value
-            return TyperCommand(cmd_name, help=f"From {source}.", rich_help_panel=_PLUGINS)
+            return TyperCommand(cmd_name, help=f"From {source}.", rich_help_panel=PLUGINS_PANEL)
         try:
             return _as_command(cmd_name, point.load())
         except Exception as error:
@@ -220,6 +222,11 @@ class LazyGroup(TyperGroup):
                 f"{type(error).__name__}: {error}",
                 remedy="upgrade or uninstall the package it comes from",
             ) from error
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options before the command, typer's own among them."""
+        take_plain_values(self, ctx)
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command to run.
@@ -236,7 +243,8 @@ class LazyGroup(TyperGroup):
                 f"no command '{args[0]}'",
                 remedy=f"did you mean '{near[0]}'?" if near else "'forge --help' lists them",
             )
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if command is None else take_plain_values(command, ctx), rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help without importing any command."""

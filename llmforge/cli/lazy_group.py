@@ -9,6 +9,8 @@ from typing import Any, cast
 import typer
 from typer.core import TyperGroup
 
+from llmforge.cli.plain_values import take_plain_values
+
 
 def lazy_group(targets: Mapping[str, str], *, help: str) -> typer.Typer:
     """Return a group of the functions that ``targets`` names as ``module:function``.
@@ -22,8 +24,9 @@ def lazy_group(targets: Mapping[str, str], *, help: str) -> typer.Typer:
             return list(targets)
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            del ctx
-            return _command(cmd_name, targets[cmd_name]) if cmd_name in targets else None
+            if cmd_name not in targets:
+                return None
+            return take_plain_values(_command(cmd_name, targets[cmd_name]), ctx)
 
     app = typer.Typer(cls=Group, help=help, no_args_is_help=True)
     app.callback()(_nothing)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -153,6 +153,7 @@ def train(
         team = Alone() if launching else join(find_place())
         with team.working(undisturbed=signals.deferred), _stops_told():
             source = recipe or _name_recipes()
+            from llmforge.cli.finished_notes import what_decides
             from llmforge.recipe import load_recipe
             from llmforge.run.plan import make_plan
             from llmforge.run.trace_range import parse_range
@@ -173,12 +174,15 @@ def train(
                 load_recipe(source, profile=profile, overrides=overrides),
                 trace=parse_range(trace_steps),
             )
+            decisive = what_decides(source)
             done = plan.completion() if resume is None else None
             if plan.trace is not None:
                 plan.trace.require_unfinished(done, run_id=plan.run_id)
             if done is not None or dry_run:
                 if team.place.is_leader:
                     _say_done(plan) if done is not None else _check(plan, nproc_per_node, nnodes)
+                if done is not None and not launching:
+                    _note_done(plan, decisive, team, preset=preset)
                 return
             if launching:
                 from llmforge.distributed.launch import Launch
@@ -207,6 +211,8 @@ def train(
                 signals=signals,
                 team=team,
             )
+            if resume is None:
+                _note_done(plan, decisive, team, preset=preset)
 
 
 def _train(
@@ -272,22 +278,48 @@ def _name_recipes() -> NoReturn:
 
 
 def _say_done(plan: Plan) -> None:
+    from llmforge.cli.early.finished import finished_lines
+
     done = plan.completion()
     assert done is not None
-    when = datetime.fromtimestamp(done.ended).strftime("%Y-%m-%d %H:%M")
-    best = "" if done.best_loss is None else f", best validation loss {done.best_loss:.4f}"
-    root = root_option(plan.root)
-    echo(f"{plan.run_id}: already completed on {when} ({done.reason}{best})")
-    if plan.directory.checkpoints.exists() or plan.recipe.storage.url is None:
-        echo(f"  use it:         {done.next_command}")
-    else:
-        place = "" if plan.directory.recipe.exists() else f" --storage {plan.recipe.storage.url}"
-        echo(f"  fetch it:       forge runs pull {plan.run_id}{place}{root}")
-    if plan.recipe.export.at_end and not plan.directory.export.exists():
-        echo(f"  export it:      forge export {plan.run_id} --to {plan.directory.export}{root}")
-    echo(f"  train it again: forge runs clear {plan.run_id}{root}")
+    for line in finished_lines(_done_note(plan), asdict(done)):
+        echo(line)
     if plan.recipe.storage.url is not None:
         _carry_on_uploads(plan, attempt=done.attempt)
+
+
+def _done_note(plan: Plan) -> dict[str, str]:
+    """Return what is said of a run that is done beside its completion."""
+    root, url = root_option(plan.root), plan.recipe.storage.url
+    place = "" if url is None or plan.directory.recipe.exists() else f" --storage {url}"
+    return {
+        "run_id": plan.run_id,
+        "root": root,
+        "fetch": "" if url is None else f"forge runs pull {plan.run_id}{place}{root}",
+        "checkpoints": str(plan.directory.checkpoints),
+        "export": str(plan.directory.export) if plan.recipe.export.at_end else "",
+    }
+
+
+def _note_done(
+    plan: Plan, decisive: Mapping[str, Any] | None, team: Team, *, preset: str | None
+) -> None:
+    """Let the same command say at once that the run is done, if it is and no more is to be done."""
+    from llmforge.cli.finished_notes import note_finished
+    from llmforge.distributed import Alone
+    from llmforge.distributed.launched import under_launcher
+
+    looks_further = (
+        plan.recipe.storage.url is not None  # at what is not uploaded yet
+        or plan.recipe.train.extend_to is not None
+        or preset is not None  # at a list of models
+        or plan.trace is not None
+    )
+    alone = isinstance(team, Alone) and not under_launcher()
+    if decisive is None or looks_further or not alone:
+        return
+    if plan.completion() is not None:
+        note_finished(plan, _done_note(plan), decisive)
 
 
 def _carry_on_uploads(plan: Plan, *, attempt: int) -> None:

@@ -57,6 +57,20 @@ def read_documents(source: str | Path) -> list[Document]:
     return _chain(_find(source), chain=[])
 
 
+def paths_behind(source: str | Path) -> list[Path]:
+    """Return every path that decides which files ``source`` is read from, absent ones too."""
+    paths = [Path(source).expanduser(), shipped_directory()]
+    path: Path | None = _find(source)
+    while path is not None:
+        paths.append(path)
+        _, base = _read(path)
+        if base is None:
+            break
+        paths.append(path.parent / base)
+        path = paths[-1] if paths[-1].is_file() else find_shipped(base)
+    return paths
+
+
 def _chain(path: Path, *, chain: list[Path]) -> list[Document]:
     document, base = _read(path)
     if base is None:

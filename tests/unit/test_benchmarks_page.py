@@ -74,6 +74,12 @@ def tokenising() -> list[str]:
     return [rate, plain, memory]
 
 
+def starting(command: str) -> str:
+    """Return how many times as long as a bare interpreter's start a command took."""
+    table = result("2026-11-30-startup.md").split("```")[1]
+    return only(rf"^{command} +\d+ +\d+ +({NUMBER}) ", table)
+
+
 def distributed(row: str) -> str:
     """Return a whole run's ratio to its bare loop."""
     table = result(DISTRIBUTED).split("## Engines alone")[0]
@@ -113,6 +119,10 @@ ROWS: Mapping[str, Callable[[], list[str]]] = {
     "tokenising 500 MB, vocabulary 4,096": tokenising,
     "DDP, two ranks, whole runs": lambda: [distributed("DDP")],
     "ZeRO 1, 2, 3, whole runs": lambda: [distributed(f"ZeRO-{stage}") for stage in (1, 2, 3)],
+    "`forge --help`": lambda: [starting("forge --help")],
+    "`forge train` of a completed run": lambda: [
+        starting("forge train wikitext_tiny, from a note")
+    ],
     "the step thread's share spent on logging": lambda: [logging_share()],
     "memory predicted by `forge plan`, one process": lambda: [plan_error()],
     "opening a run in `forge ui`, the first time": lambda: [on_the_page("open a run, first time")],

@@ -264,6 +264,33 @@ def test_a_completion_without_a_directory_is_a_run_until_it_is_withdrawn(tmp_pat
     assert states(tmp_path) == {}
 
 
+@pytest.mark.usefixtures("settled")
+def test_completions_are_listed_only_when_one_came_or_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "CHECKED", 0)
+    listed: list[Path] = []
+    real = refresh._completed_ids
+    monkeypatch.setattr(refresh, "_completed_ids", lambda root: listed.append(root) or real(root))
+    directory = make_run(tmp_path, "x")
+    complete(directory)
+    complete(make_run(tmp_path, "y"))
+    shutil.rmtree(directory.path)
+    assert states(tmp_path) == {"x": "completed", "y": "completed"}
+    listed.clear()
+    make_run(tmp_path, "z", state="failed")
+    shutil.rmtree(tmp_path / "y")
+    assert states(tmp_path) == {"x": "completed", "y": "completed", "z": "failed"}
+    with RunsTable(tmp_path) as table:
+        (row,) = table.rows(table.select(where="id == 'y'"), ["directory_gone"])
+    assert row["directory_gone"]
+    assert not listed
+    (tmp_path / ".completed" / "x.json").unlink()
+    shutil.rmtree(tmp_path / "z")
+    assert states(tmp_path) == {"y": "completed"}
+    assert listed
+
+
 def test_tags_notes_and_names_given_later_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

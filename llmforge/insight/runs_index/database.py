@@ -36,6 +36,7 @@ CREATE TABLE runs (
 );
 CREATE INDEX runs_by_start ON runs (is_run, started DESC, id);
 CREATE INDEX runs_live ON runs (live) WHERE live;
+CREATE INDEX runs_by_id ON runs (id, folder);
 CREATE TABLE metrics (number INTEGER PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE recipes (number INTEGER PRIMARY KEY, sections BLOB NOT NULL);
 CREATE TABLE sections (hash INTEGER PRIMARY KEY, name TEXT NOT NULL, body TEXT NOT NULL);

@@ -86,21 +86,35 @@ class Refresh:
             "completed": _directory_time(_completed(self._root)),
         }
         settled = all(times.values()) and times == facts and not self._thorough
-        changed = {} if settled else self._listed()
+        same = bool(times["completed"]) and times["completed"] == facts.get("completed")
+        changed = {} if settled else self._listed(completed=not same or self._thorough)
         marked = _marked(self._root)
         for run_id, folder in self._suspects(marked).items():
             changed.setdefault(run_id, folder)
         if changed or times != facts:
             self._write(changed, marked, times)
 
-    def _listed(self) -> dict[str, int | None]:
-        """Return the runs that came, went or are others by the listings of the directories."""
+    def _listed(self, *, completed: bool) -> dict[str, int | None]:
+        """Return the runs that came, went or are others by the listings of the directories.
+
+        Args:
+            completed: list the completion records too; without a change of theirs those of runs
+                that have no directory are the ones that are known.
+        """
         folders = _folders(self._root)
-        known = {as_id(key): folder for key, folder in self._query("SELECT id, folder FROM runs")}
-        lost = _completed_ids(self._root) - folders.keys()
+        known: dict[str, int | None] = dict(
+            self._query("SELECT id, folder FROM runs WHERE id < x''")
+        )
+        for key, folder in self._query("SELECT id, folder FROM runs WHERE id >= x''"):
+            known[as_id(key)] = folder  # a name that is no text: all bytes come after all texts
         changed: dict[str, int | None] = {
             name: inode for name, inode in folders.items() if known.get(name, -1) != inode
         }
+        if not completed:
+            return changed | {
+                name: None for name in known.keys() - folders.keys() if known[name] is not None
+            }
+        lost = _completed_ids(self._root) - folders.keys()
         changed |= {name: None for name in lost if known.get(name, -1) is not None}
         gone = known.keys() - folders.keys() - lost
         return changed | dict.fromkeys(gone)
