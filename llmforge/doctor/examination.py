@@ -107,8 +107,9 @@ class Examination:
 
     def _check_torch(self) -> Iterable[Finding]:
         from llmforge.doctor.torch_build import check_torch
+        from llmforge.settings import settings
 
-        return check_torch(self._host)
+        return check_torch(self._host, settings().cache)
 
     def _check_gpu(self) -> Iterable[Finding]:
         from llmforge.doctor.gpus import check_gpus

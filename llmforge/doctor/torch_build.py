@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from llmforge.doctor.finding import Finding, ok, problem, warning
 from llmforge.doctor.host import Host
@@ -13,8 +15,13 @@ _KERNELS_HELD_BACK = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_I
 _SHOWN_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
 
-def check_torch(host: Host) -> Iterator[Finding]:
-    """Yield what is found of PyTorch; nothing but a problem where it cannot be imported."""
+def check_torch(host: Host, cache: Path) -> Iterator[Finding]:
+    """Yield what is found of PyTorch; nothing but a problem where it cannot be imported.
+
+    Args:
+        host: the machine.
+        cache: what runs share, the kernels they measured among it.
+    """
     try:
         import torch
     except Exception as error:  # a broken build raises what its libraries raise
@@ -28,6 +35,7 @@ def check_torch(host: Host) -> Iterator[Finding]:
     yield _kernels(host)
     yield _threads(host)
     yield _number_formats()
+    yield _measured_kernels(cache)
 
 
 def _built_for() -> str:
@@ -100,3 +108,23 @@ def _number_formats() -> Finding:
     speed = measure_matmul_speed()
     chosen = "bf16" if speed.bf16_is_native else "fp32"
     return ok("torch.formats", f'on this CPU train.precision = "auto" takes {chosen}: {speed}')
+
+
+def _measured_kernels(cache: Path) -> Finding:
+    from llmforge.run.setup.kernel_choices import choices_here
+
+    found = choices_here(cache)
+    if not found:
+        text = "no run has measured kernels on this machine yet; each does so at its first start"
+        return ok("torch.measured", text)
+    taken = Counter(
+        f"{'loss in chunks of ' if way.isdigit() else ''}{way}"
+        for each in found
+        for name, way in each.chosen.items()
+        if way != next(iter(each.milliseconds[name]))
+    )
+    count = sum(len(each.chosen) for each in found)
+    models = f"{len(found)} shape{'s' if len(found) > 1 else ''} of models"
+    others = ", ".join(f"{number} {way}" for way, number in taken.most_common())
+    text = f"{count} parts of {models} measured on this machine"
+    return ok("torch.measured", f"{text}; faster than as usual: {others or 'none'}")

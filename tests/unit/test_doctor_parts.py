@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from llmforge.doctor.host import Host
 from llmforge.doctor.machine import usable_cores
 from llmforge.doctor.reachability import Question
 from llmforge.doctor.training import judged
+from llmforge.run.setup import kernel_choices
 
 _WORKS = Nvidia(1, ("NVIDIA L4",), "560.35", "")
 
@@ -149,8 +151,33 @@ def test_kernels_that_the_build_does_not_use_are_a_warning(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT")
     host = system(tmp_path, proc__cpuinfo="flags : sse4_2 avx2")
-    found = {one.check: one for one in torch_build.check_torch(host)}
+    found = {one.check: one for one in torch_build.check_torch(host, tmp_path)}
     assert found["torch.kernels"].status == "warning"
+
+
+def test_kernels_that_runs_measured_here_are_counted(tmp_path: Path) -> None:
+    host, folder = system(tmp_path, proc__cpuinfo="flags : avx2"), tmp_path / "kernels"
+
+    def measured() -> str:
+        found = {one.check: one for one in torch_build.check_torch(host, tmp_path)}
+        return found["torch.measured"].message
+
+    assert measured().startswith("no run has measured kernels on this machine yet")
+    folder.mkdir()
+    choices = {
+        "chosen": {"product": "onednn", "loss chunk": "256", "other": "torch"},
+        "milliseconds": {
+            "product": {"torch": 2.0, "onednn": 1.0},
+            "loss chunk": {"512": 2.0, "256": 1.0},
+            "other": {"torch": 1.0, "onednn": 2.0},
+        },
+    }
+    for name, machine in (("one", kernel_choices._machine()), ("two", "another")):
+        (folder / f"{name}.json").write_text(json.dumps({"machine": machine, **choices}))
+    assert measured() == (
+        "3 parts of 1 shape of models measured on this machine; faster than as usual: "
+        "1 onednn, 1 loss in chunks of 256"
+    )
 
 
 def test_a_network_file_system_is_known_by_its_type(

@@ -105,6 +105,12 @@ def choose_kernels(
     return found
 
 
+def choices_here(cache: Path) -> list[KernelChoices]:
+    """Return what runs on this machine have measured, of models of any shape."""
+    found = (_read(path) for path in sorted((cache / KERNELS).glob("*.json")))
+    return [each for each in found if each is not None and each.machine == _machine()]
+
+
 def _measured(model: Any, machine: str, settings: Mapping[str, Any], folder: Path) -> KernelChoices:
     """Return what an earlier run on this machine measured for such a model, or measure it."""
     described = {"machine": machine, "model": dict(model.architecture), **settings}
