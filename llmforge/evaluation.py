@@ -148,6 +148,7 @@ def open_splits(
         notice=notice,
         check_stop=lambda: None,
         packed=packs_examples(data, run or loaded.run, objective),
+        document_mask=recipe.train.document_mask,
     )
     return data, splits
 

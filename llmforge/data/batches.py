@@ -44,7 +44,7 @@ class TrainBatches:
         self.order = order
         self.tokens_per_step = batch_size * context
         self._names = [shard.name for shard in split.shards]
-        self._pin = pin_memory
+        self._pin, self._divided_at = pin_memory, split.divided_at
 
     def epoch(self, position: int) -> float:
         """Return the passes over the data completed at a global position, as a fraction."""
@@ -71,10 +71,11 @@ class TrainBatches:
     def batch(self, position: int, count: int) -> Batch:
         """Return the sequences at ``position`` to ``position + count``.
 
-        ``inputs`` and ``targets`` are int64 of shape [count, context].
+        ``inputs`` and ``targets`` are int64 of shape [count, context], and so are ``segments`` and
+        ``positions`` of windows that are divided into documents.
         """
         block = self._windows.read(self.order.windows(position, count))
-        return _as_batch(block[:, :-1], block[:, 1:], pin=self._pin)
+        return _as_batch(block[:, :-1], block[:, 1:], divided_at=self._divided_at, pin=self._pin)
 
 
 def train_batches(
@@ -139,13 +140,23 @@ def _evaluation_batches(
         targets = np.full(size, IGNORE_INDEX, np.int64)
         inputs[: len(block) - 1] = block[:-1]
         targets[: len(block) - 1] = block[1:]
-        yield _as_batch(inputs.reshape(rows, context), targets.reshape(rows, context), pin=False)
+        yield _as_batch(
+            inputs.reshape(rows, context),
+            targets.reshape(rows, context),
+            divided_at=split.divided_at,
+            pin=False,
+        )
 
 
-def _as_batch(inputs: NDArray[Any], targets: NDArray[Any], *, pin: bool) -> Batch:
+def _as_batch(
+    inputs: NDArray[Any], targets: NDArray[Any], *, divided_at: int | None, pin: bool
+) -> Batch:
+    arrays = {"inputs": inputs, "targets": targets}
+    if divided_at is not None:
+        arrays |= _documents(inputs, divided_at)
     tensors = {
         name: torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))
-        for name, values in (("inputs", inputs), ("targets", targets))
+        for name, values in arrays.items()
     }
     return {name: tensor.pin_memory() for name, tensor in tensors.items()} if pin else tensors
 
@@ -194,3 +205,12 @@ class Windows:
             starts = (windows[rows] - first) * self._context
             block[rows] = self._shards[owner][starts[:, None] + self._span]
         return block
+
+
+def _documents(inputs: NDArray[Any], first: int) -> dict[str, NDArray[np.int64]]:
+    """Return the number of each position's document in its window, and its position in that."""
+    begins = inputs == first
+    begins[:, 0] = False  # the first one has the number 0 whether it begins here or before
+    index = np.arange(inputs.shape[1])
+    starts = np.maximum.accumulate(np.where(begins, index, 0), axis=1)
+    return {"segments": np.cumsum(begins, axis=1), "positions": index - starts}

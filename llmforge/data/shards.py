@@ -30,11 +30,14 @@ class TokenSplit:
         n_bytes: UTF-8 bytes of the text, what ``bits_per_byte`` is measured over; None when the
             text is not known.
         documents: number of documents.
+        divided_at: the id that divides windows into documents which do not see each other, by
+            beginning each; None where windows are whole.
     """
 
     shards: tuple[TokenShard, ...]
     n_bytes: int | None
     documents: int
+    divided_at: int | None = None
 
     @property
     def n_tokens(self) -> int:

@@ -48,6 +48,8 @@ _ANSWERED = frozenset({"next_token", "seq2seq"})
 _CLASSIFY = "classify"
 _LABELS = "labels"
 """What data supports that has texts with labels."""
+_SEGMENTS = "segments"
+"""What a model supports that keeps parts of a row apart."""
 _TOKEN_PROMPTS = "token_prompts"
 """What a generator supports that continues token ids."""
 
@@ -168,6 +170,24 @@ def _early_stopping_needs_evaluations(draft: Draft) -> Iterator[Finding]:
     if stopping and evaluation and stopping.patience and evaluation.every is None:
         message = "patience counts evaluations, and none happens before the end"
         yield Finding(("early_stopping", "patience"), message, "set eval.every")
+
+
+def _documents_can_be_kept_apart(draft: Draft) -> Iterator[Finding]:
+    train, model, data = (
+        draft.table("train", TrainTable),
+        draft.component("model"),
+        draft.component("data"),
+    )
+    if train is None or not train.document_mask:
+        return
+    path = ("train", "document_mask")
+    if data is not None and _EXAMPLES in data.supports:
+        name = draft.selections["data"][0].name
+        yield Finding(path, f"data '{name}' has examples and no running text", "take it out")
+    elif model is not None and _SEGMENTS not in model.supports:
+        name = draft.selections["model"][0].name
+        message = f"model '{name}' cannot keep the documents of a window apart"
+        yield Finding(path, message, 'model.name = "transformer"')
 
 
 def _deciding_metrics_are_measured(draft: Draft) -> Iterator[Finding]:
@@ -377,6 +397,7 @@ _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _lengths_agree,
     _warmup_ends_before_the_schedule,
     _early_stopping_needs_evaluations,
+    _documents_can_be_kept_apart,
     _deciding_metrics_are_measured,
     _metrics_have_what_they_compare,
     _answers_need_a_generator_that_takes_tokens,

@@ -128,6 +128,9 @@ class TrainTable(Options):
     less memory and a third more work: ``"full"`` for every block, ``n`` for every n-th."""
     device: Annotated[str, MACHINE] = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+    document_mask: bool = False
+    """Let no position see another document than its own, where a window of text holds several; an
+    end-of-text token is the first of the document after it."""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 turns clipping off."""
     log_every: Annotated[Positive, SAFE] = 10

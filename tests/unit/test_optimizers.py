@@ -176,6 +176,23 @@ def test_newton_schulz_in_fp32_rounds_nothing_to_bf16() -> None:
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=2e-5)
 
 
+def test_embeddings_decay_by_their_own_rate(forge_run_context: Any) -> None:
+    model = small_model()
+    for given, expected in (({}, 0.1), ({"adamw_weight_decay": 0.3}, 0.3)):
+        component = make_component(Muon, {"weight_decay": 0.1, **given})
+        optimizer = component.forge_build_optimizer(
+            run=forge_run_context, parameters=list(model.named_parameters())
+        )
+        decays = {
+            id(p): group["weight_decay"]
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+        assert decays[id(model.embedding.weight)] == expected
+        assert decays[id(model.blocks[0].attention.qkv.weight)] == 0.1
+        assert decays[id(model.norm.weight)] == 0.0
+
+
 # Muon's variants
 
 

@@ -149,6 +149,7 @@ def prepare_data(
         notice=run.notice,
         check_stop=check_stop,
         packed=packs_examples(data, run, objective),
+        document_mask=run.train.document_mask,
         verify=verify,
     )
     if "train" not in splits:
@@ -175,6 +176,7 @@ def prepare_splits(
     notice: Callable[[str], None],
     check_stop: Callable[[], None],
     packed: bool,
+    document_mask: bool,
     verify: bool = False,
 ) -> Mapping[str, TokenSplit | ExampleSplit]:
     """Return the splits of any data as tokens, or as rows of tokens, which may be ``packed``.
@@ -194,9 +196,20 @@ def prepare_splits(
             packed=packed,
             verify=verify,
         )
-    return prepare_tokens(
+    splits = prepare_tokens(
         data, tokenizer, cache=cache, notice=notice, check_stop=check_stop, verify=verify
     )
+    if not document_mask:
+        return splits
+    divided_at = tokenizer.eos_id if tokenizer.eos_id is not None else getattr(data, "eos_id", None)
+    if divided_at is None:
+        raise DataError(
+            "train.document_mask: the tokenizer has no end-of-text token that documents end with",
+            remedy="take another tokenizer, or set train.document_mask to false",
+        )
+    return {
+        name: dataclasses.replace(split, divided_at=divided_at) for name, split in splits.items()
+    }
 
 
 def training_batches(

@@ -38,7 +38,9 @@ class Muon(Component, kind="optimizer"):
         nesterov: bool = True
         """Look one step ahead with the momentum."""
         weight_decay: Annotated[float, Field(ge=0)] = 0.1
-        """Decay of matrices and embeddings, times the learning rate, in each step."""
+        """Decay of hidden matrices, times the learning rate, in each step."""
+        adamw_weight_decay: Annotated[float, Field(ge=0)] | None = None
+        """The same of embeddings and output; ``weight_decay`` when absent."""
         momentum_warmup_steps: Annotated[int, Field(ge=0)] = 0
         """Steps in which the momentum rises from 0.85 to its value (modded nanoGPT, 2024)."""
         cautious_decay: bool = False
@@ -88,7 +90,11 @@ class Muon(Component, kind="optimizer"):
             },
             adamw={
                 "lr": options.adamw_lr,
-                "weight_decay": options.weight_decay,
+                "weight_decay": (
+                    options.weight_decay
+                    if options.adamw_weight_decay is None
+                    else options.adamw_weight_decay
+                ),
                 "betas": (options.beta1, options.beta2),
                 "eps": options.eps,
             },
