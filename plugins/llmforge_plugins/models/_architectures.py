@@ -36,6 +36,7 @@ class UnknownArchitecture(Exception):
 
 _WITHOUT_COUNTERPART = (
     "value_embeddings",
+    "attention_gate",
     "embedding_residual",
     "skips",
     "bigram_embeddings",

@@ -32,6 +32,9 @@ class Attention(nn.Module):
         if shape.qk_norm:
             self.query_norm = RmsNorm(shape.head_size, eps=shape.norm_epsilon)
             self.key_norm = RmsNorm(shape.head_size, eps=shape.norm_epsilon)
+        self.head_gate: nn.Parameter | None = None
+        if shape.attention_gate:
+            self.head_gate = nn.Parameter(torch.empty(shape.heads, shape.gate_channels))
         self.value_scale: nn.Parameter | None = None
         if shape.has_value_embedding(layer):
             self.value_scale = nn.Parameter(torch.full((1,), _VALUE_SCALE))
@@ -53,10 +56,20 @@ class Attention(nn.Module):
         if self.normalised or value is not None:
             qkv = self._changed(qkv, value)
         if step is not None:
-            return self.out(self._cached(qkv, angles, step), packed)
-        dropout = self.dropout if self.training else 0.0
-        attention = causal_attention if segments is None else segments.attention
-        return self.out(attention(qkv, self.heads, angles, dropout=dropout))
+            mixed = self._cached(qkv, angles, step)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            attention = causal_attention if segments is None else segments.attention
+            mixed = attention(qkv, self.heads, angles, dropout=dropout)
+        if self.head_gate is not None:
+            mixed = self._gated(mixed, x, self.head_gate)
+        return self.out(mixed, packed)
+
+    def _gated(self, mixed: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """Scale each head's output by a gate that ``x`` opens; one of zeros changes nothing."""
+        gate = 2 * torch.sigmoid(functional.linear(x[..., : weight.shape[1]], weight))
+        heads = mixed.unflatten(-1, (self.heads, -1))
+        return (heads * gate[..., None].to(mixed.dtype)).flatten(-2)
 
     def _changed(self, qkv: Tensor, value: Tensor | None) -> Tensor:
         """Normalise queries and keys, and add to values, where the shape says so."""

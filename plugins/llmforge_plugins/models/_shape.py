@@ -32,6 +32,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """What each preset sets beside what :class:`Shape` has by default; options replace either."""
 
+_GATE_CHANNELS = 12  # as modded nanoGPT has it
 _ROUND_TO = 64  # hidden widths that are multiples of this keep matrix kernels on their fast path
 
 
@@ -63,6 +64,7 @@ class Shape:
             it together, instead of the second reading what the first made.
         zero_init: whether maps that write to the residual stream begin as zeros.
         value_embeddings: layers that add an embedding of the token to their values; the outermost.
+        attention_gate: whether each head is scaled by what a few channels of its input say.
         embedding_residual: whether every layer reads a mix of the stream and the embedding.
         skips: whether layers of the second half read what those of the first half did, mirrored.
         bigram_embeddings: rows of the table that embeds a token with the one before it, by their
@@ -93,6 +95,7 @@ class Shape:
     parallel_residual: bool = False
     zero_init: bool = False
     value_embeddings: int = 0
+    attention_gate: bool = False
     embedding_residual: bool = False
     skips: bool = False
     bigram_embeddings: int = 0
@@ -126,6 +129,11 @@ class Shape:
         return layer < first or layer >= self.layers - (self.value_embeddings - first)
 
     @property
+    def gate_channels(self) -> int:
+        """Leading channels of the residual stream that gates of attention read."""
+        return min(_GATE_CHANNELS, self.width)
+
+    @property
     def kv_width(self) -> int:
         """Width of all value heads together."""
         return self.kv_heads * self.head_size
@@ -140,7 +148,9 @@ class Shape:
         biases = self.width + self.up_width + self.width
         others = 2 * self.width * self._norm_parts + (biases if self.bias else 0)
         others += (self.qkv_width if self.qkv_bias else 0) + (2 * self.head_size * self.qk_norm)
-        others += 2 * self.embedding_residual
+        others += (
+            2 * self.embedding_residual + self.heads * self.gate_channels * self.attention_gate
+        )
         return self.matrix_parameters() + self.layers * others + self.value_embeddings
 
     def parameters(self, vocab_size: int) -> int:

@@ -307,6 +307,7 @@ class TransformerModel(nn.Module):
         into_residual = ("attention.out.weight", "feed_forward.down.weight")
         for name, parameter in self.named_parameters():
             zeros = name.endswith("bias") or name == "bigrams.embedding.weight"
+            zeros = zeros or name.endswith("head_gate")
             if zeros or (self.shape.zero_init and name.endswith(into_residual)):
                 nn.init.zeros_(parameter)
             elif parameter.dim() > 1:

@@ -103,6 +103,9 @@ class Transformer(Component, kind="model"):
         value_embeddings: Annotated[int, Field(ge=0)] = 0
         """Layers that add an embedding of the token to their values, the outermost ones (modded
         nanoGPT, 2024, after Zhou et al., "Value Residual Learning", 2024)."""
+        attention_gate: bool = False
+        """Scale the output of each attention head by what a few channels of its input say (Qiu et
+        al., "Gated Attention", 2025; in this sparse form modded nanoGPT, 2025)."""
         embedding_residual: bool = False
         """Let every layer read a learned mix of the residual stream and the embedding (modded
         nanoGPT, 2024)."""
