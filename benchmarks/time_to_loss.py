@@ -40,13 +40,14 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "ReLU2 (GELU)": ('model.transformer.activation="gelu"',),
     "zeros in output projections": ("model.transformer.zero_init=false",),
     "skips": ("model.transformer.skips=false",),
+    "embedding residual": ("model.transformer.embedding_residual=false",),
+    "attention gate": ("model.transformer.attention_gate=false",),
     "bigram embeddings": ("model.transformer.bigram_embeddings=0",),
     "Muon (AdamW, 3e-3)": ('optimizer.name="adamw"', "optimizer.adamw.lr=3e-3"),
     "small batches (16 rows)": ("train.batch_size=16", "train.max_steps=SAME_TOKENS"),
 }
 WITH: dict[str, tuple[str, ...]] = {
     "value embeddings": ("model.transformer.value_embeddings=2",),
-    "embedding residual": ("model.transformer.embedding_residual=true",),
     "token shift": ("model.transformer.token_shift=true",),
     "logit soft-cap 15": ("model.transformer.logit_softcap=15.0",),
     "multi-token 0.3": ("model.transformer.multi_token=0.3",),
