@@ -65,7 +65,9 @@ def test_the_clearly_faster_way_is_taken(tmp_path: Path) -> None:
     model = Model(TIMES)
     found, told = choose(model, tmp_path)
     assert model.used == found.chosen == TAKEN and not told
-    assert found.lines() == ["kernels, measured: product: other; the other 2 as usual"]
+    assert found.lines() == [
+        "kernels: 3 measured, faster than as usual: 1 other (each is in 'forge runs show')"
+    ]
 
 
 def test_it_is_measured_once_for_a_model_and_settings(tmp_path: Path) -> None:

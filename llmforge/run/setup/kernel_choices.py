@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import torch
 from llmforge.distributed import Team
 from llmforge.file_lock import lock_file
 from llmforge.rundir.atomic import write_json
+
+_log = logging.getLogger("llmforge.run")
 
 KERNELS = "kernels"
 """Where the record's ``resolved`` has what was chosen."""
@@ -43,12 +47,15 @@ class KernelChoices:
     milliseconds: Mapping[str, Mapping[str, float]]
 
     def lines(self) -> list[str]:
-        """Return in words what is not computed in the usual way; nothing of what has no choice."""
+        """Return in a line how much is not computed in the usual way, if anything was measured."""
         if not self.chosen:
             return []
-        others = [f"{name}: {way}" for name, way in self.chosen.items() if way != self._usual(name)]
-        usual = "as usual" if not others else f"the other {len(self.chosen) - len(others)} as usual"
-        return [f"kernels, measured: {'; '.join([*others, usual])}"]
+        others = Counter(way for name, way in self.chosen.items() if way != self._usual(name))
+        shown = ", ".join(f"{count} {way}" for way, count in others.most_common())
+        return [
+            f"kernels: {len(self.chosen)} measured, faster than as usual: {shown or 'none'} "
+            "(each is in 'forge runs show')"
+        ]
 
     def _usual(self, name: str) -> str:
         return next(iter(self.milliseconds[name]))
@@ -101,6 +108,9 @@ def choose_kernels(
                 )
     found = team.broadcast(found)
     assert found is not None
+    for name, times in found.milliseconds.items():
+        each = ", ".join(f"{way} {took:.3g} ms" for way, took in times.items())
+        _log.debug("kernel %s: %s (%s)", name, found.chosen[name], each)
     model.use_kernels(found.chosen)
     return found
 
