@@ -138,8 +138,8 @@ class KernelChoice(Protocol):
     ) -> Mapping[str, Mapping[str, float]]:
         """Return the milliseconds that each way takes, by what is computed.
 
-        The first way of each is taken unless another is clearly faster. Nothing is returned where
-        the machine was too busy to know.
+        The first way of each is taken unless another is clearly faster. What is too small to
+        matter is left out.
 
         Args:
             rows: sequences computed at once.

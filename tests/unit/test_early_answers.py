@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,17 @@ def forge(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]
         encoding="utf-8",
         check=False,
     )
+
+
+@pytest.fixture(autouse=True)
+def as_a_new_process_finds_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without finders of packages that something imported by an earlier test has brought."""
+    finders = [
+        finder
+        for finder in sys.meta_path
+        if finder is PathFinder or not hasattr(finder, "find_distributions")
+    ]
+    monkeypatch.setattr(sys, "meta_path", finders)
 
 
 @pytest.fixture

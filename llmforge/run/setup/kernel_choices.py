@@ -25,7 +25,7 @@ KERNELS = "kernels"
 """Where the record's ``resolved`` has what was chosen."""
 
 _SECONDS = 1.0
-_CLEARLY = 0.97
+_CLEARLY = 0.95
 """A way is taken instead of the first if it needs at most this share of its time."""
 
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
@@ -101,7 +101,7 @@ def choose_kernels(
         else:
             settings: dict[str, Any] = {"rows": rows, "length": length, "bf16": bf16}
             found = _measured(model, machine, settings, cache / KERNELS)
-            if kept is not None:
+            if kept is not None and (kept["chosen"] or found.chosen):
                 notice(
                     "this is another machine than before, or other threads or libraries: "
                     f"{_changes(kept['chosen'], found.chosen)}; results differ by rounding"
@@ -135,8 +135,7 @@ def _measured(model: Any, machine: str, settings: Mapping[str, Any], folder: Pat
             if (earlier := _read(path)) is not None:
                 return earlier
             found = _measure(model, machine, settings)
-            if found.chosen:
-                write_json(path, dataclasses.asdict(found))
+            write_json(path, dataclasses.asdict(found))
             return found
     except OSError:  # the cache cannot be written: it is measured again next time
         return _measure(model, machine, settings)

@@ -28,7 +28,9 @@ from llmforge_plugins.models._shape import Shape
 
 _ROUNDS = 7  # at most; the fastest of them counts
 _FEWEST_ROUNDS = 3
-_PATIENCE = 4.0
+_PATIENCE = 3.0  # waiting on a busy machine is not measuring, up to so many times the seconds
+_BUSY = 1.5  # wall time to that of the processor
+_LITTLE = 2e7  # floating-point operations of what is too small to matter
 _WORK = 1e9  # floating-point operations of one product at most: about 10 ms of a slow core
 _LOSS_ROWS = 2048
 
@@ -58,7 +60,7 @@ def measure_kernels(
         rows: sequences computed at once.
         length: their tokens at most.
         bf16: whether products are computed in bf16 (autocast).
-        seconds: how long to compute; four times as long is waited for it on a busy machine.
+        seconds: how long to compute, if that is enough for three turns.
     """
     ways: Ways = {}
     # attention with dropout has more to do, which the choice may depend on
@@ -75,24 +77,26 @@ def measure_kernels(
 
 
 def _timed(ways: Ways, *, seconds: float) -> dict[str, dict[str, float]]:
-    """Return the milliseconds of each way; nothing where there was no time to know them."""
-    found = {name: dict.fromkeys(each, float("inf")) for name, each in ways.items()}
-    begin = time.perf_counter()
-    computed = 0.0
+    """Return the milliseconds of each way: wall time, on a busy machine the processor's."""
+    walls = {name: dict.fromkeys(each, float("inf")) for name, each in ways.items()}
+    works = {name: dict.fromkeys(each, float("inf")) for name, each in ways.items()}
+    begin, waited, worked = time.perf_counter(), 0.0, 0.0
     for turn in range(_ROUNDS + 1):
         for name, each in ways.items():
             for way, compute in each.items():
                 with using_kernels({name: way}):
-                    start, worked = time.perf_counter(), time.process_time()
+                    wall, work = time.perf_counter(), time.process_time()
                     compute()
-                    took = time.perf_counter() - start
-                computed += min(took, time.process_time() - worked)
+                    wall = time.perf_counter() - wall
+                    work = (time.process_time() - work) / torch.get_num_threads()
                 if turn:  # the first turn prepares kernels and memory
-                    found[name][way] = min(found[name][way], took * 1e3)
-        # on a busy machine waiting is not measuring, up to a point
-        if computed > seconds or time.perf_counter() - begin > _PATIENCE * seconds:
-            return found if turn >= _FEWEST_ROUNDS else {}
-    return found
+                    walls[name][way] = min(walls[name][way], wall * 1e3)
+                    works[name][way] = min(works[name][way], work * 1e3)
+                    waited, worked = waited + wall, worked + work
+        late = worked > seconds or time.perf_counter() - begin > _PATIENCE * seconds
+        if late and turn >= _FEWEST_ROUNDS:
+            break
+    return works if waited > _BUSY * worked else walls
 
 
 def _linear_ways(model: nn.Module, output: Tensor, *, tokens: int) -> Ways:
@@ -106,6 +110,8 @@ def _linear_ways(model: nn.Module, output: Tensor, *, tokens: int) -> Ways:
     shapes.add(tuple(output.shape))
     ways: Ways = {}
     for outputs, inputs in sorted(shapes):
+        if 2 * tokens * outputs * inputs < _LITTLE:
+            continue
         most = max(64, int(_WORK / (2 * outputs * inputs)))
         rows = min(tokens, most, int(LOSS_CHUNKS[0]) if outputs == len(output) else tokens)
         ways |= _ways_of_shape(rows, outputs, inputs)
@@ -131,6 +137,8 @@ def _ways_of_shape(rows: int, outputs: int, inputs: int) -> Ways:
 
 
 def _attention_ways(shape: Shape, *, rows: int, length: int, bf16: bool, dropout: float) -> Ways:
+    if 4 * rows * shape.mixed_width * length**2 < _LITTLE:
+        return {}
     size = (rows, length, shape.heads + 2 * shape.kv_heads, shape.head_size)
     dtype = torch.bfloat16 if bf16 else torch.float32
     qkv = torch.full(size, 0.1, dtype=dtype, requires_grad=True)
@@ -149,6 +157,6 @@ def _loss_ways(output: Tensor, *, rows: int) -> Ways:
     weight = torch.full((vocabulary, width), 0.01, requires_grad=True)
     targets = torch.zeros(rows, dtype=torch.int64)
     sizes = [size for size in LOSS_CHUNKS if int(size) <= rows]
-    if len(sizes) < 2:
+    if len(sizes) < 2 or 2 * rows * vocabulary * width < _LITTLE:
         return {}
     return {LOSS_CHUNK: dict.fromkeys(sizes, lambda: linear_cross_entropy(hidden, weight, targets))}
