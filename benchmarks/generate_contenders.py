@@ -223,12 +223,8 @@ def _write_tokenizer(folder: Path) -> None:
     """Write a tokenizer of bytes: a GGUF file has to have one, and nothing here asks it."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters = {letter: number for number, letter in enumerate(alphabet)}
-    merged = alphabet[0] + alphabet[1]  # llama.cpp reads no file without any
-    tokenizer = Tokenizer(
-        models.BPE({**letters, merged: len(letters)}, [(alphabet[0], alphabet[1])])
-    )
+    letters = {letter: at for at, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(letters, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "special_tokens_map.json").write_text("{}", encoding="utf-8")
