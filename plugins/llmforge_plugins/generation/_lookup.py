@@ -16,9 +16,9 @@ _PASS = 0.3
 _TOKEN = 0.15
 """What a pass that checks proposals costs more than a plain one, and each of them, in plain passes.
 
-Both are rather too high. Measured on two AMD Zen 5 cores, for 4, 6 and 12 layers of 256, 384 and
-768: 2 positions cost 1.0 to 1.4 times as much as 1, 5 cost 1.2 to 1.5 and 11 cost 1.4 to 1.7 in
-fp32 and bf16; in int8 they cost 1.0 to 1.6, 1.4 to 2.1 and 2.2 to 2.9.
+Mostly too high rather than too low. Measured on two AMD Zen 5 cores, for 4, 6 and 12 layers of 256,
+384 and 768: 2 positions cost 1.0 to 1.3 times as much as 1, 5 cost 1.1 to 1.5 and 8 cost 1.2 to 1.8
+in fp32 and bf16; in int8 they cost 1.0 to 1.3, 1.5 to 2.0 and 1.7 to 2.2.
 """
 
 _AT_FIRST = (0.0, 0.0, 0.3, 0.5, 0.7, 0.8)

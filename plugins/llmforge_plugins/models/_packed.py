@@ -7,6 +7,7 @@ long, an fp32 product of two to eight rows 1.7 to 2.4 times.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import torch
@@ -18,6 +19,11 @@ from llmforge_plugins.models._linear import linear, onednn, onednn_is_faster
 _FEW = 32
 """Most positions of one row for which fp32 is packed: more are a prompt, which is read once."""
 
+_SEVERAL = 3
+"""Times that a weight meets a few positions before it is packed, which costs some passes."""
+_SMALL = 1 << 18
+"""Elements of a weight below which calling oneDNN takes longer than multiplying."""
+
 
 class PackedWeights:
     """Rearranged copies of a model's weights, each made when it is first used.
@@ -28,7 +34,7 @@ class PackedWeights:
 
     def __init__(self) -> None:
         self._packed: dict[int, tuple[Tensor, Tensor]] = {}
-        self._met: set[int] = set()  # weights that a few positions were multiplied with
+        self._met: Counter[int] = Counter()  # how often a weight met a few positions at once
 
     def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return ``inputs @ weight.T + bias`` over the last dimension."""
@@ -37,23 +43,30 @@ class PackedWeights:
         held = self._packed.get(id(weight))
         if held is None:
             if inputs.dtype == torch.float32 and not self._pays(inputs, weight):
-                single = inputs.numel() == inputs.shape[-1]
-                # of one position oneDNN costs more to call than a small product takes
-                return (functional.linear if single else linear)(inputs, weight, bias)
+                return _as_it_is(inputs, weight, bias)
             # the weight itself is kept too, so that its id stays its own
             packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), inputs.shape[0])
             held = self._packed[id(weight)] = (weight, packed)
         return onednn(inputs, held[1], bias)
 
     def _pays(self, inputs: Tensor, weight: Tensor) -> bool:
-        """Return whether to pack an fp32 weight: not for one position, nor for a single time."""
+        """Return whether to pack an fp32 weight: not for one position, nor for a few times."""
         if inputs.shape[0] > 1:
             return True
         if not 1 < inputs.numel() // inputs.shape[-1] <= _FEW:
             return False
-        met = id(weight) in self._met
-        self._met.add(id(weight))
-        return met
+        self._met[id(weight)] += 1
+        return self._met[id(weight)] > _SEVERAL
+
+
+def _as_it_is(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply by an fp32 weight that is not packed."""
+    if inputs.numel() > inputs.shape[-1]:
+        return linear(inputs, weight, bias)
+    # of one position: oneDNN is ahead with large weights, and is slow to call
+    if weight.numel() <= _SMALL:
+        return functional.linear(inputs, weight, bias)
+    return onednn(inputs, weight, bias)
 
 
 def _may_pack(inputs: Tensor, weight: Tensor) -> bool:
