@@ -45,6 +45,7 @@ def chat(
     min_p: sampling_options.MinP = None,
     repetition_penalty: sampling_options.RepetitionPenalty = None,
     greedy: sampling_options.Greedy = None,
+    lookup: sampling_options.Lookup = None,
     seed: sampling_options.Seed = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -69,6 +70,7 @@ def chat(
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
         "greedy": greedy,
+        "lookup": lookup,
     }
     given = {key: value for key, value in changes.items() if value is not None}
     loaded = open_checkpoint(

@@ -123,6 +123,7 @@ def generate(
     repetition_penalty: sampling_options.RepetitionPenalty = None,
     stop: sampling_options.Stop = None,
     greedy: sampling_options.Greedy = None,
+    lookup: sampling_options.Lookup = None,
     seed: sampling_options.Seed = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -146,6 +147,7 @@ def generate(
         "repetition_penalty": repetition_penalty,
         "stop": stop or None,
         "greedy": greedy,
+        "lookup": lookup,
     }
     job = _Job(
         recipe=_read_recipe(recipe),

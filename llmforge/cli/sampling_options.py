@@ -43,4 +43,12 @@ Greedy = Annotated[
     bool | None,
     option("--greedy/--no-greedy", help="Always take the likeliest token.", panel=_PANEL),
 ]
+Lookup = Annotated[
+    int | None,
+    option(
+        "--lookup",
+        help="Propose up to this many tokens from earlier text: faster where it repeats itself.",
+        panel=_PANEL,
+    ),
+]
 Seed = Annotated[int | None, option("--seed", help="Equal seeds give equal texts.", panel=_PANEL)]

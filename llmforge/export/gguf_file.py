@@ -34,6 +34,8 @@ _FILE_TYPES = {
 }
 _BLOCK = 32
 """Numbers that q8_0 quantises together; rows of another length stay fp16."""
+_NEVER_MERGED = "[none] [none]"
+"""A merge of what no text is cut into: llama.cpp reads no tokenizer without any."""
 _SPLITS = {
     r"\p{N}{1,3}": "llama-bpe",
     r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|": "qwen2",
@@ -258,7 +260,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, *, rows: int) -> None:
     writer.add_tokenizer_pre(rules)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    writer.add_token_merges(merges)
+    writer.add_token_merges(merges or [_NEVER_MERGED])
     _add_special_tokens(writer, folder, tokens)
 
 

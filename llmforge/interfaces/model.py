@@ -38,8 +38,8 @@ class Cache(Protocol):
     def set_lengths(self, lengths: Tensor) -> None:
         """Say how many positions of each row count, int64 of shape [rows].
 
-        Used after prompts of unequal length were fed padded on the right: what lies beyond a
-        row's length is ignored and overwritten.
+        Used after prompts of unequal length were fed padded on the right, and to take back tokens
+        that were only proposed: what lies beyond a row's length is ignored and overwritten.
         """
         ...
 

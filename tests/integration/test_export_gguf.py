@@ -1,8 +1,8 @@
 """GGUF files read back with the reader of the ``gguf`` package.
 
-llama.cpp itself has no wheel to install here, so its own results are not compared: what its loader
-expects is, tensor by tensor, and the order of what it turns; and what transformers computes from
-the file, for the architectures that it reads.
+What llama.cpp's loader expects is compared, tensor by tensor, and the order of what it turns; and
+what transformers computes from the file, for the architectures that it reads. What llama.cpp itself
+computes is in ``test_gguf_in_llama_cpp``, for where it is installed.
 """
 
 from __future__ import annotations
@@ -176,6 +176,14 @@ def test_the_tokenizer_is_in_the_file(tmp_path: Path) -> None:
     assert told["tokenizer.ggml.merges"] == merges
     assert tokens[told["tokenizer.ggml.eos_token_id"]] == "<|endoftext|>"
     assert told["tokenizer.ggml.token_type"][0] == 3  # control
+
+
+def test_a_tokenizer_without_merges_has_one_that_is_never_made(tmp_path: Path) -> None:
+    """llama.cpp refuses a file without any."""
+    _, reader = exported(tmp_path, "llama")
+    told = values(reader)
+    (merge,) = told["tokenizer.ggml.merges"]
+    assert not set(merge.split()) & set(told["tokenizer.ggml.tokens"])
 
 
 def test_what_llama_cpp_does_not_have_is_refused(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ RECIPES = {
     "preference_dpo": Shipped(settings={"tokenizer.bpe.vocab_size": "600"}),
     "t5_small": Shipped(model="hf-seq2seq", kind="t5", rows="pairs"),
     "wikitext2": Shipped(),
+    "wikitext_speedrun": Shipped(),
     "wikitext_tiny": Shipped(),
     "wikitext_tiny_sweep": Shipped(),
 }

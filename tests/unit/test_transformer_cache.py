@@ -8,6 +8,14 @@ import pytest
 import torch
 from transformer_parts import VARIANTS, small_model, tokens
 
+from llmforge_plugins.models._attention import (
+    cached_attention,
+    rotary_tables,
+    rotate,
+    turned,
+    wide_tables,
+)
+
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_rows_of_unequal_length_go_on_as_if_each_were_alone(changes: dict[str, Any]) -> None:
@@ -66,3 +74,27 @@ def test_more_positions_than_the_cache_or_the_context_holds_are_refused() -> Non
         model(tokens(1, 12), cache=generous)
         with pytest.raises(ValueError, match="exceed the room for 12"):
             model(tokens(1, 1), cache=generous)
+
+
+@pytest.mark.parametrize("size", [16, 8, 4])
+def test_heads_are_turned_with_wide_tables_as_with_narrow_ones(size: int) -> None:
+    heads = torch.randn(2, 5, 3, 16)
+    tables = rotary_tables(size, 5, 10_000.0)
+    found = turned(heads, *wide_tables(*tables))
+    torch.testing.assert_close(found, rotate(heads, *tables), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_of_new_positions_in_bf16_is_near_that_in_fp32(
+    new: int, kv_heads: int, masked: bool
+) -> None:
+    torch.manual_seed(1)
+    queries = torch.randn(2, 4, new, 8).bfloat16()
+    keys, values = (torch.randn(2, kv_heads, 20, 8).bfloat16() for _ in range(2))
+    mask = (torch.arange(20) < torch.tensor([20, 13])[:, None])[:, None, None] if masked else None
+    found = cached_attention(queries, keys, values, mask)
+    assert found.dtype == torch.bfloat16
+    wanted = cached_attention(queries.double(), keys.double(), values.double(), mask)
+    torch.testing.assert_close(found.double(), wanted, rtol=0.02, atol=0.02)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformer_parts import small_model
 
+from llmforge_plugins.models import _packed
 from llmforge_plugins.models._packed import PackedWeights
 
 
@@ -21,12 +22,40 @@ def test_a_packed_product_is_the_product(dtype: torch.dtype, rows: int, bias: bo
     )
     packed = PackedWeights()
     with torch.inference_mode():
-        for _ in range(2):
+        for _ in range(5):
             product = packed.linear(inputs, weight, added)
             assert product.dtype == dtype
             torch.testing.assert_close(
                 product.double(), exact, rtol=0, atol=1e-4 if dtype == torch.float32 else 0.3
             )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "packed"),
+    [
+        ([(1, 1), (1, 1), (1, 1)], False),
+        ([(1, 5), (1, 1), (1, 4)], False),
+        ([(1, 5), (1, 1), (1, 4), (1, 3), (1, 2), (1, 1)], True),
+        ([(1, 200), (1, 200)], False),
+        ([(2, 1)], True),
+    ],
+    ids=["a token at a time", "few proposals", "proposals", "long prompts", "a batch"],
+)
+def test_fp32_weights_are_copied_for_several_positions_that_come_again(
+    monkeypatch: pytest.MonkeyPatch, shapes: list[tuple[int, int]], packed: bool
+) -> None:
+    if not _packed._knows_packing():
+        pytest.skip("this PyTorch cannot rearrange weights")
+    monkeypatch.setattr(_packed, "onednn_is_faster", lambda: True)
+    weight, held = torch.randn(96, 64), PackedWeights()
+    with torch.inference_mode():
+        for shape in shapes:
+            inputs = torch.randn(*shape, 64)
+            wanted = inputs.double() @ weight.double().t()
+            torch.testing.assert_close(
+                held.linear(inputs, weight).double(), wanted, rtol=0, atol=1e-4
+            )
+    assert bool(held._packed) == packed
 
 
 def test_gradients_flow_where_they_are_wanted() -> None:

@@ -81,10 +81,9 @@ class RowChoice:
         """Return whether logits are changed before a token is chosen."""
         return any(part is not None for part in (self._seen, self._counts, self._bias))
 
-    @property
-    def noise(self) -> float:
-        """Return the random number of the next token, in (0, 1]."""
-        return self._noise[self.step]
+    def noise(self, count: int = 1) -> list[float]:
+        """Return the random numbers of the next tokens, in (0, 1]."""
+        return self._noise[self.step : self.step + count]
 
     def adjusted(self, logits: Tensor) -> Tensor:
         """Return ``logits`` [vocabulary] with the bias added, and then every penalty taken."""
@@ -119,27 +118,60 @@ def choose(logits: Tensor, rows: Sequence[RowChoice]) -> Tensor:
     groups: dict[Filters | None, list[int]] = {}
     for place, row in enumerate(rows):
         groups.setdefault(row.filters, []).append(place)
+    noise = [row.noise() for row in rows]
     if len(groups) == 1:
-        tokens = _chosen(logits, rows)
+        tokens = _chosen(logits, rows[0].filters, noise)
     else:
         tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
-        for places in groups.values():
+        for filters, places in groups.items():
             index = torch.tensor(places, device=logits.device)
-            tokens[index] = _chosen(logits[index], [rows[place] for place in places])
+            tokens[index] = _chosen(logits[index], filters, [noise[place] for place in places])
     for place, row in enumerate(rows):
         row.took(tokens[place : place + 1])
     return tokens
 
 
-def _chosen(logits: Tensor, rows: Sequence[RowChoice]) -> Tensor:
-    """Choose for rows of equal filters."""
-    if rows[0].filters is None:
+def choose_along(logits: Tensor, row: RowChoice, proposed: Sequence[int]) -> list[int]:
+    """Return the next tokens of one row: those of ``proposed`` that it chooses, and one more.
+
+    Each is chosen as :func:`choose` would choose it had the others been given one at a time: from
+    the logits, the tokens before and the random number of its own step. So proposals decide how
+    many tokens a pass brings, and never which.
+
+    Args:
+        logits: after the newest token and after each proposed one, [1 + proposed, vocabulary].
+        row: what the choices depend on besides.
+        proposed: tokens that may follow.
+    """
+    if row.adjusts:  # every choice changes the logits of the next
+        tokens: list[int] = []
+        for line, guess in zip(logits, (*proposed, None), strict=True):
+            tokens.append(int(choose(line[None], [row])))
+            if tokens[-1] != guess:
+                break
+        return tokens
+    chosen = _chosen(logits, row.filters, [[number] for number in row.noise(len(logits))])
+    tokens = chosen.tolist()
+    agreed = 0
+    while agreed < len(proposed) and tokens[agreed] == proposed[agreed]:
+        agreed += 1
+    row.step += agreed + 1
+    return tokens[: agreed + 1]
+
+
+def _chosen(logits: Tensor, filters: Filters | None, noise: Sequence[Sequence[float]]) -> Tensor:
+    """Choose for rows of equal filters, each with a random number of its own."""
+    if filters is None:
         peaks, tokens = logits.max(dim=-1)
         return torch.where(peaks.isfinite(), tokens, NOT_FINITE)
-    temperature, top_k, top_p, min_p = rows[0].filters
-    noise = torch.tensor([[row.noise] for row in rows], device=logits.device)
+    temperature, top_k, top_p, min_p = filters
     return draw(
-        logits.float(), noise, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+        logits.float(),
+        torch.tensor(noise, device=logits.device),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
     )
 
 

@@ -38,6 +38,18 @@ class Feed(Protocol):
         ...
 
 
+class Extensible(Feed, Protocol):
+    """A feed that can be given several tokens at once, and give up the last of them."""
+
+    def extend(self, tokens: Sequence[int]) -> Tensor:
+        """Give the only row these tokens; return the logits after each, [tokens, vocabulary]."""
+        ...
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens of the only row."""
+        ...
+
+
 def feed_for(model: Any, *, device: torch.device, vocab_size: int) -> Feed:
     """Return the fastest feed the model can do."""
     if getattr(model, "read", None) is not None:
@@ -113,6 +125,16 @@ class Cached:
         logits: Tensor = self._model(tokens[:, None], cache=self._cache)
         return logits[:, -1]
 
+    def extend(self, tokens: Sequence[int]) -> Tensor:
+        """Give the only row several tokens in one pass."""
+        inputs = torch.tensor([tokens], device=self._device)
+        logits: Tensor = self._model(inputs, cache=self._cache)
+        return logits[0]
+
+    def cut(self, length: int) -> None:
+        """Let what is beyond ``length`` be overwritten."""
+        self._cache.set_lengths(torch.tensor([length], device=self._device))
+
     def keep(self, rows: Tensor) -> bool:
         """Drop rows if the cache can."""
         select = getattr(self._cache, "select", None)
@@ -159,6 +181,16 @@ class Recomputed:
         for window, token in zip(self._windows, tokens.tolist(), strict=True):
             window.append(token)
         return self._logits()
+
+    def extend(self, tokens: Sequence[int]) -> Tensor:
+        """Compute the only window with several more tokens."""
+        self._windows[0].extend(tokens)
+        logits: Tensor = self._model(torch.tensor(self._windows, device=self._device))
+        return logits[0, -len(tokens) :]
+
+    def cut(self, length: int) -> None:
+        """Shorten the only window."""
+        del self._windows[0][length:]
 
     def keep(self, rows: Tensor) -> bool:
         """Drop rows."""

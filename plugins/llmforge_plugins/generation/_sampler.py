@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,10 +23,12 @@ from llmforge_plugins.generation._choose import (
     NOT_FINITE,
     RowChoice,
     choose,
+    choose_along,
     not_finite,
     stream_seed,
 )
-from llmforge_plugins.generation._feed import feed_for
+from llmforge_plugins.generation._feed import Cached, Extensible, Feed, Recomputed, feed_for
+from llmforge_plugins.generation._lookup import Lookup
 from llmforge_plugins.generation._text import TextStream
 
 
@@ -170,13 +172,14 @@ class TextSampler:
         tokens = torch.empty(0)
         room = 0
         for step in range(limit):
+            if self._options.lookup and choices and len(live) == 1 and _extensible(feed):
+                yield self._alone(live[0], feed, choices[0], room=room, limit=limit, eager=eager)
+                return
             if room:
                 logits = feed.advance(tokens)
                 room -= 1
             else:
-                windows = [row.window(self._model.context) for row in live]
-                room = limit if feed.apart else self._model.context - max(map(len, windows))
-                logits = feed.start(windows, room=min(room, limit - step))
+                logits, room = self._start(feed, live, left=limit - step)
             if not choices:
                 choices = self._choices(live, logits, limit=limit, greedy=request.greedy)
             tokens = choose(logits, choices)
@@ -196,6 +199,47 @@ class TextSampler:
                     choices = [choices[place] for place in going]
                     tokens = tokens[kept]
                     live = [live[place] for place in going]
+
+    def _start(self, feed: Feed, rows: Sequence[_Row], *, left: int) -> tuple[Tensor, int]:
+        """Read the rows' windows; return the logits after them and for how many tokens is room."""
+        windows = [row.window(self._model.context) for row in rows]
+        room = left if feed.apart else self._model.context - max(map(len, windows))
+        return feed.start(windows, room=min(room, left)), room
+
+    def _alone(
+        self,
+        row: _Row,
+        feed: Extensible,
+        choice: RowChoice,
+        *,
+        room: int,
+        limit: int,
+        eager: bool,
+    ) -> _Row:
+        """Generate the rest of the only row, several tokens in a pass where lookup proposes them.
+
+        The tokens are those of passes of one token each, and the window is cut where it would be.
+        """
+        lookup = Lookup(row.ids)
+        while True:
+            proposed: list[int] = []
+            if room:
+                most = min(self._options.lookup, room - 1, limit - row.tokens - 1)
+                proposed = lookup.proposal(most, ends=self._ends)
+                held = len(row.ids) - row.start
+                tokens = choose_along(feed.extend([row.ids[-1], *proposed]), choice, proposed)
+                room -= len(tokens)
+                if len(tokens) <= len(proposed):
+                    feed.cut(held + len(tokens) - 1)
+            else:
+                logits, room = self._start(feed, [row], left=limit - row.tokens)
+                tokens = choose_along(logits, choice, proposed)
+            lookup.passed(proposed=len(proposed), right=len(tokens) - 1)
+            for token in tokens:
+                _check_finite([token], row.tokens)
+                if self._take(row, token, eager=eager, last=row.tokens + 1 == limit):
+                    return row
+                lookup.took(token)
 
     def _choices(
         self, rows: Sequence[_Row], logits: Tensor, *, limit: int, greedy: bool
@@ -231,6 +275,10 @@ class TextSampler:
             row.stream.finish()
             row.finish = "stop" if row.stream.stopped else row.finish
         return bool(row.finish)
+
+
+def _extensible(feed: Feed) -> TypeGuard[Extensible]:
+    return isinstance(feed, Cached | Recomputed)
 
 
 def _told_as(

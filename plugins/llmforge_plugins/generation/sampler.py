@@ -47,6 +47,8 @@ class Sampler(Component, kind="generation"):
         """Texts that end a continuation; they are cut off."""
         greedy: Annotated[bool, SAFE] = False
         """Always take the likeliest token."""
+        lookup: Annotated[int, SAFE, Field(ge=0, le=64)] = 0
+        """Propose up to this many tokens from earlier text and check them in one pass; 0 is off."""
 
         @field_validator("stop")
         @classmethod

@@ -41,6 +41,35 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 
+def wide_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tables for :func:`turned`, as wide as what they turn."""
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Do what :func:`rotate` does, in three operations instead of ten: for few positions."""
+    size = cos.shape[-1]
+    if size < heads.shape[-1]:
+        return torch.cat((turned(heads[..., :size], cos, sin), heads[..., size:]), dim=-1)
+    return torch.addcmul(heads * cos, heads.roll(size // 2, dims=-1), sin)
+
+
+def cached_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return attention of new positions over held ones, [rows, heads, new, size].
+
+    A CPU's fused attention of a single new position in bf16 takes three times as long as it does
+    with numbers that are widened for it (one row of 4 heads over 200 positions: 62 µs against 20).
+    Mask: True where a new position sees a held one, None where it sees all.
+    """
+    dtype = queries.dtype
+    if dtype == torch.bfloat16 and queries.device.type == "cpu" and queries.shape[2] == 1:
+        queries, keys, values = queries.float(), keys.float(), values.float()
+    mixed = functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, enable_gqa=queries.shape[1] != keys.shape[1]
+    )
+    return mixed.to(dtype)
+
+
 def causal_attention(
     qkv: Tensor, heads: int, rotary: tuple[Tensor, Tensor] | None, *, dropout: float = 0.0
 ) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmforge_plugins.models._attention import causal_attention, rotate
+from llmforge_plugins.models._attention import cached_attention, causal_attention, turned
 from llmforge_plugins.models._cache import CacheStep
 from llmforge_plugins.models._linear import Linear
 from llmforge_plugins.models._norm import RmsNorm
@@ -82,16 +82,13 @@ class Attention(nn.Module):
         return torch.cat((queries, keys, values), dim=2)
 
     def _cached(self, qkv: Tensor, angles: Angles | None, step: CacheStep) -> Tensor:
-        queries, keys, values = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        """Attend over what the cache holds; the angles are those of ``wide_tables``."""
+        moved, values = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if angles is not None:
-            queries, keys = rotate(queries, *angles), rotate(keys, *angles)
-        held = step.extend(self.layer, keys.transpose(1, 2), values.transpose(1, 2))
-        mixed = functional.scaled_dot_product_attention(
-            queries.transpose(1, 2),
-            *held,
-            attn_mask=step.mask,
-            enable_gqa=self.heads != self.kv_heads,
-        )
+            moved = turned(moved, *angles)
+        queries, keys = moved.transpose(1, 2).split((self.heads, self.kv_heads), dim=1)
+        held = step.extend(self.layer, keys, values.transpose(1, 2))
+        mixed = cached_attention(queries, *held, step.mask)
         return mixed.transpose(1, 2).flatten(2)
 
 

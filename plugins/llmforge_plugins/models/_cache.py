@@ -147,8 +147,9 @@ class KeyValueCache:
         positions = torch.arange(new, device=device)
         if self._lengths is None:
             positions += start
-            held = torch.arange(end, device=device)
-            mask = None if new == 1 else held <= positions[:, None]
+            mask = None
+            if new > 1:
+                mask = torch.arange(end, device=device) <= positions[:, None]
             return CacheStep(self, slice(start, end), positions, mask)
         positions = self._lengths.to(device)[:, None] + positions
         self._lengths = self._lengths + new

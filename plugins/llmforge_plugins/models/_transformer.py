@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmforge.interfaces import IGNORE_INDEX, Batch, LinearLayer, Tokenizer, linear_layers
-from llmforge_plugins.models._attention import rotary_tables
+from llmforge_plugins.models._attention import rotary_tables, wide_tables
 from llmforge_plugins.models._block import Block, normalisation
 from llmforge_plugins.models._cache import KeyValueCache
 from llmforge_plugins.models._cross_entropy import (
@@ -251,11 +251,12 @@ class TransformerModel(nn.Module):
             x = x + self._learned(positions)
         else:
             dtype = _compute_dtype(x)
-            cos, sin = self.cos.to(dtype), self.sin.to(dtype)
             if segments is None:
-                angles = cos[positions], sin[positions]
+                angles = self.cos[positions].to(dtype), self.sin[positions].to(dtype)
             else:
-                angles = segments.angles(cos, sin)
+                angles = segments.angles(self.cos.to(dtype), self.sin.to(dtype))
+            if cache is not None:
+                angles = wide_tables(*angles)
         x = self.drop(x)
         embedded, middle = x, self.shape.layers // 2
         earlier: list[Tensor] = []
