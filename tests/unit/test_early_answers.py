@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, MetadataPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,15 @@ def forge(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(autouse=True)
 def as_a_new_process_finds_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without finders of packages that something imported by an earlier test has brought."""
+    """Without what an earlier test imported: ``importlib_metadata`` takes the finder's place."""
     finders = [
         finder
         for finder in sys.meta_path
         if finder is PathFinder or not hasattr(finder, "find_distributions")
     ]
     monkeypatch.setattr(sys, "meta_path", finders)
+    own = staticmethod(MetadataPathFinder.find_distributions)
+    monkeypatch.setattr(PathFinder, "find_distributions", own, raising=False)
 
 
 @pytest.fixture

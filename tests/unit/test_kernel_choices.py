@@ -15,7 +15,13 @@ from llmforge.distributed import Alone
 from llmforge.run.setup import kernel_choices
 from llmforge.run.setup.kernel_choices import choose_kernels
 from llmforge_plugins.models import _linear, _measure_kernels
-from llmforge_plugins.models._attention import ATTENTION, EXPLICIT, FUSED, causal_attention
+from llmforge_plugins.models._attention import (
+    ATTENTION,
+    EXPLICIT,
+    FUSED,
+    WITH_DROPOUT,
+    causal_attention,
+)
 from llmforge_plugins.models._kernels import PLAIN, chosen_kernel, linear_name, using_kernels
 from llmforge_plugins.models._linear import (
     FORWARD,
@@ -158,9 +164,9 @@ def test_every_way_of_the_transformer_is_timed_and_none_is_left_chosen(
         times = model.measure_kernels(rows=64, length=12, bf16=False, seconds=0.0)
         assert chosen_kernel(ATTENTION) is None
     assert torch.equal(state, torch.get_rng_state())
-    assert set(times[ATTENTION]) == {FUSED, EXPLICIT}
+    assert set(times[ATTENTION]) == set(times[WITH_DROPOUT]) == {FUSED, EXPLICIT}
     if _linear.onednn_is_there():
-        assert len(times) == 2 + 3 * len({(96, 32), (32, 32), (128, 32), (32, 64), (61, 32)})
+        assert len(times) == 3 + 3 * len({(96, 32), (32, 32), (128, 32), (32, 64), (61, 32)})
     assert all(0 < took < 1e4 for ways in times.values() for took in ways.values())
 
 
@@ -189,7 +195,7 @@ def test_dropped_attention_weights_are_those_of_their_share(way: str) -> None:
     torch.manual_seed(3)
     values = torch.ones(64, 32, 6, 8)
     values[:, :, :4] = torch.randn(64, 32, 4, 8)
-    with using_kernels({ATTENTION: way}):
+    with using_kernels({WITH_DROPOUT: way}):
         mixed = causal_attention(values, 2, None, dropout=0.25)
     # values are ones, so each output is the sum of the kept weights, scaled to mean 1
     assert abs(float(mixed.mean()) - 1) < 0.02
@@ -205,7 +211,7 @@ def test_the_gradient_of_dropped_attention_is_that_of_what_was_kept() -> None:
         torch.manual_seed(7)
         return causal_attention(each, 2, None, dropout=0.4)
 
-    with using_kernels({ATTENTION: EXPLICIT}):
+    with using_kernels({WITH_DROPOUT: EXPLICIT}):
         assert torch.autograd.gradcheck(mixed, (qkv,))
 
 

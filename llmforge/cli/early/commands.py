@@ -257,6 +257,10 @@ COMMANDS: dict[str, Any] = {'about': 'Train, resume, inspect and sample language
                                         'many': True},
                                        {'names': ['--greedy', '--no-greedy'],
                                         'help': 'Always take the likeliest token.'},
+                                       {'names': ['--lookup'],
+                                        'help': 'Propose up to this many tokens from earlier text: '
+                                                'faster where it repeats itself.',
+                                        'value': True},
                                        {'names': ['--seed'],
                                         'help': 'Equal seeds give equal texts.',
                                         'value': True},
@@ -312,6 +316,10 @@ COMMANDS: dict[str, Any] = {'about': 'Train, resume, inspect and sample language
                                     'value': True},
                                    {'names': ['--greedy', '--no-greedy'],
                                     'help': 'Always take the likeliest token.'},
+                                   {'names': ['--lookup'],
+                                    'help': 'Propose up to this many tokens from earlier text: '
+                                            'faster where it repeats itself.',
+                                    'value': True},
                                    {'names': ['--seed'],
                                     'help': 'Equal seeds give equal texts.',
                                     'value': True},

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from llmforge_plugins.models._kernels import chosen_kernel
 
-ATTENTION = "attention"
+ATTENTION, WITH_DROPOUT = "attention", "attention with dropout"
 EXPLICIT, FUSED = "explicit", "torch"
 
 _LONGEST_EXPLICIT = 512  # the probabilities are kept for the backward pass: quadratic in this
@@ -87,7 +87,7 @@ def causal_attention(
     """
     rows, positions, maps, size = qkv.shape
     kv_heads = (maps - heads) // 2
-    if takes_explicit(qkv, positions):
+    if takes_explicit(qkv, positions, dropout):
         cos, sin = rotary or (None, None)
         mixed: Tensor = _ExplicitAttention.apply(qkv, cos, sin, heads, dropout)
         return mixed
@@ -105,10 +105,15 @@ def causal_attention(
     return output.transpose(1, 2).reshape(rows, positions, heads * size)
 
 
-def takes_explicit(qkv: Tensor, positions: int) -> bool:
-    """Return whether attention over ``positions`` is written out as matrix products."""
+def takes_explicit(qkv: Tensor, positions: int, dropout: float) -> bool:
+    """Return whether attention over ``positions`` is written out as matrix products.
+
+    With dropout only where that was measured to be faster.
+    """
     if qkv.device.type != "cpu" or positions > _LONGEST_EXPLICIT:
         return False
+    if dropout:
+        return chosen_kernel(WITH_DROPOUT) == EXPLICIT
     return chosen_kernel(ATTENTION) != FUSED
 
 

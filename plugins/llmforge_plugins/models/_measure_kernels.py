@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from llmforge_plugins.models._attention import ATTENTION, EXPLICIT, FUSED, causal_attention
+from llmforge_plugins.models._attention import (
+    ATTENTION,
+    EXPLICIT,
+    FUSED,
+    WITH_DROPOUT,
+    causal_attention,
+)
 from llmforge_plugins.models._cross_entropy import LOSS_CHUNK, LOSS_CHUNKS, linear_cross_entropy
 from llmforge_plugins.models._kernels import PLAIN, linear_name, using_kernels
 from llmforge_plugins.models._linear import (
@@ -63,9 +70,7 @@ def measure_kernels(
         seconds: how long to compute, if that is enough for three turns.
     """
     ways: Ways = {}
-    # attention with dropout has more to do, which the choice may depend on
-    dropout = shape.dropout if model.training else 0.0
-    ways |= _attention_ways(shape, rows=rows, length=length, bf16=bf16, dropout=dropout)
+    ways |= _attention_ways(shape, rows=rows, length=length, bf16=bf16)
     if not bf16:
         ways |= _linear_ways(model, output, tokens=rows * length)
     ways |= _loss_ways(output, rows=min(_LOSS_ROWS, rows * length))
@@ -136,18 +141,21 @@ def _ways_of_shape(rows: int, outputs: int, inputs: int) -> Ways:
     }
 
 
-def _attention_ways(shape: Shape, *, rows: int, length: int, bf16: bool, dropout: float) -> Ways:
+def _attention_ways(shape: Shape, *, rows: int, length: int, bf16: bool) -> Ways:
     if 4 * rows * shape.mixed_width * length**2 < _LITTLE:
         return {}
     size = (rows, length, shape.heads + 2 * shape.kv_heads, shape.head_size)
     dtype = torch.bfloat16 if bf16 else torch.float32
     qkv = torch.full(size, 0.1, dtype=dtype, requires_grad=True)
 
-    def compute() -> None:
+    def compute(dropout: float) -> None:
         mixed = causal_attention(qkv, shape.heads, None, dropout=dropout)
         mixed.backward(mixed.detach())
 
-    return {ATTENTION: dict.fromkeys((FUSED, EXPLICIT), compute)}
+    ways: Ways = {ATTENTION: dict.fromkeys((FUSED, EXPLICIT), partial(compute, 0.0))}
+    if shape.dropout:
+        ways[WITH_DROPOUT] = dict.fromkeys((FUSED, EXPLICIT), partial(compute, shape.dropout))
+    return ways
 
 
 def _loss_ways(output: Tensor, *, rows: int) -> Ways:

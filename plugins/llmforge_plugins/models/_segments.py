@@ -188,7 +188,7 @@ class _Blocks(Segments):
     ) -> Tensor:
         flat = qkv.flatten(0, 1)
         cos, sin = rotary or (None, None)
-        if takes_explicit(qkv, self.longest):
+        if takes_explicit(qkv, self.longest, dropout):
             mixed: Tensor = _BlockAttention.apply(flat, cos, sin, heads, self.blocks, dropout)
             return mixed[None]
         parts = []
