@@ -64,6 +64,7 @@ class Examination:
         self._host = host or Host()
         self._offline = True
         self._questions: Sequence[Question] = ()
+        self._cache: Path | None = None
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is found, a group after the other."""
@@ -86,7 +87,7 @@ class Examination:
         from llmforge.doctor.reachability import ask_network
         from llmforge.settings import settings
 
-        self._offline = settings().offline
+        self._offline, self._cache = settings().offline, settings().cache
         names = sorted({name for name in os.environ if name.startswith("FORGE_")} - {"FORGE_DEBUG"})
         text = ", ".join(f"{name}={os.environ[name]}" for name in names)
         yield ok("settings.variables", text or "no FORGE_ variables are set")
@@ -107,9 +108,8 @@ class Examination:
 
     def _check_torch(self) -> Iterable[Finding]:
         from llmforge.doctor.torch_build import check_torch
-        from llmforge.settings import settings
 
-        return check_torch(self._host, settings().cache)
+        return check_torch(self._host, self._cache)
 
     def _check_gpu(self) -> Iterable[Finding]:
         from llmforge.doctor.gpus import check_gpus

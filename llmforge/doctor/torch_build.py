@@ -15,12 +15,13 @@ _KERNELS_HELD_BACK = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_I
 _SHOWN_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
 
-def check_torch(host: Host, cache: Path) -> Iterator[Finding]:
+def check_torch(host: Host, cache: Path | None) -> Iterator[Finding]:
     """Yield what is found of PyTorch; nothing but a problem where it cannot be imported.
 
     Args:
         host: the machine.
-        cache: what runs share, the kernels they measured among it.
+        cache: what runs share, the kernels they measured among it; None where settings do not
+            say.
     """
     try:
         import torch
@@ -35,7 +36,8 @@ def check_torch(host: Host, cache: Path) -> Iterator[Finding]:
     yield _kernels(host)
     yield _threads(host)
     yield _number_formats()
-    yield _measured_kernels(cache)
+    if cache is not None:
+        yield _measured_kernels(cache)
 
 
 def _built_for() -> str:
