@@ -59,6 +59,7 @@ class Courier:
         self._directory = directory
         self._only = only
         self._was_ready = self._uploads_started = self._ending = self._watches = False
+        self._finish_until: float | None = None
         self._lock = threading.Lock()
         self._on_error = on_error
         self._on_upload = on_upload
@@ -123,16 +124,16 @@ class Courier:
     ) -> Mapping[str, Any] | None:
         """Let uploads arrive for at most ``seconds``; ``waiting`` is called now and then meanwhile.
 
+        A courier that dies meanwhile, or died just before, is started again and goes on.
+
         Returns:
             What :class:`~llmforge.courier.storage_thread.UploadSummary` holds; None when the
             courier could not say.
         """
-        self._ending = True
-        try:
-            self._ask(finish_uploads=seconds)
-        except OSError:
-            return None
-        deadline = time.monotonic() + seconds + _ANSWER_SECONDS
+        with self._lock:  # whoever starts it again asks it again
+            self._finish_until = time.monotonic() + seconds
+        self._ask_to_finish()
+        deadline = self._finish_until + _ANSWER_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 answer = self._uploads.get(timeout=min(left, _LOOK_SECONDS))
@@ -140,6 +141,12 @@ class Courier:
                 return found
             waiting()
         return None
+
+    def _ask_to_finish(self) -> None:
+        if self._finish_until is not None:
+            left = max(0.0, self._finish_until - time.monotonic())
+            with contextlib.suppress(OSError):  # it is gone, and is started again or never will be
+                self._ask(finish_uploads=left)
 
     def close(self, seconds: float) -> Mapping[str, Mapping[str, Any]] | None:
         """Let the trackers deliver the rest, then end the process, killing it if need be.
@@ -187,6 +194,7 @@ class Courier:
                 self.begin_uploads()
             if self._watches:
                 self.watch_steps()
+            self._ask_to_finish()
         for waiting in (self._ready, self._uploads, self._closed):
             waiting.put(died)
 

@@ -167,6 +167,18 @@ def test_with_requests_failing_and_stalling_all_is_committed_and_nothing_deleted
     assert here == sorted({best, uploads})
 
 
+def test_a_courier_that_died_just_before_the_end_is_started_again_to_finish(
+    trainer: Trainer,
+) -> None:
+    with courier(trainer) as process:
+        trainer.save(1)
+        os.kill(process._process.pid, signal.SIGKILL)
+        found = process.finish_uploads(60)
+    assert found is not None
+    assert (found["pending"], found["mirrored"]) == ([], True)
+    assert [commit.step for commit in trainer.server.commits()] == [1]
+
+
 def test_an_orphaned_courier_leaves_when_somebody_trains_the_run_again(
     trainer: Trainer, s3_proxy: FaultProxy
 ) -> None:
