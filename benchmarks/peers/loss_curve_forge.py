@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,18 @@ class Looks(Reporter):
     def __init__(self, curve: Curve) -> None:
         super().__init__()
         self._curve = curve
+        self._steps = False
 
     def say(self, text: str) -> None:
         """Begin again at what is said last before the first step."""
         super().say(text)
-        if not self._curve.points:
+        if not self._steps:
             self._curve.restart()
+
+    def step(self, row: Mapping[str, Any], timing: Mapping[str, Any], *, total: int) -> None:
+        """Know that training has begun."""
+        self._steps = True
+        super().step(row, timing, total=total)
 
     def phase(self, text: str) -> None:
         """Stop the clock for anything that is no training."""
