@@ -46,21 +46,27 @@ class Times(TrainerCallback):
         self._clock.after_step(state.global_step)
 
 
+def gpt2(case: Case) -> GPT2LMHeadModel:
+    """Return the case's model, without dropout."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=case.vocabulary,
+            n_positions=case.context,
+            n_embd=case.width,
+            n_layer=case.layers,
+            n_head=case.heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
 def run(case: Case) -> None:
     """Train with the Trainer's defaults, dropout and saving off."""
     set_seed(1)
-    config = GPT2Config(
-        vocab_size=case.vocabulary,
-        n_positions=case.context,
-        n_embd=case.width,
-        n_layer=case.layers,
-        n_head=case.heads,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
     arguments = TrainingArguments(
         output_dir=str(Path(case.folder) / "trainer"),
         per_device_train_batch_size=case.batch,
@@ -78,7 +84,7 @@ def run(case: Case) -> None:
     )
     clock = Clock(case)
     trainer = Trainer(
-        model=GPT2LMHeadModel(config),
+        model=gpt2(case),
         args=arguments,
         train_dataset=Windows(case),
         callbacks=[Times(clock)],

@@ -190,32 +190,14 @@ def run_trainer(race: Race) -> None:
     """Train ``GPT2LMHeadModel`` with ``transformers.Trainer``."""
     import torch
     from torch.utils.data import Dataset
-    from transformers import (
-        GPT2Config,
-        GPT2LMHeadModel,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-        set_seed,
-    )
+    from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+    from peers.hugging_face import gpt2
 
     set_seed(race.seed)
     tokens = np.load(Path(race.folder) / "train.npy").astype("int64")
     validation, curve = Validation(race), Curve()
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=race.vocabulary,
-            n_positions=race.context,
-            n_embd=race.width,
-            n_layer=race.layers,
-            n_head=race.heads,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
+    model = gpt2(race.case())
 
     class Windows(Dataset):  # type: ignore[type-arg]
         def __len__(self) -> int:
