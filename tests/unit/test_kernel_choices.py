@@ -85,10 +85,20 @@ def test_it_is_measured_once_for_a_model_and_settings(tmp_path: Path) -> None:
     assert again.measured == 3
 
 
-def test_a_damaged_cache_is_measured_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"machine": "here", "chosen": {"product": "nonsense"}, "milliseconds": {"product": {}}}',
+        '{"machine": "here", "chosen": {"product": "other"}, "milliseconds": {}}',
+        '{"machine": "here", "chosen": [], "milliseconds": {}}',
+    ],
+)
+def test_a_damaged_cache_is_measured_again(tmp_path: Path, text: str) -> None:
     choose(Model(TIMES), tmp_path)
     (path,) = (tmp_path / "kernels").glob("*.json")
-    path.write_text("{")
+    path.write_text(text)
     model = Model(TIMES)
     assert choose(model, tmp_path)[0].chosen == TAKEN and model.measured == 1
     assert json.loads(path.read_text())["chosen"] == TAKEN

@@ -154,10 +154,13 @@ def _measure(model: Any, machine: str, settings: Mapping[str, Any]) -> KernelCho
 
 
 def _read(path: Path) -> KernelChoices | None:
+    """Return what a file holds; None where it is not there, or damaged."""
     try:
-        return KernelChoices(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = KernelChoices(**json.loads(path.read_text(encoding="utf-8")))
+        known = all(way in found.milliseconds[name] for name, way in found.chosen.items())
+    except (OSError, ValueError, TypeError, AttributeError, LookupError):
         return None
+    return found if known else None
 
 
 def _fastest(ways: Mapping[str, float]) -> str:
