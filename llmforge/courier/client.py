@@ -130,8 +130,7 @@ class Courier:
             What :class:`~llmforge.courier.storage_thread.UploadSummary` holds; None when the
             courier could not say.
         """
-        with self._lock:  # whoever starts it again asks it again
-            self._finish_until = time.monotonic() + seconds
+        self._finish_until = time.monotonic() + seconds  # set first: who starts it again asks again
         self._ask_to_finish()
         deadline = self._finish_until + _ANSWER_SECONDS
         while (left := deadline - time.monotonic()) > 0:
