@@ -6,6 +6,8 @@
 Needs Chromium or Chrome, and playwright. Times are taken in the page, with ``performance.now``
 around the action and the second frame after its effect is in the document; answers of the server
 are part of them. Each action is done several times; printed are minimum, median and maximum.
+Runs are compared in two ways: selected in the table one by one, at most five a second, as a person
+does, and by a link to three runs of which nothing was read before.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ CHARTS = (
 )
 FULL = "document.querySelectorAll('.legend .value').length"
 SORTER = "[...document.querySelectorAll('th button')].find(b => b.textContent.startsWith('{}'))"
+PRESSED = "[...document.querySelectorAll('.bar button')].find(b => b.textContent.startsWith('{}'))"
+TABLE = ("location.hash = '#/runs'", "document.querySelector('table.runs a')")
 SMOOTHED = (
     "const range = document.querySelector('input[type=range]'); range.value = 9;"
     "range.dispatchEvent(new Event('input'))"
@@ -74,8 +78,11 @@ def interactions(page: Any, ids: list[str], times: int) -> dict[str, list[float]
 
     count = "document.querySelector('.bar .faint').textContent"
     for turn in range(times):
-        run, others = ids[turn * 7], ids[turn * 7 + 1 : turn * 7 + 4]
-        timed("to the table", "location.hash = '#/runs'", "document.querySelector('table.runs a')")
+        run, chosen, others = (
+            ids[turn * 7],
+            *(ids[turn * 7 + at : turn * 7 + at + 3] for at in (1, 4)),
+        )
+        timed("to the table", *TABLE)
         word = f"{run[-3:]}"
         timed("filter", FILTER.format(word) + TYPED, f"{count}.includes(' of ')")
         timed("filter undone", FILTER.format("") + TYPED, f"!{count}.includes(' of ')")
@@ -87,7 +94,7 @@ def interactions(page: Any, ids: list[str], times: int) -> dict[str, list[float]
         for name in ("open a run, first time", "open a run again"):
             timed(name, f"location.hash = '#/run/{run}'", f"{CHARTS} && {FULL} >= 7")
             if name.endswith("time"):
-                measure(page, "location.hash = '#/runs'", "document.querySelector('table.runs a')")
+                measure(page, *TABLE)
         move = DRAGGED.replace("FROM", "0.2").replace("TO", "0.6")
         timed("zoom", move, "location.hash.includes('zoom')")
         timed(
@@ -96,13 +103,25 @@ def interactions(page: Any, ids: list[str], times: int) -> dict[str, list[float]
             "!location.hash.includes('zoom')",
         )
         timed("smoothing", SMOOTHED, "location.hash.includes('smooth')")
+        compared = f"{CHARTS} && {FULL} >= 21"
+        _select(page, chosen)
+        timed("compare three runs", PRESSED.format("Compare") + ".click()", compared)
+        measure(page, *TABLE)
         query = "&".join(f"run={item}" for item in others)
-        timed(
-            "compare three runs",
-            f"location.hash = '#/compare?{query}'",
-            f"{CHARTS} && {FULL} >= 21",
-        )
+        timed("compare by a link", f"location.hash = '#/compare?{query}'", compared)
     return found
+
+
+def _select(page: Any, ids: list[str]) -> None:
+    """Select runs, and no others, in the table."""
+    measure(page, *TABLE)
+    page.evaluate(f"{PRESSED.format('Clear')}.click()")
+    for item in ids:
+        box = f"document.querySelector('input[aria-label=\"Select {item}\"]')"
+        measure(page, FILTER.format(item) + TYPED, box)
+        page.evaluate(f"{box}.click()")
+        page.wait_for_timeout(200)
+    measure(page, FILTER.format("") + TYPED, "true")
 
 
 def main() -> None:
