@@ -10,7 +10,8 @@ PYTEST ?= $(BIN)/python -m pytest
 RECIPE ?= recipes/wikitext_tiny.toml
 # Tests run in that many processes, with one PyTorch thread each.
 JOBS ?= 2
-SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadfile
+# Short files come last, so that no process waits for another one's long file.
+SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-full test-mutations lint types docs build clean
 

@@ -8,7 +8,8 @@ Contenders, each in a process of its own for every round, taking turns:
 * ``plain``: a hand-written GPT-2 loop in eager fp32 PyTorch (``peers/plain.py``);
 * ``trainer``: ``transformers.Trainer`` on ``GPT2LMHeadModel``, fp32;
 * ``forge fp32`` and ``forge auto``: llmforge with logging, data loading and checkpoints on,
-  precision fp32 or what ``auto`` chooses; with ``-ckpt`` without checkpoints.
+  precision fp32 or what ``auto`` chooses; with ``-ckpt`` without checkpoints, with ``compiled``
+  after ``torch.compile`` (which the warm-up has to wait for).
 
 All train the same architecture (GPT-2's) on the same tokens with AdamW, clipping and a cosine.
 ``forge auto default`` shows llmforge's default architecture instead: rotary positions, RMSNorm,
@@ -42,6 +43,8 @@ CONTENDERS = (
     "forge fp32 -ckpt",
     "forge auto -ckpt",
     "forge auto default",
+    "forge fp32 compiled",
+    "forge auto compiled",
 )
 CHECKPOINT_EVERY = 20
 
@@ -83,6 +86,7 @@ def case_of(size: str, contender: str, folder: Path, arguments: argparse.Namespa
         clock=arguments.clock,
         checkpoint_every=0 if contender.endswith("-ckpt") else CHECKPOINT_EVERY,
         default_model=contender.endswith("default"),
+        compiled=contender.endswith("compiled"),
     )
 
 

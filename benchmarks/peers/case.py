@@ -28,6 +28,7 @@ class Case:
         threads: of PyTorch; 0 leaves it alone.
         clock: ``wall``, or ``cpu`` for the processor time of the process.
         default_model: train llmforge's own default architecture, where there is a choice.
+        compiled: train with ``torch.compile``, where there is a choice.
     """
 
     layers: int
@@ -44,6 +45,7 @@ class Case:
     threads: int = 0
     clock: str = "wall"
     default_model: bool = False
+    compiled: bool = False
 
     @property
     def total_steps(self) -> int:

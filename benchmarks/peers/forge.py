@@ -66,6 +66,7 @@ def _tables(case: Case, precision: str, *, runs: str) -> dict[str, dict[str, Any
             "max_steps": case.total_steps + case.log_every,
             "batch_size": case.batch,
             "precision": precision,
+            "compile": case.compiled,
             "log_every": case.log_every,
         },
         "optimizer": {"name": "adamw"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -43,7 +43,10 @@ class GlooCrew:
         self._raise_lost()
         if self.rank != LEADER:
             # Not waited for: an answer that somebody is lost may come instead of a receiver.
-            self._sent = self._send({"item": item}, LEADER)
+            try:
+                self._sent = self._send({"item": item}, LEADER)
+            except RuntimeError as error:
+                self._leader_gone(error)
             return None
         items, errors = [item], {}
         for rank in self._followers():
@@ -73,15 +76,18 @@ class GlooCrew:
         try:
             message = self._receive(LEADER)
         except RuntimeError as error:
-            self._lost = CrewLostError(
-                f"rank {LEADER}, which leads the writing of checkpoints, is gone or has given up; "
-                f"its own message says why ({_brief(error)})"
-            )
-            raise self._lost from error
+            self._leader_gone(error)
         if "lost" in message:
             self._lost = CrewLostError(message["lost"])
             raise self._lost
         return message["item"]
+
+    def _leader_gone(self, error: RuntimeError) -> NoReturn:
+        self._lost = CrewLostError(
+            f"rank {LEADER}, which leads the writing of checkpoints, is gone or has given up; "
+            f"its own message says why ({_brief(error)})"
+        )
+        raise self._lost from error
 
     def _give_up(self, errors: dict[int, RuntimeError]) -> None:
         """Tell the other ranks, and raise, when some could not be reached."""

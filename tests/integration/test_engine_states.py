@@ -114,22 +114,17 @@ def cover() -> list[tuple[Place, Place]]:
     """Return a few pairs in which every engine writes and resumes, over 1 and 2 ranks."""
     alone = {str(setup): (setup, 1) for setup in engines("fp32", alone=True)}
     both = {str(setup): (setup, 2) for setup in engines("fp32", alone=False)}
-    chosen = [
-        (alone["single"], both["fsdp"]),
-        (alone["single"], both["deepspeed-2"]),
-        (both["fsdp"], alone["single"]),
-        (both["fsdp"], both["deepspeed-1"]),
-        (both["deepspeed-0"], both["fsdp"]),
-        (both["deepspeed-1"], both["deepspeed-3"]),
-        (both["deepspeed-2"], both["deepspeed-0"]),
-        (both["deepspeed-3"], alone["single"]),
-        (both["deepspeed-3"], both["deepspeed-2"]),
-        (both["deepspeed-2"], alone["deepspeed-3"]),
-        (alone["deepspeed-3"], both["deepspeed-1"]),
+    circle = [
+        alone["single"],
+        both["fsdp"],
+        both["deepspeed-1"],
+        both["deepspeed-3"],
+        both["deepspeed-2"],
+        both["deepspeed-0"],
+        both["ddp"],
+        alone["deepspeed-3"],
     ]
-    if "ddp" in both:
-        chosen += [(both["ddp"], both["deepspeed-3"]), (both["fsdp"], both["ddp"])]
-    return chosen
+    return list(zip(circle, [*circle[1:], circle[0]], strict=True))
 
 
 def everything(precision: str, *counts: int) -> list[tuple[Place, Place]]:

@@ -48,14 +48,8 @@ def server() -> MlflowServer:
     return shared_server()
 
 
-class TestMlflowInAFile(TrackerContract):
-    """The contract, with the store the tracker makes by itself."""
-
-    component: ClassVar[type[Component]] = load("tracker", "mlflow")
-
-
 class TestMlflowOnAServer(TrackerContract):
-    """The contract, with a server."""
+    """The contract, with a server; with the store it makes by itself it is among the built-ins."""
 
     component: ClassVar[type[Component]] = load("tracker", "mlflow")
 

@@ -100,6 +100,19 @@ def test_a_leader_that_is_silent_is_named(tmp_path: Path) -> None:
         led(follower, lambda: 1)
 
 
+def test_a_leader_whose_connection_is_closed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault put in: nothing can be sent, as when the leader was killed a moment ago."""
+
+    def refuse(message: object, rank: int) -> None:
+        raise RuntimeError("[pair.cc:553] Connection closed by peer [::1]:9. This is typical")
+
+    [_, follower] = crews(2)
+    monkeypatch.setattr(follower, "_send", refuse)
+    for _ in range(2):
+        with pytest.raises(CrewLostError, match=r"rank 0, which leads .* \(Connection closed by"):
+            led(follower, lambda: 1)
+
+
 def test_ranks_that_see_one_directory_leave_nothing_in_it(tmp_path: Path) -> None:
     on_all(lambda crew: check_shared(tmp_path / "checkpoints", crew), crews(3))
     assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -140,6 +140,25 @@ def test_gc_deletes_what_was_deleted_long_ago(root: Path, forge: Forge) -> None:
     assert "nothing in the trash" in forge("gc", "--yes").stdout
 
 
+def test_scripts_are_told_what_was_deleted(root: Path, forge: Forge) -> None:
+    make_run(root, "x")
+    with pytest.raises(UsageError, match="needs a yes"):
+        forge("delete", "x", "--json")
+    (aside,) = json.loads(forge("delete", "x", "--json", "--yes").stdout)
+    assert aside["id"] == "x"
+    assert Path(aside["directory"]).is_dir()
+    assert json.loads(forge("gc", "--json").stdout) == []  # nothing is that old
+    now = ("gc", "--older-than", "0s", "--json")
+    with pytest.raises(UsageError, match="needs a yes"):
+        forge(*now)
+    told = forge(*now, "--dry-run").stdout
+    assert len(deleted_runs(root)) == 1
+    assert forge(*now, "--yes").stdout == told
+    assert [item["id"] for item in json.loads(told)] == ["x"]
+    assert json.loads(told)[0]["bytes"] > 0
+    assert not deleted_runs(root)
+
+
 # Logs ----------------------------------------------------------------------------------------
 
 

@@ -831,6 +831,8 @@ COMMANDS: dict[str, Any] = {'about': 'Train, resume, inspect and sample language
                                     'delete': {'about': "Move runs to the trash; 'forge runs...",
                                                'options': [{'names': ['--yes', '-y'],
                                                             'help': 'Do not ask.'},
+                                                           {'names': ['--json'],
+                                                            'help': 'Print JSON.'},
                                                            {'names': ['--root'],
                                                             'help': 'Directory of all runs; else '
                                                                     "FORGE_RUN_ROOT, else 'runs'.",
@@ -859,6 +861,7 @@ COMMANDS: dict[str, Any] = {'about': 'Train, resume, inspect and sample language
                                                                 'delete nothing.'},
                                                        {'names': ['--yes', '-y'],
                                                         'help': 'Do not ask.'},
+                                                       {'names': ['--json'], 'help': 'Print JSON.'},
                                                        {'names': ['--root'],
                                                         'help': 'Directory of all runs; else '
                                                                 "FORGE_RUN_ROOT, else 'runs'.",

@@ -16,6 +16,7 @@ from llmforge.cli.common import console, echo, emit_json, interactive, run_root
 
 if TYPE_CHECKING:
     from llmforge.rundir import RunDirectory
+    from llmforge.rundir.trash import DeletedRun
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 OlderThan = Annotated[
@@ -26,6 +27,7 @@ OlderThan = Annotated[
 def delete(
     runs: Annotated[list[str], options.argument("RUN", "Run ids, or beginnings of them.")],
     yes: Yes = False,
+    as_json: options.AsJson = False,
     root: options.Root = None,
 ) -> None:
     """Move runs to the trash; 'forge runs restore' brings them back.
@@ -45,18 +47,25 @@ def delete(
                 f"run {directory.id} is being trained",
                 remedy=f"stop it first; 'forge runs status {directory.id}' says where it runs",
             )
-    for directory in found:
-        echo(f"{directory.id}: {_loss(directory)}")
+    if not as_json:
+        for directory in found:
+            echo(f"{directory.id}: {_loss(directory)}")
     if not yes:
-        if not interactive():
+        if as_json or not interactive():
             raise UsageError(
                 f"deleting {_count(len(found))} needs a yes, and there is no terminal to ask on",
                 remedy=f"forge runs delete {' '.join(item.id for item in found)} --yes",
             )
         typer.confirm(f"Move {_count(len(found))} to the trash?", abort=True)
+    deleted = []
     for directory in found:
         aside = delete_run(directory)
-        echo(f"{directory.id} is now in {aside}")
+        deleted.append({"id": directory.id, "directory": str(aside)})
+        if not as_json:
+            echo(f"{directory.id} is now in {aside}")
+    if as_json:
+        emit_json(deleted)
+        return
     echo("'forge runs restore RUN' brings one back; 'forge runs gc' empties the trash")
 
 
@@ -110,41 +119,55 @@ def gc(
         bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
     ] = False,
     yes: Yes = False,
+    as_json: options.AsJson = False,
     root: options.Root = None,
 ) -> None:
     """Delete for good what has been in the trash for long enough."""
-    from llmforge.cli.render import Column, age_text, print_table
     from llmforge.errors import UsageError
-    from llmforge.insight.summary import parse_length
+    from llmforge.insight.summary import iso_time, parse_length
     from llmforge.progress import size_text
     from llmforge.rundir.trash import deleted_runs, remove_deleted
 
     before = time.time() - parse_length(older_than)
     found = [item for item in deleted_runs(run_root(root)) if item.deleted <= before]
-    if not found:
+    if not found and not as_json:
         echo(f"nothing in the trash of {run_root(root)} was deleted more than {older_than} ago")
         return
     sizes = [_size(item.directory.path) for item in found]
+    total = f"{_count(len(found))}, {size_text(sum(sizes))}"
+    listed = [
+        {"id": item.run_id, "deleted": iso_time(item.deleted), "bytes": size}
+        for item, size in zip(found, sizes, strict=True)
+    ]
+    if not as_json:
+        _print_deleted(found, sizes)
+    if found and not (yes or dry_run):
+        if as_json or not interactive():
+            raise UsageError(
+                f"deleting {total} for good needs a yes, and there is no terminal to ask on",
+                remedy=f"forge runs gc --older-than {older_than} --yes",
+            )
+        typer.confirm(f"\nDelete {total} for good?", abort=True)
+    for item in () if dry_run else found:
+        remove_deleted(item)
+    if as_json:
+        emit_json(listed)
+    elif dry_run:
+        echo(f"\nwould delete {total} for good")
+    else:
+        echo(f"deleted {total}")
+
+
+def _print_deleted(found: Sequence[DeletedRun], sizes: Sequence[int]) -> None:
+    from llmforge.cli.render import Column, age_text, print_table
+    from llmforge.progress import size_text
+
     rows = [
         (item.run_id, age_text(item.deleted), size_text(size))
         for item, size in zip(found, sizes, strict=True)
     ]
     columns = [Column("run", fold=True), Column("deleted"), Column("size", right=True)]
     print_table(console(), columns, rows)
-    total = f"{_count(len(found))}, {size_text(sum(sizes))}"
-    if dry_run:
-        echo(f"\nwould delete {total} for good")
-        return
-    if not yes:
-        if not interactive():
-            raise UsageError(
-                f"deleting {total} for good needs a yes, and there is no terminal to ask on",
-                remedy=f"forge runs gc --older-than {older_than} --yes",
-            )
-        typer.confirm(f"\nDelete {total} for good?", abort=True)
-    for item in found:
-        remove_deleted(item)
-    echo(f"deleted {total}")
 
 
 def _loss(directory: RunDirectory) -> str:
