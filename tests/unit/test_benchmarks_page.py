@@ -151,7 +151,7 @@ def test_the_figures_of_a_row_are_those_of_its_file(row: str) -> None:
 
 def test_the_only_figures_outside_of_the_table_are_those_of_the_slower_machine() -> None:
     prose = "\n".join(line for line in PAGE.splitlines() if not line.startswith("|"))
-    table = result("2026-11-avx2.md")
+    table = result("2026-11-30-zen3.md")
     slower = [
         only(rf"^{size} +forge fp32 +[\d,]+ +({NUMBER}) \(", table) for size in ("4x256", "6x384")
     ]

@@ -15,10 +15,14 @@ const BESIDE = 100; // of which the gap, the borders and the axis take
 let width = 1248; // of the view; asking for it while a view is built would lay the page out
 new ResizeObserver(entries => { width = entries.at(-1).contentRect.width; }).observe(at("main"));
 
-/** Return how many points of a curve to ask for: as many as its chart has pixels. */
-function pointsOf(isLarge) {
+/**
+ * Return how many points of a curve to ask for: as many as its chart has pixels, of several over each
+ * other half as many. Extremes are among them, and a zoom asks for more.
+ */
+function pointsOf(isLarge, isOneOfSeveral) {
   const inRow = isLarge ? 1 : Math.max(1, Math.floor(width / CHART_WIDTH));
-  return Math.round(Math.min(2000, Math.max(400, devicePixelRatio * (width / inRow - BESIDE))));
+  const pixels = Math.min(2000, Math.max(400, devicePixelRatio * (width / inRow - BESIDE)));
+  return Math.round(isOneOfSeveral ? pixels / 2 : pixels);
 }
 
 /**
@@ -124,7 +128,7 @@ export function curvesPanel(runs) {
     if (!needed.length) return;
     // A stretch of tokens or time says which steps it is only once the whole curve is known.
     const isBlind = zoom && choice.axis !== "step" && [...data.values()].every(series => !Object.keys(series).length);
-    const points = pointsOf([...drawn.values()].some(item => item.isLarge()));
+    const points = pointsOf([...drawn.values()].some(item => item.isLarge()), runs.length > 1);
     try {
       const names = await Promise.all(runs.map(async run => {
         const stretch = zoom && !isBlind ? steps(run.id) : {};
