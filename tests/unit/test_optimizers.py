@@ -164,15 +164,17 @@ def test_a_state_of_one_format_is_one_of_the_other(forge_run_context: Any) -> No
     ]
 
 
-def test_newton_schulz_in_fp32_rounds_nothing_to_bf16() -> None:
-    matrix = start((24, 16)).double()
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(24, 16), (16, 16), (16, 32), (64, 16)])
+def test_newton_schulz_in_fp32_rounds_nothing_to_bf16(shape: tuple[int, int], steps: int) -> None:
+    matrix = start(shape).double()
     left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
     a, b, c = coefficients = (3.4445, -4.7750, 2.0315)
     values = singular / matrix.norm()
-    for _ in range(5):
+    for _ in range(steps):
         values = a * values + b * values**3 + c * values**5
     expected = left @ torch.diag(values) @ right
-    found = orthogonalised(matrix.float(), coefficients=coefficients, steps=5, eps=1e-7)
+    found = orthogonalised(matrix.float(), coefficients=coefficients, steps=steps, eps=1e-7)
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=2e-5)
 
 
