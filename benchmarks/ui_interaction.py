@@ -49,7 +49,7 @@ CHARTS = (
 )
 FULL = "document.querySelectorAll('.legend .value').length"
 SORTER = "[...document.querySelectorAll('th button')].find(b => b.textContent.startsWith('{}'))"
-PRESSED = "[...document.querySelectorAll('.bar button')].find(b => b.textContent.startsWith('{}'))"
+BUTTON = "[...document.querySelectorAll('.bar button')].find(b => b.textContent.startsWith('{}'))"
 TABLE = ("location.hash = '#/runs'", "document.querySelector('table.runs a')")
 SMOOTHED = (
     "const range = document.querySelector('input[type=range]'); range.value = 9;"
@@ -78,10 +78,8 @@ def interactions(page: Any, ids: list[str], times: int) -> dict[str, list[float]
 
     count = "document.querySelector('.bar .faint').textContent"
     for turn in range(times):
-        run, chosen, others = (
-            ids[turn * 7],
-            *(ids[turn * 7 + at : turn * 7 + at + 3] for at in (1, 4)),
-        )
+        run, *six = ids[turn * 7 : turn * 7 + 7]
+        chosen, others = six[:3], six[3:]
         timed("to the table", *TABLE)
         word = f"{run[-3:]}"
         timed("filter", FILTER.format(word) + TYPED, f"{count}.includes(' of ')")
@@ -105,7 +103,7 @@ def interactions(page: Any, ids: list[str], times: int) -> dict[str, list[float]
         timed("smoothing", SMOOTHED, "location.hash.includes('smooth')")
         compared = f"{CHARTS} && {FULL} >= 21"
         _select(page, chosen)
-        timed("compare three runs", PRESSED.format("Compare") + ".click()", compared)
+        timed("compare three runs", BUTTON.format("Compare") + ".click()", compared)
         measure(page, *TABLE)
         query = "&".join(f"run={item}" for item in others)
         timed("compare by a link", f"location.hash = '#/compare?{query}'", compared)
@@ -115,7 +113,7 @@ def interactions(page: Any, ids: list[str], times: int) -> dict[str, list[float]
 def _select(page: Any, ids: list[str]) -> None:
     """Select runs, and no others, in the table."""
     measure(page, *TABLE)
-    page.evaluate(f"{PRESSED.format('Clear')}.click()")
+    page.evaluate(f"{BUTTON.format('Clear')}.click()")
     for item in ids:
         box = f"document.querySelector('input[aria-label=\"Select {item}\"]')"
         measure(page, FILTER.format(item) + TYPED, box)

@@ -18,12 +18,7 @@ from torch.nn import functional
 
 from llmforge.interfaces import IGNORE_INDEX
 from llmforge_plugins.models._kernels import chosen_kernel
-from llmforge_plugins.models._linear import (
-    add_weight_gradient,
-    input_gradient,
-    output_product,
-    weight_gradient,
-)
+from llmforge_plugins.models._linear import input_gradient, output_product, weight_gradient
 
 LOSS_CHUNK = "loss chunk"
 LOSS_CHUNKS = ("512", "256", "1024", "2048")
@@ -112,7 +107,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if grad_hidden is not None:
                     grad_hidden[rows] = input_gradient(logits, cast) * column
                 if wants_weight:
-                    grad_weight = _with_chunk(grad_weight, logits, part * column, cast)
+                    of_chunk = weight_gradient(logits, part * column, cast)
+                    grad_weight = _sum(grad_weight, of_chunk, _wide(weight.dtype))
         ctx.gradients = grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
         return loss
 
@@ -167,8 +163,8 @@ class _LinearLogProbs(torch.autograd.Function):
                 if grad_hidden is not None:
                     grad_hidden[rows] = input_gradient(logits, cast) * column
                 if wants_weight:
-                    part = (part * column).to(ctx.dtype)
-                    grad_weight = _with_chunk(grad_weight, logits, part, cast)
+                    of_chunk = weight_gradient(logits, (part * column).to(ctx.dtype), cast)
+                    grad_weight = _sum(grad_weight, of_chunk, _wide(weight.dtype))
         of_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, of_weight, None, None
 
@@ -219,12 +215,9 @@ def _log_probs_and_gradient_(
     return log_probs.where(scored, 0.0)
 
 
-def _with_chunk(total: Tensor | None, grad: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
-    """Return the weight's gradient with that of another chunk, summed in fp32 at least."""
-    if total is None:
-        return weight_gradient(grad, inputs, weight).to(_wide(grad.dtype))
-    add_weight_gradient(total, grad, inputs, weight)
-    return total
+def _sum(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``total + part`` in ``dtype``; chunks are summed in fp32 even for a bf16 weight."""
+    return part.to(dtype) if total is None else total.add_(part)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

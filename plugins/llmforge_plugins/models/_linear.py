@@ -84,15 +84,6 @@ def weight_gradient(grad: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
     return onednn(grad.t(), inputs.t(), None)
 
 
-def add_weight_gradient(total: Tensor, grad: Tensor, inputs: Tensor, weight: Tensor) -> None:
-    """Add to ``total`` what :func:`weight_gradient` returns, without a copy where that is known."""
-    is_plain = _way(WEIGHT_GRADIENT, grad, weight) == PLAIN
-    if is_plain and total.dtype == grad.dtype and total.device.type == "cpu":
-        total.addmm_(grad.t(), inputs)
-    else:
-        total.add_(weight_gradient(grad, inputs, weight))
-
-
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``inputs @ weight.T + bias`` over the last dimension, with autograd."""
     if _is_choice(inputs) and not torch.is_autocast_enabled("cpu"):
