@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from servers import FaultProxy, Server, gcs_server, make_s3_bucket, s3_server
 
+from llmforge.settings import settings
+
 GCS_BUCKET = "forge-tests"
 
 if hasattr(signal, "SIGHUP"):  # nohup ignores it, and so would every process the tests start
@@ -18,9 +20,14 @@ if hasattr(signal, "SIGHUP"):  # nohup ignores it, and so would every process th
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """Take back what a test brings into the environment, a ``.env`` file's values among it."""
+    """Take back what a test brings into the environment, a ``.env`` file's values among it.
+
+    No test has the settings that an earlier one read.
+    """
     before = dict(os.environ)
+    settings.cache_clear()
     yield
+    settings.cache_clear()
     if dict(os.environ) != before:
         os.environ.clear()
         os.environ.update(before)

@@ -170,6 +170,34 @@ def test_a_run_in_training_grows_on_the_page_and_ends_there(browser: Any, tmp_pa
         assert not found.problems
 
 
+def test_curves_asked_for_ahead_are_shown_unless_the_run_changed(
+    browser: Any, tmp_path: Path
+) -> None:
+    same, grown = (make_run(tmp_path, name, points=30) for name in ("same", "grown"))
+    with ui(tmp_path) as address:
+        found = Watched(browser)
+        page = found.page
+
+        def asked(directory: RunDirectory) -> int:
+            return sum(f"/{directory.id}/curves?" in url for url in found.requests)
+
+        page.goto(address)
+        for directory in (same, grown):
+            with page.expect_response(re.compile("/curves[?]"), timeout=SECONDS):
+                page.get_by_label(f"Select {directory.id}").check(timeout=SECONDS)
+        assert (asked(same), asked(grown)) == (1, 1)
+        append_rows(grown, first=310, value=1.2345)
+        record = read_record(grown)
+        record.state = "interrupted"
+        write_record(grown, record)
+        page.locator("table.runs .state.interrupted").wait_for(timeout=SECONDS)
+        page.get_by_role("button", name="Compare").click()
+        wait_for(page, "() => document.querySelector('.legend')?.textContent.includes('1.2345')")
+        assert (asked(same), asked(grown)) == (1, 2)
+        found.context.close()
+        assert not found.problems
+
+
 def append_rows(directory: RunDirectory, *, first: int, value: float) -> None:
     """Write three more rows, as training does."""
     with directory.metrics.open("a") as metrics, directory.timing.open("a") as timing:

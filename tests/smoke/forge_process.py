@@ -20,6 +20,7 @@ from typing import Any
 
 from same_process import run_here
 
+from llmforge.run.setup.kernel_choices import KERNELS
 from llmforge.rundir import RunDirectory
 
 RUN_ID = "tiny"
@@ -111,6 +112,11 @@ class Workplace:
         if (self.path / "recipe.toml").exists():
             return
         self.path.mkdir(parents=True, exist_ok=True)
+        # runs that are compared are on one machine, which measures its kernels once
+        measured = self.path.parent / KERNELS
+        measured.mkdir(exist_ok=True)
+        (self.path / "cache").mkdir()
+        (self.path / "cache" / KERNELS).symlink_to(measured)
         (self.path / "recipe.toml").write_text(self.recipe, encoding="utf-8")
         write_text(self.path / "train.txt", lines=self.lines, seed=1)
         write_text(self.path / "valid.txt", lines=30, seed=2)

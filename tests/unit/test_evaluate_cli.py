@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from typer.testing import CliRunner, Result
 from llmforge.cli import evaluate as command
 from llmforge.errors import DataError, RunError, UsageError
 from llmforge.rundir import RunDirectory, read_record, write_record
-from llmforge.settings import settings
 
 FILES = '[data.text]\npath = "nowhere.txt"\n'
 
@@ -25,15 +23,13 @@ app.command()(command.evaluate)
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDirectory]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FORGE_RUN_ROOT", raising=False)
     monkeypatch.setenv("FORGE_CACHE", str(tmp_path / "cache"))
-    settings.cache_clear()
     text = "the quick brown fox jumps over the lazy dog, again and again\n" * 40
     Path("nowhere.txt").write_text(text, encoding="utf-8")
-    yield make_trained_run(tmp_path / "runs", "run-1")
-    settings.cache_clear()
+    return make_trained_run(tmp_path / "runs", "run-1")
 
 
 def forge(*arguments: str) -> Result:

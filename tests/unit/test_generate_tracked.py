@@ -28,7 +28,6 @@ from llmforge.interfaces import TrackedCheckpoint
 from llmforge.recipe import identity, load_recipe, to_toml
 from llmforge.remote import RemoteRun, new_token
 from llmforge.rundir import RunDirectory, RunRecord, write_record
-from llmforge.settings import settings
 
 __all__ = ["parts", "parts_folder"]  # fixtures
 
@@ -76,7 +75,6 @@ class Shelf(Component, kind="tracker"):
 def shelf(parts: Path, monkeypatch: pytest.MonkeyPatch) -> ShelfRun:
     """The tracker ``shelf`` with a run of three checkpoints, steps 2 and 3 among its artifacts."""
     monkeypatch.setenv("FORGE_CACHE", str(parts / "cache"))
-    settings.cache_clear()
     real_entries, real_load = plugins.entries, plugins.load
     entry = {"shelf": real_entries("tracker")["csv"]}
     monkeypatch.setattr(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from llmforge.interfaces import Continuation, ContinuationUpdate
 from llmforge.rundir import RunDirectory
 from llmforge.serve.limits import Limits
 from llmforge.serve.served_model import served_model
-from llmforge.settings import settings
 
 TEXT = "the quick brown fox jumps over the lazy dog, again and again\n" * 40
 
@@ -31,15 +29,13 @@ app.command("generate")(generate_command.generate)
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDirectory]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FORGE_RUN_ROOT", raising=False)
     monkeypatch.setenv("FORGE_CACHE", str(tmp_path / "cache"))
     torch.set_num_threads(1)
-    settings.cache_clear()
     Path("nowhere.txt").write_text(TEXT, encoding="utf-8")
-    yield make_trained_run(tmp_path / "runs", "run-1")
-    settings.cache_clear()
+    return make_trained_run(tmp_path / "runs", "run-1")
 
 
 def opened(run: RunDirectory, address: str = "run-1", **options: Any) -> LoadedModel:

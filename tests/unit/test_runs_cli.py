@@ -222,17 +222,11 @@ def test_the_root_option_wins_over_the_environment(root: Path, forge: Forge) -> 
 
 
 def test_a_dotenv_file_names_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmforge.settings import settings
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FORGE_RUN_ROOT", raising=False)
     (tmp_path / ".env").write_text("FORGE_RUN_ROOT=elsewhere\n")
     make_run(tmp_path / "elsewhere", "x")
-    settings.cache_clear()
-    try:
-        assert listed(CliRunner().invoke(app, ["list"])) == ["x"]
-    finally:
-        settings.cache_clear()
+    assert listed(CliRunner().invoke(app, ["list"])) == ["x"]
 
 
 # show and status -----------------------------------------------------------------------------

@@ -26,7 +26,9 @@ export function chart({title, sync, onZoom, onSize}) {
 
   enlarge.addEventListener("click", () => { element.classList.toggle("large"); onSize(); });
   const resize = new ResizeObserver(oncePerFrame(() => {
-    if (plot && host.clientWidth) plot.setSize({width: host.clientWidth, height: host.clientHeight});
+    const {clientWidth: width, clientHeight: height} = host;
+    // as it is told once for a size that did not change, too, and would draw all over again
+    if (plot && width && (plot.width !== width || plot.height !== height)) plot.setSize({width, height});
   }));
   resize.observe(host);
   const approach = new IntersectionObserver(entries => {
@@ -62,17 +64,22 @@ export function chart({title, sync, onZoom, onSize}) {
     const {axis, log, from, to} = asked;
     asked = null;
     const data = joined(tracks);
+    const begin = from ?? data[0][0], end = to ?? data[0].at(-1);
+    const ends = {min: begin, max: end > begin ? end : begin + 1};
     const wanted = JSON.stringify([axis, log, tracks.map(track => [track.label, track.colour, track.dashed, track.faint, track.sparse])]);
     if (wanted !== shape || !plot) {
       plot?.destroy();
       plot = new uPlot({
         width: width || 400, height: height || 220,
-        ...options(tracks, {axis, log, sync, onZoom, values: show}),
+        ...options(tracks, {axis, ends, log, sync, onZoom, values: show}),
       }, data, host);
       shape = wanted;
-    } else plot.setData(data, false);
-    const ends = [from ?? data[0][0], to ?? data[0].at(-1)];
-    plot.batch(() => plot.setScale("x", {min: ends[0], max: ends[1] > ends[0] ? ends[1] : ends[0] + 1}));
+    } else {
+      plot.batch(() => {
+        plot.setData(data, false);
+        plot.setScale("x", ends);
+      });
+    }
   }
 
   /** Draw a chart that is not in sight yet, or only came there, when nothing else is to be done. */
@@ -122,7 +129,7 @@ function tracksOf(line, axis, log, smoothing) {
   return [{...shared, y: positive(raw), faint: true}, {...shared, y: positive(smooth)}];
 }
 
-function options(tracks, {axis, log, sync, onZoom, values}) {
+function options(tracks, {axis, ends, log, sync, onZoom, values}) {
   const ink = {
     stroke: () => colour("faint"), grid: {stroke: () => colour("grid"), width: 1},
     ticks: {show: false}, font: "12px system-ui, sans-serif",
@@ -130,7 +137,7 @@ function options(tracks, {axis, log, sync, onZoom, values}) {
   return {
     pxAlign: false, legend: {show: false},
     cursor: {sync: {key: sync}, points: {size: 6}, drag: {x: true, y: false, setScale: false}, focus: {prox: 30}},
-    scales: {x: {time: false, auto: false}, y: {distr: log ? 3 : 1}},
+    scales: {x: {time: false, auto: false, ...ends}, y: {distr: log ? 3 : 1}},
     axes: [
       {...ink, label: AXIS_TITLES[axis], labelSize: 18, labelFont: ink.font, size: 30, space: 70,
         values: (_, places) => places.map(place => axis === "time" ? duration(place) : short(place))},

@@ -34,7 +34,7 @@ export async function compareView(main, _, {reveal, signal}) {
   const reread = () => ask("api/compare", {run: ids}).then(draw, () => {});
   const on = {
     again: () => { reread(); panel.reread(); },
-    rows: changed => { if (ids.some(id => changed.has(id))) reread(); },
+    rows: changed => { if (ids.some(id => changed.has(id))) { reread(); panel.takeStates(); } },
     points: body => panel.take(body),
     reset: () => panel.reread(),
   };

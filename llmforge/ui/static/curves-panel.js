@@ -1,29 +1,15 @@
 // The charts of one run or of several over each other, with what can be chosen about them.
 
-import { ask, runPath, snapshot } from "./api.js";
+import { snapshot } from "./api.js";
 import { chart } from "./chart.js";
 import { append, stepAt, withDerived } from "./curve-data.js";
-import { at, fill, h, notify, oncePerFrame } from "./dom.js";
+import { curveQuery, curvesOf } from "./curve-request.js";
+import { fill, h, notify, oncePerFrame } from "./dom.js";
 import { chartsOf, DERIVED, expectedFor, neededFor, shownAtFirst } from "./metric-groups.js";
 import { note, place } from "./router.js";
 import { rows } from "./store.js";
 
 const TOO_MANY = 400; // points that arrived before the server is asked to thin them
-const CHART_WIDTH = 428; // the least one of several in a row has, with the gap: see .charts
-const BESIDE = 100; // of which the gap, the borders and the axis take
-
-let width = 1248; // of the view; asking for it while a view is built would lay the page out
-new ResizeObserver(entries => { width = entries.at(-1).contentRect.width; }).observe(at("main"));
-
-/**
- * Return how many points of a curve to ask for: as many as its chart has pixels, of several over each
- * other half as many. Extremes are among them, and a zoom asks for more.
- */
-function pointsOf(isLarge, isOneOfSeveral) {
-  const inRow = isLarge ? 1 : Math.max(1, Math.floor(width / CHART_WIDTH));
-  const pixels = Math.min(2000, Math.max(400, devicePixelRatio * (width / inRow - BESIDE)));
-  return Math.round(isOneOfSeveral ? pixels / 2 : pixels);
-}
 
 /**
  * Return the panel for `runs`: {id, label}. It asks for their curves at once, shows the frames of
@@ -42,7 +28,7 @@ export function curvesPanel(runs) {
   if (zoom.length !== 2 || !(zoom[1] > zoom[0])) zoom = null;
   const data = new Map(runs.map(run => [run.id, {}]));
   const drawn = new Map();
-  let arrived = 0, asking = null;
+  let arrived = 0, asking = null, states = statesOf(runs);
 
   const grid = h("div", {class: "charts"});
   const menu = h("div"), none = h("p", {class: "faint", hidden: true}, "No metrics yet.");
@@ -103,13 +89,14 @@ export function curvesPanel(runs) {
   const chosen = () => charts.filter(item => shown.includes(item.key));
 
   function arrange() {
-    for (const [key, item] of drawn) if (!shown.includes(key)) { item.close(); drawn.delete(key); }
+    for (const [key, item] of drawn) if (!shown.includes(key)) { item.close(); item.element.remove(); drawn.delete(key); }
     for (const item of chosen()) if (!drawn.has(item.key)) drawn.set(item.key, chart({
       title: item.title, sync: "curves", onZoom: setZoom, onSize: read,
     }));
-    const elements = chosen().map(item => drawn.get(item.key).element);
-    if (elements.some((item, index) => item !== grid.children[index]) || grid.children.length > elements.length)
-      fill(grid, elements);
+    chosen().forEach((item, index) => { // what is in its place stays there: it need not be laid out again
+      const {element} = drawn.get(item.key);
+      if (grid.children[index] !== element) grid.insertBefore(element, grid.children[index] ?? null);
+    });
   }
 
   function setZoom(from, to) {
@@ -128,12 +115,12 @@ export function curvesPanel(runs) {
     if (!needed.length) return;
     // A stretch of tokens or time says which steps it is only once the whole curve is known.
     const isBlind = zoom && choice.axis !== "step" && [...data.values()].every(series => !Object.keys(series).length);
-    const points = pointsOf([...drawn.values()].some(item => item.isLarge()), runs.length > 1);
+    const isLarge = [...drawn.values()].some(item => item.isLarge());
     try {
       const names = await Promise.all(runs.map(async run => {
         const stretch = zoom && !isBlind ? steps(run.id) : {};
-        const query = {metric: needed, points, along: choice.axis, ...stretch};
-        const found = await ask(runPath(run.id, "curves"), query, {signal});
+        const query = curveQuery({metrics: needed, axis: choice.axis, isLarge, isOneOfSeveral: runs.length > 1, stretch});
+        const found = await curvesOf(run.id, query, {signal});
         signal.throwIfAborted();
         data.set(run.id, withDerived(found.series));
         if (found.damaged) notify(`${run.label}: ${found.damaged} damaged rows are left out`, "problem");
@@ -202,6 +189,11 @@ export function curvesPanel(runs) {
     ready,
     /** Ask for everything again, as after rows were taken back. */
     reread: read,
+    /** Ask again when a run trains that did not: its curves may have been asked for before that. */
+    takeStates() {
+      const now = statesOf(runs);
+      if (now !== states) { states = now; read(); }
+    },
     /** Take points that a run has more. */
     take({run, series}) {
       const known = data.get(run);
@@ -222,6 +214,8 @@ export function curvesPanel(runs) {
     },
   };
 }
+
+const statesOf = runs => runs.map(run => rows.get(run.id)?.state).join();
 
 function widened(begin, end) {
   const margin = 0.02 * (end - begin) + 1;

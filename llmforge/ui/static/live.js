@@ -43,8 +43,10 @@ async function follow(signal) {
         if (name === "ready") {
           if (wasOpen) listeners.again?.();
           wasOpen = true;
-        } else if (name === "rows") listeners.rows?.(take(body));
-        else listeners[name]?.(body);
+        } else if (name === "rows") {
+          const changed = take(body); // whoever listens or not
+          listeners.rows?.(changed);
+        } else listeners[name]?.(body);
       }
     } catch (error) {
       if (signal.aborted) return;

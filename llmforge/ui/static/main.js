@@ -38,8 +38,8 @@ async function show() {
   const reveal = () => {
     if (mine !== number || box.isConnected) return;
     clearTimeout(slow);
+    main.scrollTop = 0; // before there is anything new to lay out
     put(box);
-    main.scrollTop = 0;
   };
   try {
     const made = await (VIEWS[name] ?? unknownView)(name === "runs" ? main : box, id, {reveal, signal});

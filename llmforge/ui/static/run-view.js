@@ -78,7 +78,7 @@ export async function runView(main, id, {reveal, signal}) {
 
   const on = {
     again: () => { reread(); panel?.reread(); moreLog?.(); },
-    rows: changed => { if (changed.has(id)) reread(); },
+    rows: changed => { if (changed.has(id)) { reread(); panel?.takeStates(); } },
     points: body => panel?.take(body),
     reset: () => { reread(); panel?.reread(); },
     log: () => moreLog?.(),

@@ -1,9 +1,9 @@
 // The table of runs: filter, order, columns, choice, and a row that the keys move.
 
 import { available, column, defaults, RUN, sorted } from "./columns.js";
+import { foresee, foreseen } from "./curve-request.js";
 import { fill, h, oncePerFrame } from "./dom.js";
 import { matcher } from "./filter.js";
-import { foresee, foreseen } from "./foresight.js";
 import { number } from "./format.js";
 import { ask } from "./api.js";
 import { address, go, note, place } from "./router.js";
@@ -109,7 +109,7 @@ export function runsView(main) {
       onclick: event => {
         event.stopPropagation();
         choose(row.id, event.target.checked);
-        if (event.target.checked) foresee(row.id);
+        if (event.target.checked) foresee(row.id, {isOneOfSeveral: true});
       },
     });
     const name = h("td", {class: "name", title: row.name && row.name !== row.id ? `${row.id}\n${row.name}` : row.id},
@@ -171,7 +171,7 @@ export function runsView(main) {
       x: () => {
         if (!list[active]) return;
         choose(list[active].id);
-        foresee(list[active].id);
+        foresee(list[active].id, {isOneOfSeveral: true});
       },
       c: compare,
       Enter: () => { if (list[active]) go("run", list[active].id); },
