@@ -11,7 +11,8 @@ RECIPE ?= recipes/wikitext_tiny.toml
 # Tests run in that many processes, with one PyTorch thread each.
 JOBS ?= 2
 # Short files come last, so that no process waits for another one's long file.
-SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+# The slowest tests are named at the end: a test run has to stay short.
+SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --durations 20
 
 .PHONY: demo test test-full test-mutations lint types docs build clean
 

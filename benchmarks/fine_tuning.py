@@ -30,15 +30,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from peers.instructions import Instructions, write_rows
+from peers.worker import in_own_process
 
 VOCABULARY, CONTEXT, BATCH, ROWS = 8_000, 256, 16, 8_000
 SIZES = {"4x256": (4, 256), "6x384": (6, 384)}  # layers, width
@@ -76,30 +75,12 @@ def work(contender: str, case: Instructions) -> None:
         instructions_trainers.run_trl(case, STRATEGIES[contender])
 
 
-def measure(contender: str, case: Instructions) -> dict[str, float]:
-    """Run a contender in a process of its own and return what it reports."""
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": case.folder,
-        "TOKENIZERS_PARALLELISM": "false",
-        "XDG_CACHE_HOME": case.folder,
-        "FORGE_CACHE": case.folder,
-        **({"OMP_NUM_THREADS": str(case.threads)} if case.threads else {}),
-    }
-    done = subprocess.run(
-        [sys.executable, __file__, "--work", contender, case.to_json()],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if contender == SAVED and done.returncode == 0:
-        return {}
-    if done.returncode:
-        raise SystemExit(f"{contender} failed:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def run(contender: str, case: Instructions) -> str:
+    """Run a contender in a process of its own and return the last line it printed."""
+    variables = dict.fromkeys(("HF_HOME", "XDG_CACHE_HOME", "FORGE_CACHE"), case.folder)
+    if case.threads:
+        variables["OMP_NUM_THREADS"] = str(case.threads)
+    return in_own_process(__file__, contender, case.to_json(), **variables)
 
 
 def compare(size: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -122,10 +103,10 @@ def compare(size: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             precision=arguments.precision,
             lora=arguments.lora,
         )
-        measure(SAVED, case)
+        run(SAVED, case)
         for number in range(arguments.rounds):
             for name in arguments.contenders:
-                result = measure(name, case)
+                result: dict[str, float] = json.loads(run(name, case))
                 results[name].append(result)
                 shown = ", ".join(f"{key} {value:,.1f}" for key, value in result.items())
                 print(f"  {size} round {number + 1}: {name}: {shown}", file=sys.stderr)

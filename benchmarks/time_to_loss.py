@@ -23,15 +23,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from peers.loss_curve import Race
+from peers.worker import in_own_process
 
 BASE, TRAINER, FORGE, FURTHER = "plain", "trainer", "forge", "forge further"
 RECIPE = "wikitext_speedrun"
@@ -58,6 +57,7 @@ WITH: dict[str, tuple[str, ...]] = {
         "optimizer.muon.weight_decay=0.1",
         "optimizer.muon.cautious_decay=true",
     ),
+    "context warm-up 90": ("train.context_warmup_steps=90",),
     "cosine": ('schedule.name="cosine"', "schedule.cosine.warmup=0.05"),
 }
 
@@ -85,26 +85,14 @@ def work(contender: str, race: Race) -> None:
             loss_curve_forge.run(race)
 
 
+def run(contender: str, race: Race) -> str:
+    """Run a contender in a process of its own and return the last line it printed."""
+    return in_own_process(__file__, contender, race.to_json(), FORGE_CACHE=f"{race.folder}/cache")
+
+
 def measure(contender: str, race: Race) -> list[dict[str, float]]:
-    """Run a contender in a process of its own and return its curve."""
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "FORGE_CACHE": f"{race.folder}/cache",
-    }
-    done = subprocess.run(
-        [sys.executable, __file__, "--work", contender, race.to_json()],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{contender} failed:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
-    if contender == "tokens":
-        return []
-    curve: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    """Run a contender and return its curve."""
+    curve: list[dict[str, float]] = json.loads(run(contender, race))
     return curve
 
 
@@ -232,7 +220,7 @@ def main() -> None:
     if arguments.train is None or arguments.validation is None:
         parser.error("--train and --validation are needed: text files")
     with tempfile.TemporaryDirectory() as folder:
-        measure("tokens", race_of(arguments, folder, arguments.seeds[0]))
+        run("tokens", race_of(arguments, folder, arguments.seeds[0]))
         if arguments.ablation:
             rows = ablation(arguments, folder)
         else:

@@ -22,15 +22,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from peers.case import Case, write_text
+from peers.worker import in_own_process
 
 VOCABULARY = 8192
 SIZES = {"4x256": (4, 256, 128, 16), "6x384": (6, 384, 256, 8)}  # layers, width, context, batch
@@ -92,23 +91,9 @@ def case_of(size: str, contender: str, folder: Path, arguments: argparse.Namespa
 
 def measure(contender: str, case: Case) -> dict[str, float]:
     """Run a contender in a process of its own and return what it reports."""
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "XDG_CACHE_HOME": case.folder,
-        "FORGE_CACHE": case.folder,
-    }
-    done = subprocess.run(
-        [sys.executable, __file__, "--work", contender, case.to_json()],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{contender} failed:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    caches = {"XDG_CACHE_HOME": case.folder, "FORGE_CACHE": case.folder}
+    found = in_own_process(__file__, contender, case.to_json(), **caches)
+    result: dict[str, float] = json.loads(found)
     return result
 
 

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from llmforge.generation import LoadedModel
     from llmforge.interfaces import Completion as GeneratedText
     from llmforge.interfaces import LanguageModel, Tokenizer
+    from llmforge.run.artifacts import Finisher
     from llmforge.run.plan import TrialLink
-    from llmforge.run.runner import Finisher, RunOutcome
+    from llmforge.run.runner import RunOutcome
     from llmforge.run.setup.resume_from_storage import BroughtBack
 
 Overrides = Sequence[Override | str] | Mapping[str, Any]

@@ -190,6 +190,39 @@ def _documents_can_be_kept_apart(draft: Draft) -> Iterator[Finding]:
         yield Finding(path, message, 'model.name = "transformer"')
 
 
+def warmup_lengths(context: int, begin: int) -> list[int]:
+    """Return how long windows are by stage: ``begin`` tokens, twice as many, … up to ``context``.
+
+    Raises:
+        ValueError: doubling ``begin`` does not lead to ``context``.
+    """
+    lengths = [begin]
+    while lengths[-1] < context:
+        lengths.append(2 * lengths[-1])
+    if lengths[-1] != context:
+        raise ValueError(f"doubling {begin} does not lead to the model's context of {context}")
+    return lengths
+
+
+def _windows_can_be_cut(draft: Draft) -> Iterator[Finding]:
+    train, data = draft.table("train", TrainTable), draft.component("data")
+    if train is None or not train.context_warmup_steps:
+        return
+    if data is not None and _EXAMPLES in data.supports:
+        name = draft.selections["data"][0].name
+        message = f"data '{name}' has examples and no running text"
+        yield Finding(("train", "context_warmup_steps"), message, "take it out")
+    context, begin = draft.option("model", "context"), train.context_warmup_from
+    if context is None:
+        return
+    try:
+        warmup_lengths(context, begin)
+    except ValueError as error:
+        halves = [str(context >> by) for by in range(1, 5) if not context % (1 << by)]
+        remedy = f"one of {', '.join(halves)}" if halves else "a context that can be halved"
+        yield Finding(("train", "context_warmup_from"), str(error), remedy)
+
+
 def _deciding_metrics_are_measured(draft: Draft) -> Iterator[Finding]:
     stopping = draft.table("early_stopping", EarlyStoppingTable)
     sweep = draft.table("sweep", SweepKeys)
@@ -398,6 +431,7 @@ _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _warmup_ends_before_the_schedule,
     _early_stopping_needs_evaluations,
     _documents_can_be_kept_apart,
+    _windows_can_be_cut,
     _deciding_metrics_are_measured,
     _metrics_have_what_they_compare,
     _answers_need_a_generator_that_takes_tokens,

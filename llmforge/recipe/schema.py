@@ -131,6 +131,11 @@ class TrainTable(Options):
     document_mask: bool = False
     """Let no position see another document than its own, where a window of text holds several; an
     end-of-text token is the first of the document after it."""
+    context_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Cut the windows of text into shorter ones in so many first steps, twice as long at each
+    stage; a step has the same tokens, and evaluation the whole context."""
+    context_warmup_from: Positive = 32
+    """Tokens of a window at the first step; doubling it leads to the model's context."""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 turns clipping off."""
     log_every: Annotated[Positive, SAFE] = 10

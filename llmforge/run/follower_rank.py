@@ -18,7 +18,8 @@ from llmforge.run.reporting.samples import Sampling
 from llmforge.run.reporting.telemetry import log_to
 from llmforge.run.setup.checkpoint_writer import open_writer
 from llmforge.run.setup.preflight import require_ready
-from llmforge.run.setup.training_setup import TrainingSetup, set_up
+from llmforge.run.setup.set_up import set_up
+from llmforge.run.setup.training_setup import TrainingSetup
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.training.loop_outputs import LoopOutputs
 from llmforge.rundir import RunDirectory, RunRecord

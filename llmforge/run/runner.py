@@ -24,8 +24,9 @@ from llmforge.errors import (
 from llmforge.events import ArtifactWritten, Event, RunEnded
 from llmforge.interfaces import Engine
 from llmforge.progress import duration
-from llmforge.recipe import Recipe, to_toml
+from llmforge.recipe import to_toml
 from llmforge.redaction import redact
+from llmforge.run.artifacts import Exporter, Finisher, export_model, make_artifacts
 from llmforge.run.follower_rank import LeaderEnded
 from llmforge.run.outcome import Ending, completion, final_metrics, goodput, with_best
 from llmforge.run.plan import Components, Plan
@@ -39,23 +40,16 @@ from llmforge.run.setup.checkpoint_writer import delete_uploaded, open_writer
 from llmforge.run.setup.preflight import require_ready
 from llmforge.run.setup.resume_from_storage import BroughtBack
 from llmforge.run.setup.run_record import disk_errors_told, open_record, require_trace_ahead
-from llmforge.run.setup.training_setup import TrainingSetup, set_up
+from llmforge.run.setup.set_up import set_up
+from llmforge.run.setup.training_setup import TrainingSetup
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.training.loop_outputs import LoopOutputs
-from llmforge.run_root import root_option
 from llmforge.rundir import Recorder, RunDirectory, RunLock, write_completion
 from llmforge.rundir.atomic import write_json, write_text
 
 log = logging.getLogger("llmforge.run")
 
 _ALONE = Alone()
-
-Finisher = Callable[[RunDirectory], Sequence[Path]]
-"""Makes further artifacts of a run that has ended (its curves); returns the files."""
-
-
-Exporter = Callable[[RunDirectory, Recipe, Callable[[str], None]], None]
-"""Writes the model of a run that has ended for other programs; told what to notice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,11 +362,12 @@ class _Start:
                 name = directory.examples.name
                 telemetry.event(ArtifactWritten(name="examples", path=name, type="samples"))
         self._signals.check()
-        for path in self._artifacts():
+        for path in make_artifacts(self._finishers, directory, notice=self._notice):
             name = str(path.relative_to(directory.path))
             telemetry.event(ArtifactWritten(name=path.stem, path=name, type="plot"))
         if finished and self._plan.recipe.export.at_end and self._exporter is not None:
-            self._export(self._exporter)
+            self._reporter.phase("exporting the model")
+            export_model(self._exporter, self._plan, notice=self._notice)
             self._signals.check()
         with self._signals.deferred():
             record = self._recorder.record
@@ -396,31 +391,6 @@ class _Start:
             samples=samples,
             engine=self._setup.engine,
         )
-
-    def _artifacts(self) -> list[Path]:
-        """Make the finishers' artifacts; one that fails costs the artifact, not the run."""
-        made: list[Path] = []
-        for finisher in self._finishers:
-            try:
-                made += finisher(self._plan.directory)
-            except (ForgeError, ValueError) as error:
-                self._notice(f"an artifact could not be made: {error}")
-        return made
-
-    def _export(self, exporter: Exporter) -> None:
-        """Write the model for other programs; one that cannot be costs the folder, not the run."""
-        self._reporter.phase("exporting the model")
-        try:
-            exporter(self._plan.directory, self._plan.recipe, self._notice)
-        except Exception as error:  # whatever a model's own library raises
-            told = error if isinstance(error, ForgeError) else ForgeError(repr(error))
-            reason, remedy = told.reason, f" ({told.remedy})" if told.remedy else ""
-            command = f"forge export {self._plan.run_id} --to {self._plan.directory.export}"
-            self._notice(
-                f"the model was not exported: {reason}{remedy}; "
-                f"later: {command}{root_option(self._plan.root)}"
-            )
-            log.debug("the export failed", exc_info=True)
 
     def _end_early(self, *, state: str, reason: str) -> None:
         """Record and report that this start ended without finishing, as far as the disk allows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from llmforge.run.setup.build import LimitedData, LimitedParts
+from llmforge.run.setup.limited_data import LimitedData, LimitedParts
 
 
 class Letters:

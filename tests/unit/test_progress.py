@@ -36,7 +36,7 @@ from llmforge.recipe.schema import StorageKeys
 from llmforge.run.reporting.progress_bars import TerminalBars, add_bars, progress_text
 from llmforge.run.reporting.reporter import LiveReporter
 from llmforge.run.reporting.upload_status import UploadWatch
-from llmforge.run.setup.build import LimitedData
+from llmforge.run.setup.limited_data import LimitedData
 from llmforge.run.training.evaluation import evaluate
 from llmforge.testing import run_context
 from llmforge.testing.stand_ins import TinyData, TinyTokenizer

@@ -53,9 +53,7 @@ def test_it_is_told_before_data_are_opened_and_kept_as_the_reason(
     overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[object] = []
-    monkeypatch.setattr(
-        "llmforge.run.setup.training_setup.prepare_data", lambda *_, **__: opened.append(1)
-    )
+    monkeypatch.setattr("llmforge.run.setup.set_up.prepare_data", lambda *_, **__: opened.append(1))
     with pytest.raises(RecipeError) as caught:
         llmforge.train(plan_of(*overrides).recipe)
     assert message in str(caught.value)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +15,7 @@ from typing import Any
 import pluggy
 import torch
 
+from llmforge.data.audit import SplitAudit, audit
 from llmforge.data.batches import TrainBatches, require_targets, train_batches
 from llmforge.data.chat_template import ChatTemplate, chat_template
 from llmforge.data.example_batches import ExampleBatches
@@ -29,7 +28,6 @@ from llmforge.errors import DataError, Problem, RecipeError
 from llmforge.interfaces import (
     SEQUENCE_LOG_PROBS,
     ChatTokenizer,
-    Conversation,
     Data,
     Engine,
     ExampleData,
@@ -45,6 +43,7 @@ from llmforge.recipe.schema import parse_interval
 from llmforge.recipe.toml import dotted
 from llmforge.run.plan import make_plan
 from llmforge.run.setup.example_packing import packs_examples
+from llmforge.run.setup.limited_data import LimitedData, LimitedExamples, LimitedParts
 from llmforge.run.setup.model_build import BuiltModel, ModelBuilder
 from llmforge.rundir import RunDirectory
 from llmforge.rundir.atomic import sync_directory
@@ -85,6 +84,16 @@ class PreparedData:
         return train.objective if isinstance(train, ExampleSplit) else Objective()
 
     @property
+    def packed(self) -> bool:
+        """Return whether rows hold several examples each."""
+        return isinstance(self.batches, ExampleBatches) and self.batches.packed
+
+    @property
+    def longest_row(self) -> int:
+        """Return how many tokens a row has at most: of several sequences each has the context."""
+        return self.batches.context * self.objective.sequences
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Return the names of the labels; none where texts have none."""
         return tuple(getattr(self.data, "labels", ()))
@@ -98,6 +107,13 @@ class PreparedData:
         if self.template is not None:
             return ChatPrompts(self.template, self.tokenizer)
         return source_prompts(train.objective, self.tokenizer, context=self.batches.context)
+
+    def audits(self) -> dict[str, SplitAudit]:
+        """Return what is worth knowing of the examples, by split; nothing of running text."""
+        splits = {
+            name: split for name, split in self.splits.items() if isinstance(split, ExampleSplit)
+        }
+        return audit(splits, self.tokenizer)
 
     def files(self, sequences: int) -> dict[str, Any]:
         """Return how many files the data has and how many are used up after ``sequences``.
@@ -391,58 +407,6 @@ def prepare_ahead(
             for name, split, files in _files(prepared.splits)
         },
     }
-
-
-class LimitedData:
-    """The first ``data.max_documents`` of the training split; other splits stay whole."""
-
-    def __init__(self, data: Any, *, max_documents: int) -> None:
-        self._data = data
-        self._max = max_documents
-        self.splits = data.splits
-        self.description = f"{data.description}, first {max_documents} documents"
-        self.resolution = getattr(data, "resolution", {})
-        self.files = getattr(data, "files", ())
-        self.labels = getattr(data, "labels", ())
-        known = getattr(data, "characters", {})
-        self.characters = {split: size for split, size in known.items() if split != "train"}
-        name = f"{data.fingerprint}:{max_documents}"
-        self.fingerprint = hashlib.sha256(name.encode()).hexdigest()
-
-    def iter_text(self, split: str) -> Iterator[str]:
-        """Yield documents as the wrapped data does, at most ``max_documents`` of ``train``."""
-        documents: Iterator[str] = self._data.iter_text(split)
-        return itertools.islice(documents, self._max) if split == "train" else documents
-
-
-class LimitedParts(LimitedData):
-    """Text whose documents may be longer than memory, cut as :class:`LimitedData` is."""
-
-    def iter_parts(self, split: str) -> Iterator[tuple[str, bool]]:
-        """Yield parts of documents as the wrapped data does."""
-        parts: Iterator[tuple[str, bool]] = self._data.iter_parts(split)
-        return _first(parts, self._max) if split == "train" else parts
-
-
-def _first(parts: Iterator[tuple[str, bool]], documents: int) -> Iterator[tuple[str, bool]]:
-    for text, ends in parts:
-        yield text, ends
-        documents -= ends
-        if documents == 0:
-            return
-
-
-class LimitedExamples(LimitedData):
-    """The first ``data.max_documents`` examples of the training split."""
-
-    def __init__(self, data: ExampleData, *, max_documents: int) -> None:
-        super().__init__(data, max_documents=max_documents)
-        self.layout = data.layout
-
-    def examples(self, split: str) -> Iterator[Conversation]:
-        """Yield examples as the wrapped data does, at most ``max_documents`` of ``train``."""
-        found: Iterator[Conversation] = self._data.examples(split)
-        return itertools.islice(found, self._max) if split == "train" else found
 
 
 def _files(

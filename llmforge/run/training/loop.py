@@ -29,6 +29,7 @@ from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.seeds import TRAINING, derive
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.trainer_state import TrainerState
+from llmforge.run.training.context_warmup import ContextWarmup
 from llmforge.run.training.early_stopping import EarlyStopping
 from llmforge.run.training.evaluation import evaluate
 from llmforge.run.training.loop_outputs import LoopOutputs, Rows, histograms
@@ -124,6 +125,7 @@ class TrainingLoop:
         self._memory = memory
         train = recipe.train
         self._batch_size = train.batch_size
+        self._context_warmup = ContextWarmup(recipe)
         self._last_step = last_step
         self._stop_at = min(recipe.train.stop_at or self._last_step, self._last_step)
         self._ends_epoch = batches.epochs.ends
@@ -214,6 +216,7 @@ class TrainingLoop:
         targets = max(1, self._step_targets())
         for index, start in mine:
             batch = self._batches.batch(state.sequences + start, micro)
+            batch = self._context_warmup.cut(batch, state.step)
             self._pace.lap("data")
             seed = derive(self._recipe.run.seed, TRAINING, state.step, index)
             try:
