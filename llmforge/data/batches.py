@@ -13,6 +13,7 @@ from llmforge.data.order import Epochs, SampleOrder
 from llmforge.data.shards import TokenSplit
 from llmforge.errors import DataError
 from llmforge.interfaces import IGNORE_INDEX, Batch
+from llmforge.ramp import Ramp
 
 
 class TrainBatches:
@@ -31,7 +32,7 @@ class TrainBatches:
         split: TokenSplit,
         *,
         context: int,
-        batch_size: int,
+        batch_size: int | Ramp,
         order: SampleOrder,
         pin_memory: bool = False,
     ) -> None:
@@ -42,7 +43,7 @@ class TrainBatches:
         self.context = context
         self.epochs = Epochs(n_windows=self.n_windows, batch_size=batch_size)
         self.order = order
-        self.tokens_per_step = batch_size * context
+        self.tokens_per_step = self.epochs.batch_size.end * context
         self._names = [shard.name for shard in split.shards]
         self._pin, self._divided_at = pin_memory, split.divided_at
 
@@ -79,7 +80,12 @@ class TrainBatches:
 
 
 def train_batches(
-    split: TokenSplit, *, context: int, batch_size: int, seed: int, pin_memory: bool = False
+    split: TokenSplit,
+    *,
+    context: int,
+    batch_size: int | Ramp,
+    seed: int,
+    pin_memory: bool = False,
 ) -> TrainBatches:
     """Return the batches of a split in the order that ``seed`` gives.
 

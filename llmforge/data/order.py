@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
+
+from llmforge.ramp import Ramp
 
 _WORD = (1 << 64) - 1
 
@@ -158,32 +159,32 @@ class LengthOrder(SampleOrder):
 class Epochs:
     """Passes over the training data in optimizer steps, exact at any length.
 
-    A step takes ``batch_size`` windows, which seldom divide the data: a batch may have the last
-    windows of one epoch and the first of the next. Epoch k ends at the step that takes its last
-    window, ceil(k · windows / batch), so the ends never drift.
+    The windows of a step seldom divide the data: a batch may have the last windows of one epoch and
+    the first of the next. Epoch k ends at the step that takes its last window, with batches of one
+    size ceil(k · windows / batch), so the ends never drift.
 
     Args:
         n_windows: windows in one pass over the data.
         batch_size: windows per optimizer step, over all ranks.
     """
 
-    def __init__(self, *, n_windows: int, batch_size: int) -> None:
+    def __init__(self, *, n_windows: int, batch_size: int | Ramp) -> None:
         self.n_windows = n_windows
-        self.batch_size = batch_size
+        self.batch_size = batch_size if isinstance(batch_size, Ramp) else Ramp(batch_size)
 
     @property
     def steps_per_epoch(self) -> float:
-        """Optimizer steps in one pass over the data; seldom a whole number."""
-        return self.n_windows / self.batch_size
+        """Optimizer steps in one pass over the data once batches are whole; seldom an integer."""
+        return self.n_windows / self.batch_size.end
 
     def end(self, epochs: float | Fraction) -> int:
         """Return the step at which ``epochs`` passes, which may be a fraction, are complete."""
-        return math.ceil(_exact(epochs) * self.n_windows / self.batch_size)
+        return self.batch_size.steps_to(_exact(epochs) * self.n_windows)
 
     def ends(self, step: int, *, every: float | Fraction = 1) -> bool:
         """Return whether a multiple of ``every`` epochs becomes complete at ``step``."""
         length = _exact(every) * self.n_windows
-        before, after = (step - 1) * self.batch_size, step * self.batch_size
+        before, after = self.batch_size.before(step - 1), self.batch_size.before(step)
         return after // length > before // length
 
     def due(self, interval: int | Fraction | None) -> Callable[[int], bool]:

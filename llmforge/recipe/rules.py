@@ -14,6 +14,7 @@ from llmforge.component import Component
 from llmforge.interfaces import FORMS, PREFERENCES, READING, SEQUENCE_LOG_PROBS
 from llmforge.options import Options, closest
 from llmforge.plugins import address_problem, entries, load
+from llmforge.ramp import doubled
 from llmforge.recipe.measured import measured, selected_metrics
 from llmforge.recipe.resolved import Selection
 from llmforge.recipe.schema import (
@@ -173,54 +174,50 @@ def _early_stopping_needs_evaluations(draft: Draft) -> Iterator[Finding]:
 
 
 def _documents_can_be_kept_apart(draft: Draft) -> Iterator[Finding]:
-    train, model, data = (
-        draft.table("train", TrainTable),
-        draft.component("model"),
-        draft.component("data"),
-    )
+    train, model = draft.table("train", TrainTable), draft.component("model")
     if train is None or not train.document_mask:
         return
-    path = ("train", "document_mask")
-    if data is not None and _EXAMPLES in data.supports:
-        name = draft.selections["data"][0].name
-        yield Finding(path, f"data '{name}' has examples and no running text", "take it out")
+    if examples := list(_needs_text(draft, "document_mask")):
+        yield from examples
     elif model is not None and _SEGMENTS not in model.supports:
         name = draft.selections["model"][0].name
         message = f"model '{name}' cannot keep the documents of a window apart"
-        yield Finding(path, message, 'model.name = "transformer"')
+        yield Finding(("train", "document_mask"), message, 'model.name = "transformer"')
 
 
-def warmup_lengths(context: int, begin: int) -> list[int]:
-    """Return how long windows are by stage: ``begin`` tokens, twice as many, … up to ``context``.
-
-    Raises:
-        ValueError: doubling ``begin`` does not lead to ``context``.
-    """
-    lengths = [begin]
-    while lengths[-1] < context:
-        lengths.append(2 * lengths[-1])
-    if lengths[-1] != context:
-        raise ValueError(f"doubling {begin} does not lead to the model's context of {context}")
-    return lengths
-
-
-def _windows_can_be_cut(draft: Draft) -> Iterator[Finding]:
-    train, data = draft.table("train", TrainTable), draft.component("data")
-    if train is None or not train.context_warmup_steps:
+def _warmups_are_of_text_and_double(draft: Draft) -> Iterator[Finding]:
+    train = draft.table("train", TrainTable)
+    if train is None:
         return
+    if train.batch_warmup_steps:
+        yield from _needs_text(draft, "batch_warmup_steps")
+        begin = train.batch_warmup_from
+        yield from _doubles("batch_warmup_from", begin, train.batch_size, "batch_size")
+    if train.context_warmup_steps:
+        yield from _needs_text(draft, "context_warmup_steps")
+        begin, context = train.context_warmup_from, draft.option("model", "context")
+        if context is not None:
+            yield from _doubles("context_warmup_from", begin, context, "the model's context")
+
+
+def _needs_text(draft: Draft, key: str) -> Iterator[Finding]:
+    data = draft.component("data")
     if data is not None and _EXAMPLES in data.supports:
         name = draft.selections["data"][0].name
         message = f"data '{name}' has examples and no running text"
-        yield Finding(("train", "context_warmup_steps"), message, "take it out")
-    context, begin = draft.option("model", "context"), train.context_warmup_from
-    if context is None:
+        yield Finding(("train", key), message, "take it out")
+
+
+def _doubles(key: str, begin: int | None, end: int, name: str) -> Iterator[Finding]:
+    halves = [str(end >> by) for by in range(1, 5) if not end % (1 << by)]
+    remedy = f"one of {', '.join(halves)}" if halves else f"an even number for {name}"
+    if begin is None:
+        yield Finding(("train", key), "is missing", remedy)
         return
     try:
-        warmup_lengths(context, begin)
+        doubled(begin, end)
     except ValueError as error:
-        halves = [str(context >> by) for by in range(1, 5) if not context % (1 << by)]
-        remedy = f"one of {', '.join(halves)}" if halves else "a context that can be halved"
-        yield Finding(("train", "context_warmup_from"), str(error), remedy)
+        yield Finding(("train", key), f"{error}, {name}", remedy)
 
 
 def _deciding_metrics_are_measured(draft: Draft) -> Iterator[Finding]:
@@ -431,7 +428,7 @@ _RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     _warmup_ends_before_the_schedule,
     _early_stopping_needs_evaluations,
     _documents_can_be_kept_apart,
-    _windows_can_be_cut,
+    _warmups_are_of_text_and_double,
     _deciding_metrics_are_measured,
     _metrics_have_what_they_compare,
     _answers_need_a_generator_that_takes_tokens,

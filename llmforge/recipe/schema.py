@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from llmforge.options import MACHINE, SAFE, Options
+from llmforge.ramp import Ramp
 from llmforge.recipe.generation_tests import GenerationTest
 from llmforge.recipe.notify import NotifyTable
 
@@ -114,6 +115,10 @@ class TrainTable(Options):
     schedule at its last value."""
     batch_size: Positive = 16
     """Sequences per optimizer step, over all devices."""
+    batch_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Take smaller batches of text in so many first steps, twice as large at each stage."""
+    batch_warmup_from: Positive | None = None
+    """Sequences of the first batch; doubling it leads to ``batch_size``."""
     micro_batch_size: Annotated[Positive | None, MACHINE] = None
     """Sequences computed at once on a device; found by itself when absent."""
     accumulation: Annotated[Positive | None, MACHINE] = None
@@ -170,6 +175,11 @@ class TrainTable(Options):
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of max_steps and epochs")
         return self
+
+    @property
+    def batch_sizes(self) -> Ramp:
+        """Sequences of each step of text, over all devices."""
+        return Ramp(self.batch_size, begin=self.batch_warmup_from, steps=self.batch_warmup_steps)
 
 
 class EvalTable(Options):

@@ -50,6 +50,14 @@ class Division:
             index = turn * self.ranks + self.rank
             yield index, index * self.micro
 
+    def of(self, batch: int) -> Division:
+        """Return how a batch of another size is divided, micro-batches being as large at most."""
+        if batch == self.batch:
+            return self
+        share = batch // self.ranks
+        micro = next(size for size in range(min(self.micro, share), 0, -1) if share % size == 0)
+        return Division(batch=batch, micro=micro, ranks=self.ranks, rank=self.rank)
+
     def smaller(self) -> Division | None:
         """Return the division with the next smaller micro-batch; None at one sequence."""
         share = self.batch // self.ranks
@@ -87,6 +95,14 @@ def divide_batch(
             recipe,
             "train.batch_size",
             f"{batch} sequences cannot be divided among {ranks} ranks",
+            f"a multiple of {ranks}, or another number of processes",
+        )
+    begin = train.batch_warmup_from
+    if train.batch_warmup_steps and begin is not None and begin % ranks:
+        raise _contradiction(
+            recipe,
+            "train.batch_warmup_from",
+            f"{begin} sequences cannot be divided among {ranks} ranks",
             f"a multiple of {ranks}, or another number of processes",
         )
     share = batch // ranks

@@ -135,6 +135,32 @@ def test_early_stopping_is_remembered_across_starts(tmp_path: Path, kill: bool) 
     assert "already completed" in workplace.train_here()
 
 
+def test_a_run_that_begins_with_small_batches_of_short_windows_is_continued_among_them(
+    tmp_path: Path,
+) -> None:
+    settings = {
+        "train.max_steps": "12",
+        "train.batch_warmup_steps": "9",
+        "train.batch_warmup_from": "2",
+        "train.context_warmup_steps": "10",
+        "train.context_warmup_from": "8",
+    }
+    straight, stopped = (Workplace(tmp_path / name, settings) for name in ("straight", "stopped"))
+
+    output = straight.train_here()
+    stopped.train_here("--set", "train.stop_at=4")
+    stopped.train_here()
+
+    assert (
+        "batches grow from 2 to 8 in 9 steps, windows grow from 8 to 32 tokens in 10 steps"
+        in output
+    )
+    assert stopped.result() == straight.result()
+    sequences = 5 * 2 + 4 * 4 + 3 * 8
+    assert straight.rows[-1]["tokens_seen"] == sequences * 32
+    assert [row["tokens_seen"] for row in straight.rows if row["step"] == 4] == [4 * 2 * 32]
+
+
 def test_a_run_killed_while_it_finishes_has_its_final_metrics(trained: Workplace) -> None:
     before = json.loads(trained.run.summary.read_text(encoding="utf-8"))
     completion = trained.path / "runs" / ".completed" / "tiny.json"

@@ -13,8 +13,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors file_lock lazy_exports printable strict_json",
-        "options hookspecs installed matmul_speed progress redaction settings run_root stop_signals"
-        " streams",
+        "options hookspecs installed matmul_speed progress ramp redaction settings run_root"
+        " stop_signals streams",
         "component",
         "plugins interfaces",
         "recipe",

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 
 from llmforge.data.order import Epochs
+from llmforge.ramp import Ramp
 from llmforge.recipe.schema import check_interval, parse_interval
 
 
@@ -27,6 +28,12 @@ def test_an_epoch_ends_at_the_step_that_takes_its_last_window(
     assert {step for step in steps if epochs.ends(step, every=3)} == {
         epochs.end(count) for count in (3, 6, 9, 12)
     }
+
+
+def test_epochs_of_batches_that_grow_end_where_their_last_window_is_taken() -> None:
+    epochs = Epochs(n_windows=10, batch_size=Ramp(8, begin=2, steps=4))  # 2, 2, 4, 4, 8, 8 …
+    assert [epochs.end(count) for count in (0.2, 0.5, 1, 2, 3)] == [1, 3, 4, 5, 7]
+    assert [step for step in range(1, 8) if epochs.ends(step)] == [4, 5, 7]
 
 
 def test_the_ends_do_not_drift() -> None:

@@ -54,6 +54,11 @@ def test_of_one_process_the_batch_may_follow(tmp_path) -> None:
             2,
             "batch_size 16 is not micro_batch_size 4 x accumulation 4 x 2 ranks, which is 32",
         ),
+        (
+            ["batch_size=16", "batch_warmup_steps=4", "batch_warmup_from=2"],
+            4,
+            "2 sequences cannot be divided among 4 ranks",
+        ),
         (["batch_size=16", "micro_batch_size=16"], 2, "16 does not divide the 8 sequences"),
         (["batch_size=16", "accumulation=16"], 2, "are not 16 equal micro-batches"),
     ],
@@ -98,6 +103,16 @@ def test_a_smaller_micro_batch_divides_the_share_until_there_is_none() -> None:
         sizes.append(found.micro)
         found = found.smaller()
     assert sizes == [18, 9, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "micro"), [(36, 2, 9), (18, 2, 9), (8, 2, 4), (5, 1, 5)]
+)
+def test_a_batch_of_another_size_has_micro_batches_as_large_at_most(
+    batch: int, ranks: int, micro: int
+) -> None:
+    found = Division(batch=36, micro=9, ranks=ranks).of(batch)
+    assert (found.batch, found.micro, found.ranks) == (batch, micro, ranks)
 
 
 @pytest.mark.parametrize(("packed", "micro"), [(False, 64), (True, 8)])

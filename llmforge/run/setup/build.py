@@ -238,13 +238,12 @@ def training_batches(
     """
     options: dict[str, Any] = {
         "context": run.context,
-        "batch_size": run.train.batch_size,
         "seed": run.seed,
         "pin_memory": torch.cuda.is_available(),
     }
     if isinstance(split, TokenSplit):
-        return train_batches(split, **options)
-    return ExampleBatches(split, **options)
+        return train_batches(split, batch_size=run.train.batch_sizes, **options)
+    return ExampleBatches(split, batch_size=run.train.batch_size, **options)
 
 
 @contextlib.contextmanager

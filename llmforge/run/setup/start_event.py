@@ -28,7 +28,8 @@ def run_facts(
     ``flops_per_token`` and ``total_flops`` count forward and backward as the model does;
     ``planned_tokens`` are all that will be trained on, repeated ones counted again.
     """
-    tokens_per_step = prepared.batches.tokens_per_step
+    batches = prepared.batches
+    tokens = batches.tokens(batches.epochs.batch_size.before(last_step))
     flops = model.flops_per_token()
     return {
         **parameter_counts(model),
@@ -36,11 +37,11 @@ def run_facts(
         "architecture": architecture(model, recipe),
         "vocab_size": prepared.tokenizer.vocab_size,
         "flops_per_token": flops,
-        "total_flops": flops * tokens_per_step * last_step,
+        "total_flops": flops * tokens,
         "total_steps": last_step,
-        "steps_per_epoch": round(prepared.batches.epochs.steps_per_epoch, 3),
-        "tokens_per_step": tokens_per_step,
-        "planned_tokens": prepared.batches.tokens(recipe.train.batch_size * last_step),
+        "steps_per_epoch": round(batches.epochs.steps_per_epoch, 3),
+        "tokens_per_step": batches.tokens_per_step,
+        "planned_tokens": tokens,
         **data_facts(prepared),
         "hardware": hardware(resolution),
     }

@@ -232,8 +232,19 @@ class TrainingSetup:
             f"{division}; {self.prepared.batches.tokens_per_step:,} tokens a step, "
             f"at most {self.evaluation_rows * self.prepared.longest_row:,} at once "
             "in evaluation",
+            *self._warmups(),
             *([] if self.kernels is None else self.kernels.lines()),
         ]
+
+    def _warmups(self) -> list[str]:
+        train, said = self.run.train, []
+        if steps := train.batch_warmup_steps:
+            begin, end = train.batch_warmup_from, train.batch_size
+            said.append(f"batches grow from {begin} to {end} in {steps} steps")
+        if steps := train.context_warmup_steps:
+            begin, end = train.context_warmup_from, self.run.context
+            said.append(f"windows grow from {begin} to {end} tokens in {steps} steps")
+        return [", ".join(said)] if said else []
 
     def _examples(self) -> list[str]:
         lines = [f"examples, {line}" for line in audit_lines(self.prepared.audits())]

@@ -8,34 +8,18 @@ whatever the length is, so sample order, epochs and schedule are those of a run 
 from __future__ import annotations
 
 from llmforge.interfaces import Batch
-from llmforge.recipe import Recipe
-from llmforge.recipe.rules import warmup_lengths
+from llmforge.ramp import Ramp
 
 
-class ContextWarmup:
-    """How long the windows of a step are.
+def shorter_windows(batch: Batch, lengths: Ramp, step: int) -> Batch:
+    """Return a batch of tensors [rows, context] as [more rows, length of the step].
 
     Args:
-        recipe: has the context, ``train.context_warmup_steps`` and ``train.context_warmup_from``;
-            the shorter lengths share those steps equally.
+        batch: what a step, or a part of it, learns.
+        lengths: of windows, in tokens.
+        step: counted from 0.
     """
-
-    def __init__(self, recipe: Recipe) -> None:
-        train = recipe.train
-        self._context, self._steps = recipe.context, train.context_warmup_steps
-        self._shorter: list[int] = []
-        if self._steps:
-            *self._shorter, _ = warmup_lengths(recipe.context, train.context_warmup_from)
-
-    def length(self, step: int) -> int:
-        """Return the tokens of a window at a step, counted from 0."""
-        if step >= self._steps or not self._shorter:
-            return self._context
-        return self._shorter[step * len(self._shorter) // self._steps]
-
-    def cut(self, batch: Batch, step: int) -> Batch:
-        """Return a batch of tensors [rows, context] as [more rows, length of the step]."""
-        length = self.length(step)
-        if length == self._context:
-            return batch
-        return {name: tensor.reshape(-1, length) for name, tensor in batch.items()}
+    length = lengths.at(step)
+    if length == lengths.end:
+        return batch
+    return {name: tensor.reshape(-1, length) for name, tensor in batch.items()}

@@ -21,6 +21,7 @@ from llmforge.distributed import Team
 from llmforge.errors import TrainingError
 from llmforge.events import HistogramsLogged
 from llmforge.interfaces import Engine
+from llmforge.ramp import Ramp
 from llmforge.recipe import Recipe
 from llmforge.recipe.schema import parse_interval
 from llmforge.run.micro_batches import Division
@@ -29,7 +30,7 @@ from llmforge.run.reporting.reporter import Reporter
 from llmforge.run.seeds import TRAINING, derive
 from llmforge.run.signals import StopNow, StopSignals
 from llmforge.run.trainer_state import TrainerState
-from llmforge.run.training.context_warmup import ContextWarmup
+from llmforge.run.training.context_warmup import shorter_windows
 from llmforge.run.training.early_stopping import EarlyStopping
 from llmforge.run.training.evaluation import evaluate
 from llmforge.run.training.loop_outputs import LoopOutputs, Rows, histograms
@@ -124,8 +125,10 @@ class TrainingLoop:
         self._tracer = tracer
         self._memory = memory
         train = recipe.train
-        self._batch_size = train.batch_size
-        self._context_warmup = ContextWarmup(recipe)
+        self._batch_sizes = batches.epochs.batch_size
+        self._lengths = Ramp(
+            recipe.context, begin=train.context_warmup_from, steps=train.context_warmup_steps
+        )
         self._last_step = last_step
         self._stop_at = min(recipe.train.stop_at or self._last_step, self._last_step)
         self._ends_epoch = batches.epochs.ends
@@ -144,7 +147,7 @@ class TrainingLoop:
             state.step,
             window=train.log_every,
             stop_at=self._stop_at,
-            tokens=lambda step: batches.tokens(step * train.batch_size),
+            tokens=lambda step: batches.tokens(self._batch_sizes.before(step)),
             peak_tokens_per_second=peak_flops
             and peak_flops * division.ranks / engine.model.flops_per_token(),
         )
@@ -193,7 +196,7 @@ class TrainingLoop:
         self._totals.add(result, targets=self._step_targets())
         state.learning_rate = result.learning_rate
         state.step += 1
-        state.sequences += self._batch_size
+        state.sequences = self._batch_sizes.before(state.step)
         state.row = None
         self._set_step(state.step)
         if wants_histograms:
@@ -211,12 +214,13 @@ class TrainingLoop:
         Returns:
             False when a micro-batch did not fit.
         """
-        state, micro = self._state, self._division.micro
-        mine = list(self._division.micro_batches())
+        state = self._state
+        division = self._division.of(self._batch_sizes.at(state.step))
+        micro, mine = division.micro, list(division.micro_batches())
         targets = max(1, self._step_targets())
         for index, start in mine:
             batch = self._batches.batch(state.sequences + start, micro)
-            batch = self._context_warmup.cut(batch, state.step)
+            batch = shorter_windows(batch, self._lengths, state.step)
             self._pace.lap("data")
             seed = derive(self._recipe.run.seed, TRAINING, state.step, index)
             try:
@@ -233,7 +237,7 @@ class TrainingLoop:
 
     def _step_targets(self) -> int:
         """Return how many tokens of the step's global batch are learned, over all ranks."""
-        return self._batches.targets(self._state.sequences, self._batch_size)
+        return self._batches.targets(self._state.sequences, self._batch_sizes.at(self._state.step))
 
     def _require_alone(self, error: Exception) -> None:
         """Refuse to try again where others wait for this rank, who cannot be asked to in time."""
