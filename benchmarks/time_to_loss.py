@@ -58,6 +58,7 @@ WITH: dict[str, tuple[str, ...]] = {
         "optimizer.muon.cautious_decay=true",
     ),
     "context warm-up 90": ("train.context_warmup_steps=90",),
+    "batch warm-up 60": ("train.batch_warmup_steps=60", "train.batch_warmup_from=2"),
     "cosine": ('schedule.name="cosine"', "schedule.cosine.warmup=0.05"),
 }
 

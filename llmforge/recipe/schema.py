@@ -116,7 +116,8 @@ class TrainTable(Options):
     batch_size: Positive = 16
     """Sequences per optimizer step, over all devices."""
     batch_warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Take smaller batches of text in so many first steps, twice as large at each stage."""
+    """Take smaller batches of text in so many first steps, twice as large at each stage (as Brown
+    et al. 2020, whose batches grew evenly)."""
     batch_warmup_from: Positive | None = None
     """Sequences of the first batch; doubling it leads to ``batch_size``."""
     micro_batch_size: Annotated[Positive | None, MACHINE] = None
