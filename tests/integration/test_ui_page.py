@@ -170,7 +170,7 @@ def test_a_run_in_training_grows_on_the_page_and_ends_there(browser: Any, tmp_pa
         assert not found.problems
 
 
-def test_curves_asked_for_ahead_are_shown_unless_the_run_changed(
+def test_curves_are_asked_for_once_and_again_when_the_run_changed(
     browser: Any, tmp_path: Path
 ) -> None:
     same, grown = (make_run(tmp_path, name, points=30) for name in ("same", "grown"))
@@ -192,6 +192,11 @@ def test_curves_asked_for_ahead_are_shown_unless_the_run_changed(
         write_record(grown, record)
         page.locator("table.runs .state.interrupted").wait_for(timeout=SECONDS)
         page.get_by_role("button", name="Compare").click()
+        wait_for(page, "() => document.querySelector('.legend')?.textContent.includes('1.2345')")
+        assert (asked(same), asked(grown)) == (1, 2)
+        page.go_back()
+        page.locator("table.runs").wait_for(timeout=SECONDS)
+        page.go_forward()
         wait_for(page, "() => document.querySelector('.legend')?.textContent.includes('1.2345')")
         assert (asked(same), asked(grown)) == (1, 2)
         found.context.close()

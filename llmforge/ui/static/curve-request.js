@@ -8,7 +8,7 @@ import { rows } from "./store.js";
 const CHART_WIDTH = 428; // the least one of several in a row has, with the gap: see .charts
 const BESIDE = 100; // of which the gap, the borders and the axis take
 const REST = 80; // milliseconds that the pointer stays on a link before it counts
-const KEPT = 8; // answers asked for ahead, of some 30 kB each
+const KEPT = 8; // answers, of some 30 kB each
 
 let width = 1248; // of the view; asking for it while a view is built would lay the page out
 new ResizeObserver(entries => { width = entries.at(-1).contentRect.width; }).observe(at("main"));
@@ -25,15 +25,16 @@ export function curveQuery({metrics, axis, isLarge = false, isOneOfSeveral, stre
   return {metric: metrics, points, along: axis, ...stretch};
 }
 
-const ahead = new Map(); // by address: {row, answer}
+const kept = new Map(); // by address: {row, answer}
 let waiting = 0;
 
-/** Return the curves of a run: those asked for ahead, once, if the run has not changed since. */
+/** Return the curves of a run: those asked for before, if the run has not changed since. */
 export function curvesOf(id, query, options) {
-  const path = runPath(id, "curves"), address = path + queryText(query);
-  const known = ahead.get(address);
-  ahead.delete(address);
-  return known && isAsBefore(known) ? known.answer : ask(path, query, options);
+  const address = addressOf(id, query), known = kept.get(address);
+  if (known && isAsBefore(known)) return known.answer;
+  const row = rows.get(id), answer = ask(runPath(id, "curves"), query, options);
+  answer.then(() => keep(address, row, answer), () => {}); // whoever asked is told of a failure
+  return answer;
 }
 
 /** Ask for the curves of a run that is likely to be opened next, alone or over others. */
@@ -41,13 +42,20 @@ export function foresee(id, {isOneOfSeveral = false} = {}) {
   const row = rows.get(id);
   if (snapshot || !row) return;
   const query = curveQuery({metrics: expectedFor(null), axis: "step", isOneOfSeveral});
-  const address = runPath(id, "curves") + queryText(query);
-  if (ahead.has(address) && isAsBefore(ahead.get(address))) return;
+  const address = addressOf(id, query);
+  if (kept.has(address) && isAsBefore(kept.get(address))) return;
   const answer = ask(runPath(id, "curves"), query);
-  ahead.delete(address);
-  ahead.set(address, {row, answer});
-  if (ahead.size > KEPT) ahead.delete(ahead.keys().next().value);
-  answer.catch(() => ahead.delete(address)); // opening it tells why
+  keep(address, row, answer);
+  answer.catch(() => kept.delete(address)); // opening it tells why
+}
+
+const addressOf = (id, query) => runPath(id, "curves") + queryText(query);
+
+function keep(address, row, answer) {
+  if (!row) return;
+  kept.delete(address);
+  kept.set(address, {row, answer});
+  if (kept.size > KEPT) kept.delete(kept.keys().next().value);
 }
 
 /** A run that trains has more points soon: the server has read it at least. */
